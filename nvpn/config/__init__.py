@@ -1,0 +1,1 @@
+"""Configuration files, read whole and checked whole."""

@@ -1,0 +1,1 @@
+"""The control socket: WireGuard's cross-platform UAPI, both ends."""

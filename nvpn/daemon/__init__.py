@@ -1,0 +1,1 @@
+"""Wires protocol and datapath to a host."""

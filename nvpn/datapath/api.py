@@ -1,0 +1,392 @@
+"""The seam between protocol and datapath.
+
+The protocol decides, the datapath moves packets. What crosses is values: *commands* go
+down in one FIFO, outgoing handshake datagrams among them, and *events* come up.
+A datapath may run on the event loop or on threads of its own; nobody above can tell.
+
+Rules both sides keep:
+
+* **Order.** A batch of commands applies whole, between packet batches. After the
+  acknowledgement of a removal no packet of that peer is in flight and its keys are
+  gone. So a keypair installed before a response in the same batch is in place before
+  the peer can answer.
+* **Names.** A PeerId is never used again, so events for dead peers can be ignored.
+  A receiver index is chosen by the protocol, at random over all handshakes and keypairs,
+  and used again only after :class:`KeypairGone`.
+* **Timers live above.** The datapath keeps a few instants per peer
+  (:class:`Activity`) and raises :class:`DataSent` or :class:`DataReceived` only when
+  nobody watches that peer yet: it *stores the instant, then tests the watch*; the
+  protocol *clears the watch, then reads again*. A busy transfer costs the protocol a
+  handful of events a minute.
+* **Nothing from the network raises.** What is dropped is counted by reason.
+
+All instants are boot-clock nanoseconds.
+
+Where later rooms plug in: an :class:`Endpoint` with a ``path`` other than UDP_PATH is a
+datagram descriptor whose other end belongs to Python (a relay, a TLS connection); a
+filter is data handed down in a command; control packets are lifted out by prefix and
+port. Each is a further command or event here, not another seam.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, NewType, Protocol, Union
+
+from nvpn.errors import DropReason
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.prefixes import Prefix
+
+PeerId = NewType("PeerId", int)
+"""Names a peer across the seam, for the life of the device, never used twice."""
+
+
+# --- commands -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePeer:
+    """Know a peer: no endpoint, no keys, no prefixes."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyPeer:
+    """Forget a peer: keys zeroed, prefixes removed, staged packets dropped.
+
+    Raises no KeypairGone: the peer's indices are free after the acknowledgement.
+    """
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class InsertPrefix:
+    """Route a prefix to the peer, whoever had it before."""
+
+    peer: PeerId
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePrefix:
+    """Remove a prefix if this peer has it."""
+
+    peer: PeerId
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeerEndpoint:
+    """Where to send. Loses against an endpoint learned later (``learned_at``) from a packet.
+
+    None: nowhere, until the peer shows up.
+    """
+
+    peer: PeerId
+    endpoint: Endpoint | None
+
+
+class Role(enum.Enum):
+    """Who began the handshake that a keypair comes from."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+
+@dataclass(frozen=True, slots=True)
+class InstallKeypair:
+    """Take a new keypair into the slots (paper section 6; protocol.md 15, 16).
+
+    INITIATOR: becomes ``current`` (if ``next`` exists: previous = next, current is
+    dropped; else previous = current); staged packets go out under it, or one keepalive
+    when there are none.
+    RESPONDER: becomes ``next``; the old ``next`` and ``previous`` are dropped. It only
+    receives until the first authentic packet under it, which promotes it
+    (:class:`KeypairConfirmed`) and flushes staged packets.
+
+    The datapath owns counters, replay window and age limits from here: it sends nothing
+    under a key of 180 s or at the counter's limit, accepts nothing from 180 s on.
+
+    ``send_key`` and ``receive_key`` are 32 bytes in buffers that the datapath zeroes
+    when the keypair goes. ``born_at`` is the instant that ages are counted from.
+    """
+
+    peer: PeerId
+    role: Role
+    our_index: int
+    their_index: int
+    send_key: bytearray = field(repr=False)
+    receive_key: bytearray = field(repr=False)
+    born_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopSending:
+    """Send nothing more under ``current`` and forget ``next``: our private key changed."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class EraseKeys:
+    """Drop all keypairs; KeypairGone follows for each."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class DropStaged:
+    """The handshake was given up: drop staged packets.
+
+    The next outgoing packet raises HandshakeWanted again.
+    """
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class SendKeepalive:
+    """Seal an empty packet under ``current`` and send it.
+
+    Without a usable key: HandshakeWanted(NO_KEY), unless that was said already.
+    """
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class SendHandshake:
+    """Send an initiation or response to where the peer is; counts as authentic traffic sent.
+
+    ``forget_source``: a retry; let the kernel choose our address anew.
+    """
+
+    peer: PeerId
+    datagram: bytes = field(repr=False)
+    forget_source: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """An authentic handshake message came from the peer: count its bytes, note the instant.
+
+    Clears "data sent unanswered", as any authentic packet does.
+    """
+
+    peer: PeerId
+    received_bytes: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAdmission:
+    """What the datapath needs to judge handshake messages before anyone spends a DH on them.
+
+    ``mac1_key`` = HASH("mac1----" ‖ our public), ``cookie_key`` = HASH("cookie--" ‖ our
+    public), ``secret``: rotated by the protocol every 120 s at most. All None when we
+    have no private key: then every handshake message is dropped.
+    """
+
+    mac1_key: bytes | None
+    cookie_key: bytes | None = field(repr=False)
+    secret: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SetMtu:
+    """The tunnel's MTU in bytes changed: padding and segment limits follow."""
+
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceSockets:
+    """Use these UDP sockets from now on (port or fwmark changed).
+
+    Bound, non-blocking, prepared by ``transport.udp``; -1 for a family that is off. The
+    old descriptors are not read again after the acknowledgement; whoever opened them
+    closes them. Sticky sources are forgotten.
+    """
+
+    ipv4: int
+    ipv6: int
+
+
+Command = Union[  # noqa: UP007
+    CreatePeer,
+    DestroyPeer,
+    InsertPrefix,
+    DeletePrefix,
+    SetPeerEndpoint,
+    InstallKeypair,
+    StopSending,
+    EraseKeys,
+    DropStaged,
+    SendKeepalive,
+    SendHandshake,
+    Touch,
+    SetAdmission,
+    SetMtu,
+    ReplaceSockets,
+]
+
+
+# --- events ---------------------------------------------------------------------------
+
+
+class Why(enum.Enum):
+    """Why a handshake is wanted. Said once until a keypair is installed or staging dropped."""
+
+    NO_KEY = "no usable key"  # there is something to send
+    OLD_SENDING = "key is 120 s old"  # we were initiator, and just sent
+    OLD_RECEIVING = "key is 165 s old"  # we were initiator, and just received
+    MANY_MESSAGES = "counter passed 2^60"
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeReceived:
+    """A type 1, 2 or 3 message that passed admission.
+
+    ``endpoint`` carries the source it came from and our address it came to.
+    """
+
+    datagram: bytes = field(repr=False)
+    endpoint: Endpoint
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeWanted:
+    """The peer needs a new session."""
+
+    peer: PeerId
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class KeypairConfirmed:
+    """The first authentic packet under ``next`` promoted it: we were responder."""
+
+    peer: PeerId
+    our_index: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeypairGone:
+    """A keypair left its last slot and is zeroed; its index may be used again."""
+
+    peer: PeerId
+    our_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRoamed:
+    """An authentic transport packet came from elsewhere; the datapath sends there already."""
+
+    peer: PeerId
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class DataSent:
+    """Data went out, nothing is unanswered since, and nobody watches. See Activity."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """Data came in, nothing was sent since, and nobody watches. See Activity."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGone:
+    """The TUN device was deleted under us (EBADFD), or its descriptor failed for good."""
+
+    errno: int
+
+
+Event = Union[  # noqa: UP007
+    HandshakeReceived,
+    HandshakeWanted,
+    KeypairConfirmed,
+    KeypairGone,
+    EndpointRoamed,
+    DataSent,
+    DataReceived,
+    DeviceGone,
+]
+
+
+# --- what is read on request ----------------------------------------------------------
+
+
+class Activity(NamedTuple):
+    """A peer's instants; 0 for never, or for "answered".
+
+    ``data_sent_at``: the first non-empty packet sent since anything authentic was received.
+    ``data_received_at``: the first non-empty packet received since anything was sent.
+    ``last_data_received_at``: the latest non-empty packet received.
+    ``last_sent_at`` / ``last_received_at``: the latest authentic packet of any kind,
+    keepalives and handshake messages included.
+    """
+
+    data_sent_at: int = 0
+    data_received_at: int = 0
+    last_data_received_at: int = 0
+    last_sent_at: int = 0
+    last_received_at: int = 0
+
+
+class Counters(NamedTuple):
+    """A peer's traffic: UDP payload bytes of authentic packets, handshakes included."""
+
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
+
+
+class Watch(enum.Enum):
+    """Which unanswered instant a timer of the protocol is looking after."""
+
+    DATA_SENT = "data sent"
+    DATA_RECEIVED = "data received"
+
+
+class Datapath(Protocol):
+    """One implementation of the seam. Called from the event loop's thread only."""
+
+    def apply(
+        self, commands: Sequence[Command], acknowledged: Callable[[], None] | None = None
+    ) -> None:
+        """Queue a batch; ``acknowledged`` is called on the loop once it is in force."""
+
+    def take_events(self) -> list[Event]:
+        """What happened since the last call, oldest first. Bounded; handshake floods are
+        cut off by admission, never other events."""
+
+    def watch(self, peer: PeerId, what: Watch, watched: bool) -> None:
+        """Set or clear a watch: set when a timer is armed, cleared before it reads again."""
+
+    def activity(self, peer: PeerId) -> Activity:
+        """The peer's instants; all 0 for an unknown one."""
+
+    def counters(self, peer: PeerId) -> Counters:
+        """The peer's traffic; all 0 for an unknown one."""
+
+    def drops(self) -> Mapping[DropReason, int]:
+        """Dropped packets by reason since the start."""
+
+    def describe(self) -> str:
+        """For people: ``python (TSO, USO, GSO, GRO)``."""
+
+    def close(self) -> None:
+        """Zero all keys and let go of the descriptors, without closing them."""

@@ -1,0 +1,1 @@
+"""The portable datapath on the event loop: the reference."""

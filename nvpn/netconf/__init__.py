@@ -1,0 +1,1 @@
+"""Addresses, routes and link settings, one file a platform."""

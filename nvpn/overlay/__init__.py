@@ -1,0 +1,1 @@
+"""The TUN device, one file a platform."""

@@ -1,0 +1,1 @@
+"""What decides: handshakes, cookies, timers. Pure: time and randomness are handed in."""
