@@ -1,1 +1,5 @@
-"""Bytes as they are on the wire: constants, layouts, macs, and admission. Shared by protocol and datapath."""
+"""The bytes between two hosts: constants, message layouts, macs and admission.
+
+Shared by protocol and datapath, so it knows neither peers nor sessions. It draws no
+randomness and reads no clock.
+"""
