@@ -1,0 +1,170 @@
+"""The TUN device of Linux.
+
+Knows ``/dev/net/tun`` and its ioctls, and nothing of addresses, routes or whether the
+link is up: that is ``netconf``'s.
+
+Source: Documentation/networking/tuntap.rst and include/uapi/linux/if_tun.h of Linux.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from typing import Final
+
+from nvpn.errors import PlatformError
+from nvpn.overlay.api import MAX_NAME_LENGTH, Tun
+
+# As on x86, ARM, RISC-V and S/390; MIPS, PowerPC and SPARC number ioctls differently.
+_TUNSETIFF: Final = 0x400454CA
+_TUNGETFEATURES: Final = 0x800454CF
+_TUNSETOFFLOAD: Final = 0x400454D0
+_TUNGETIFF: Final = 0x800454D2
+_TUNSETVNETHDRSZ: Final = 0x400454D8
+
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+
+_TUN_F_CSUM: Final = 0x01
+_TUN_F_TSO: Final = 0x02 | 0x04
+_TUN_F_USO: Final = 0x20 | 0x40
+
+_VNET_HDR_SIZE: Final = 10
+_IFREQ: Final = struct.Struct("16sH22x")
+_DEVICE: Final = "/dev/net/tun"
+
+
+def open_tun(name: str, *, vnet_hdr: bool = True) -> Tun:
+    """Create the TUN device ``name``, or attach to one that is there and unused.
+
+    Args:
+        name: of at most 15 bytes; ``%d`` in it stands for the first free number.
+        vnet_hdr: False for plain packets, one per read and write.
+
+    Raises:
+        PlatformError: no driver, no permission, a name that is taken or impossible.
+    """
+    operation = f"create TUN device {name}"
+    if not 0 < len(name.encode()) <= MAX_NAME_LENGTH or "/" in name or name in (".", ".."):
+        raise PlatformError(
+            operation,
+            errno=errno.EINVAL,
+            hint=f"an interface's name has 1 to {MAX_NAME_LENGTH} bytes and no slash",
+        )
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise PlatformError(
+            operation, errno=error.errno or 0, hint=_OPEN_HINTS.get(error.errno or 0, "")
+        ) from None
+    try:
+        wanted = vnet_hdr and bool(_get_features(fd) & _IFF_VNET_HDR)
+        actual = _set_interface(fd, name, vnet_hdr=wanted)
+        return _negotiate(fd, actual, vnet_hdr=wanted)
+    except OSError as error:
+        os.close(fd)
+        raise PlatformError(
+            operation, errno=error.errno or 0, hint=_CREATE_HINTS.get(error.errno or 0, "")
+        ) from None
+
+
+def adopt_tun(fd: int) -> Tun:
+    """Take over a TUN descriptor that somebody else opened, as WG_TUN_FD hands it in.
+
+    Raises:
+        PlatformError: it is no TUN descriptor, or one with packet information headers.
+    """
+    operation = f"use descriptor {fd} as a TUN device"
+    try:
+        name, flags = _get_interface(fd)
+        if not flags & _IFF_TUN or not flags & _IFF_NO_PI:
+            raise PlatformError(
+                operation, errno=errno.EINVAL, hint="it must be IFF_TUN with IFF_NO_PI"
+            )
+        os.set_blocking(fd, False)
+        os.set_inheritable(fd, False)
+        return _negotiate(fd, name, vnet_hdr=bool(flags & _IFF_VNET_HDR))
+    except OSError as error:
+        raise PlatformError(operation, errno=error.errno or 0) from None
+
+
+def tun_name(fd: int) -> str:
+    """What the device behind ``fd`` is called now: it may have been renamed.
+
+    Raises:
+        PlatformError: the device is gone.
+    """
+    try:
+        return _get_interface(fd)[0]
+    except OSError as error:
+        raise PlatformError("read a TUN device's name", errno=error.errno or 0) from None
+
+
+def _negotiate(fd: int, name: str, *, vnet_hdr: bool) -> Tun:
+    if not vnet_hdr:
+        return Tun(fd, name)
+    fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HDR_SIZE))
+    for offloads in (
+        _TUN_F_CSUM | _TUN_F_TSO | _TUN_F_USO,  # Linux 6.2
+        _TUN_F_CSUM | _TUN_F_TSO,
+        _TUN_F_CSUM,
+    ):
+        try:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, offloads)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        else:
+            return Tun(
+                fd,
+                name,
+                vnet_hdr=True,
+                tso=bool(offloads & _TUN_F_TSO),
+                uso=bool(offloads & _TUN_F_USO),
+            )
+    return Tun(fd, name, vnet_hdr=True)
+
+
+def _set_interface(fd: int, name: str, *, vnet_hdr: bool) -> str:
+    flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if vnet_hdr else 0)
+    request = bytearray(_IFREQ.pack(name.encode(), flags))
+    fcntl.ioctl(fd, _TUNSETIFF, request)
+    return _unpack_name(request)
+
+
+def _get_interface(fd: int) -> tuple[str, int]:
+    request = bytearray(_IFREQ.size)
+    fcntl.ioctl(fd, _TUNGETIFF, request)
+    return _unpack_name(request), _IFREQ.unpack(request)[1]
+
+
+def _get_features(fd: int) -> int:
+    request = bytearray(4)
+    fcntl.ioctl(fd, _TUNGETFEATURES, request)
+    features: int = struct.unpack("I", request)[0]
+    return features
+
+
+def _unpack_name(request: bytearray) -> str:
+    name: bytes = _IFREQ.unpack(request)[0]
+    return name.partition(b"\0")[0].decode()
+
+
+_PERMISSION: Final = "needs CAP_NET_ADMIN; try again as root, with sudo"
+_OPEN_HINTS: Final = {
+    errno.ENOENT: f"{_DEVICE} is missing; try: modprobe tun"
+    " (in a container: hand the device in, as with --device /dev/net/tun)",
+    errno.ENODEV: "the kernel has no TUN driver; try: modprobe tun",
+    errno.ENXIO: "the kernel has no TUN driver; try: modprobe tun",
+    errno.EPERM: _PERMISSION,
+    errno.EACCES: _PERMISSION,
+}
+_CREATE_HINTS: Final = {
+    errno.EPERM: _PERMISSION,
+    errno.EBUSY: "another program holds an interface of that name; choose another name or stop it",
+    errno.EINVAL: "the name is impossible, or belongs to an interface that is no TUN device",
+    errno.EEXIST: "an interface of that name exists",
+}
