@@ -1,0 +1,367 @@
+"""Talk to a running tunnel, ours or any other WireGuard's that has a control socket.
+
+``nvpn show`` begins and ends here, so this module imports next to nothing: no asyncio,
+no dataclasses, no cryptography. What comes back is plain strings and numbers.
+"""
+
+from __future__ import annotations
+
+import binascii
+import errno
+import os
+import socket
+import stat
+import struct
+import time
+
+from nvpn.control.paths import SOCKET_SUFFIX, is_interface_name, socket_directory, socket_path
+from nvpn.errors import ControlError, PlatformError
+
+TIMEOUT = 10.0
+MAX_ANSWER = 1 << 30
+_NO_KEY = "0" * 64
+_PEER_CREDENTIALS = struct.Struct("3i")
+
+
+class PeerRecord:
+    """A peer as ``get`` told it. Keys are base64, ``""`` for none.
+
+    ``last_handshake`` is Unix time as (seconds, nanoseconds), (0, 0) for never;
+    ``persistent_keepalive`` is seconds, 0 for off. From ``name`` on the fields are
+    nvpn's own, empty with another daemon; ``session_age`` is nanoseconds, None without
+    a session.
+    """
+
+    __slots__ = (
+        "allowed_ips",
+        "endpoint",
+        "handshake_attempts",
+        "last_handshake",
+        "name",
+        "owner",
+        "persistent_keepalive",
+        "preshared_key",
+        "public_key",
+        "rx_bytes",
+        "session_age",
+        "tx_bytes",
+    )
+
+    def __init__(self, public_key: str) -> None:
+        self.public_key = public_key
+        self.preshared_key = ""
+        self.endpoint = ""
+        self.last_handshake = (0, 0)
+        self.rx_bytes = 0
+        self.tx_bytes = 0
+        self.persistent_keepalive = 0
+        self.allowed_ips: list[str] = []
+        self.name = ""
+        self.owner = ""
+        self.session_age: int | None = None
+        self.handshake_attempts = 0
+
+
+class TunnelRecord:
+    """An interface as ``get`` told it. Keys are base64, ``""`` for none.
+
+    ``peers`` are in the daemon's order. ``mtu``, ``datapath`` and ``drops`` (by the names
+    of :class:`nvpn.errors.DropReason`) are nvpn's own: 0 and empty with another daemon.
+    """
+
+    __slots__ = (
+        "_public_key",
+        "datapath",
+        "drops",
+        "fwmark",
+        "listen_port",
+        "mtu",
+        "name",
+        "peers",
+        "private_key",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.private_key = ""
+        self._public_key = ""
+        self.listen_port = 0
+        self.fwmark = 0
+        self.mtu = 0
+        self.datapath = ""
+        self.drops: dict[str, int] = {}
+        self.peers: list[PeerRecord] = []
+
+    @property
+    def public_key(self) -> str:
+        """The interface's own; computed here when the daemon does not tell it."""
+        if not self._public_key and self.private_key:
+            from nacl.bindings import crypto_scalarmult_base
+
+            scalar = binascii.a2b_base64(self.private_key)
+            self._public_key = _base64(crypto_scalarmult_base(scalar).hex())
+        return self._public_key
+
+
+def list_interfaces() -> list[str]:
+    """The names of all running tunnels, in the directory's order.
+
+    As `wg` does, removes sockets whose daemon is gone.
+    """
+    try:
+        with os.scandir(socket_directory()) as entries:
+            files = [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise PlatformError(
+            f"list {socket_directory()}", errno=error.errno or 0, hint=_hint(error)
+        ) from None
+    names = [file[: -len(SOCKET_SUFFIX)] for file in files if file.endswith(SOCKET_SUFFIX)]
+    return [name for name in names if is_interface_name(name) and is_running(name)]
+
+
+def is_running(name: str) -> bool:
+    """Whether somebody answers for the interface; a stale socket is removed.
+
+    A socket that we may not open counts as running. Raises ValueError for a bad name.
+    """
+    path = socket_path(name)
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except OSError:
+        return False
+    if not _refuses(path):
+        return True
+    try:
+        _unlink_stale(path)
+    except OSError:
+        pass  # another user's directory: it is for root to tidy up
+    return False
+
+
+def daemon_pid(name: str) -> int:
+    """The process that answers for the interface.
+
+    Raises:
+        PlatformError: nobody does.
+    """
+    with _connect(name, TIMEOUT) as connection:
+        credentials = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
+        )
+    return int(_PEER_CREDENTIALS.unpack(credentials)[0])
+
+
+def get(name: str, *, timeout: float = TIMEOUT) -> TunnelRecord:
+    """Everything about the interface.
+
+    Raises:
+        PlatformError: no such interface, or not for us.
+        ControlError: the daemon refused or did not answer in ``timeout`` seconds.
+    """
+    return parse_get(name, request(name, "get", timeout=timeout))
+
+
+def request(
+    name: str, operation: str, lines: list[str] | None = None, *, timeout: float = TIMEOUT
+) -> list[str]:
+    """Ask the daemon of the interface, and return the lines of its answer.
+
+    Args:
+        operation: ``get``, ``set``, or one of nvpn's own, such as ``nvpn_reload``.
+        lines: ``key=value``, without line ends.
+        timeout: seconds to send the request in, and to read the answer in.
+
+    Raises:
+        PlatformError: no such interface, or not for us.
+        ControlError: the daemon refused, with its own words when it gave any, or did not
+            answer in time.
+    """
+    if any("\n" in line for line in lines or ()):
+        raise ValueError("a request line has no line end in it")
+    text = "\n".join([f"{operation}=1", *(lines or ())]) + "\n\n"
+    with _connect(name, timeout) as connection:
+        try:
+            connection.sendall(text.encode())
+            answer = _read_answer(connection, time.monotonic() + timeout)
+        except TimeoutError:
+            raise ControlError(
+                errno.ETIMEDOUT, f"the daemon of {name} did not answer in {timeout:g} seconds"
+            ) from None
+        except OSError as error:
+            raise ControlError(
+                error.errno or errno.EIO, f"the daemon of {name} hung up: {error.strerror}"
+            ) from None
+    answered, _, code = answer.rpartition("errno=")
+    if not code:
+        raise ControlError(
+            errno.EPROTO, f"the daemon of {name} does not know the request {operation}"
+        )
+    answer_lines = answered.splitlines()
+    try:
+        number = abs(int(code))
+    except ValueError:
+        raise ControlError(errno.EPROTO, f"the daemon of {name} answered nonsense") from None
+    if number:
+        raise ControlError(number, "\n".join(messages(answer_lines)) or os.strerror(number))
+    return answer_lines
+
+
+def messages(lines: list[str]) -> list[str]:
+    """What an answer of one of nvpn's own operations has to say to people."""
+    head = "nvpn_message="
+    return [line[len(head) :] for line in lines if line.startswith(head)]
+
+
+def parse_get(name: str, lines: list[str]) -> TunnelRecord:
+    """Read the lines of an answer to ``get``. Unknown keys are ignored.
+
+    Raises:
+        ControlError: EPROTO, a line that no WireGuard daemon writes.
+    """
+    tunnel = TunnelRecord(name)
+    peer: PeerRecord | None = None
+    try:
+        for line in lines:
+            key, equals, value = line.partition("=")
+            if not equals:
+                raise ValueError
+            if key == "public_key":
+                peer = PeerRecord(_base64(value))
+                tunnel.peers.append(peer)
+            elif peer is None:
+                _read_tunnel_line(tunnel, key, value)
+            elif key == "allowed_ip":
+                peer.allowed_ips.append(value)
+            else:
+                _read_peer_line(peer, key, value)
+    except ValueError:
+        # The line is not repeated: it may hold a key.
+        raise ControlError(errno.EPROTO, f"the daemon of {name} answered nonsense") from None
+    return tunnel
+
+
+def _read_tunnel_line(tunnel: TunnelRecord, key: str, value: str) -> None:
+    if key == "private_key":
+        tunnel.private_key = _secret(value)
+    elif key == "listen_port":
+        tunnel.listen_port = int(value)
+    elif key == "fwmark":
+        tunnel.fwmark = int(value)
+    elif key == "nvpn_public_key":
+        tunnel._public_key = _base64(value)
+    elif key == "nvpn_mtu":
+        tunnel.mtu = int(value)
+    elif key == "nvpn_datapath":
+        tunnel.datapath = value
+    elif key == "nvpn_drop":
+        reason, _, count = value.partition(" ")
+        tunnel.drops[reason] = int(count)
+
+
+def _read_peer_line(peer: PeerRecord, key: str, value: str) -> None:
+    if key == "preshared_key":
+        peer.preshared_key = _secret(value)
+    elif key == "endpoint":
+        peer.endpoint = value
+    elif key == "last_handshake_time_sec":
+        peer.last_handshake = (int(value), peer.last_handshake[1])
+    elif key == "last_handshake_time_nsec":
+        peer.last_handshake = (peer.last_handshake[0], int(value))
+    elif key == "rx_bytes":
+        peer.rx_bytes = int(value)
+    elif key == "tx_bytes":
+        peer.tx_bytes = int(value)
+    elif key == "persistent_keepalive_interval":
+        peer.persistent_keepalive = int(value)
+    elif key == "nvpn_name":
+        peer.name = value
+    elif key == "nvpn_owner":
+        peer.owner = value
+    elif key == "nvpn_session_age":
+        peer.session_age = int(value)
+    elif key == "nvpn_handshake_attempts":
+        peer.handshake_attempts = int(value)
+
+
+def _base64(digits: str) -> str:
+    raw = bytes.fromhex(digits)
+    if len(raw) != 32:
+        raise ValueError("a key is 64 hexadecimal digits")
+    return binascii.b2a_base64(raw, newline=False).decode()
+
+
+def _secret(digits: str) -> str:
+    return "" if digits == _NO_KEY else _base64(digits)
+
+
+def _connect(name: str, timeout: float) -> socket.socket:
+    operation = f"access interface {name}"
+    try:
+        path = socket_path(name)
+    except ValueError as error:
+        raise PlatformError(operation, errno=errno.ENODEV, hint=str(error)) from None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(path)
+    except TimeoutError:
+        connection.close()
+        raise ControlError(errno.ETIMEDOUT, f"the daemon of {name} does not answer") from None
+    except OSError as error:
+        connection.close()
+        number = error.errno or errno.EIO
+        if number in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            number = errno.ENODEV
+        raise PlatformError(operation, errno=number, hint=_hint(error)) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _hint(error: OSError) -> str:
+    return "run it as root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+
+
+def _read_answer(connection: socket.socket, deadline: float) -> str:
+    answer = bytearray()
+    while not answer.endswith(b"\n\n"):
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        chunk = connection.recv(1 << 18)
+        if not chunk:
+            break
+        answer += chunk
+        if len(answer) > MAX_ANSWER:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    text = answer.decode(errors="replace")
+    answer[:] = bytes(len(answer))  # it may hold the private key
+    return text
+
+
+def _refuses(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _unlink_stale(path: str) -> None:
+    # A daemon holds the same lock from its bind to its listen (control.server), so that
+    # a socket which is about to be listened on is never taken for a stale one.
+    import fcntl
+
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if _refuses(path):
+            os.unlink(path)
+    finally:
+        os.close(directory)
