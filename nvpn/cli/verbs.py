@@ -1,0 +1,235 @@
+"""Which verbs there are, and what is said about each before its module is imported."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Verb(NamedTuple):
+    """One word of the command line.
+
+    ``module`` has ``add_arguments(parser)`` and ``run(args) -> int`` and is imported only
+    when the verb is chosen. ``examples`` are pairs of a command and what it is good for.
+    """
+
+    name: str
+    module: str
+    summary: str
+    description: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+class Group(NamedTuple):
+    """Verbs that stand together in the help."""
+
+    title: str
+    verbs: tuple[Verb, ...]
+
+
+GROUPS: Final = (
+    Group(
+        "Tunnels",
+        (
+            Verb(
+                "up",
+                "nvpn.cli.up",
+                "Bring a tunnel up from its file",
+                "Bring a tunnel up: make the interface, its addresses and routes, and go to\n"
+                "the background once it is ready. Takes nvpn's TOML or a wg-quick .conf.",
+                (
+                    ("nvpn up wg0.toml", "a file here"),
+                    ("nvpn up wg0", "/etc/nvpn/wg0.toml or /etc/wireguard/wg0.conf"),
+                    ("nvpn up -f wg0.toml", "stay in front, log to stderr"),
+                ),
+            ),
+            Verb(
+                "down",
+                "nvpn.cli.down",
+                "Take a tunnel down and remove all it made",
+                "Take a tunnel down: the keys are wiped, and the interface, its routes and\n"
+                "its control socket are removed.",
+                (("nvpn down wg0", "by the interface's name"),),
+            ),
+            Verb(
+                "reload",
+                "nvpn.cli.reload",
+                "Apply a changed file; unchanged peers do not notice",
+                "Read the tunnel's file again and apply what changed. Peers whose settings\n"
+                "did not change keep their sessions. A file with mistakes changes nothing.",
+                (("nvpn reload wg0", "after an edit of wg0.toml"),),
+            ),
+            Verb(
+                "show",
+                "nvpn.cli.show",
+                "Show tunnels and peers, and what is wrong",
+                "Show tunnels and peers. On a terminal: a table, with a line for everything\n"
+                "that is wrong. Through a pipe, with --plain, or with any argument of\n"
+                "`wg show`: the very text that `wg show` prints.",
+                (
+                    ("nvpn show", "all tunnels, as a table"),
+                    ("nvpn show -v wg0", "one, with counters and dropped packets"),
+                    ("nvpn show wg0 dump", "for scripts, as `wg show wg0 dump`"),
+                    ("nvpn show --json | jq .", "everything that is known"),
+                ),
+                ("status",),
+            ),
+        ),
+    ),
+    Group(
+        "Keys",
+        (
+            Verb(
+                "genkey",
+                "nvpn.cli.genkey",
+                "Make a private key",
+                "Make a private key and write it to standard output or to a file that only\n"
+                "you can read.",
+                (
+                    ("nvpn genkey -o wg0.key", "a file with mode 0600, never overwritten"),
+                    ("nvpn genkey --pair -o wg0.key", "and print the public key"),
+                    ("nvpn genkey | nvpn pubkey", "as with wg"),
+                ),
+            ),
+            Verb(
+                "genpsk",
+                "nvpn.cli.genpsk",
+                "Make a preshared key",
+                "Make a preshared key: a secret that two peers share on top of their keys.",
+                (("nvpn genpsk -o laptop.psk", "a file with mode 0600, never overwritten"),),
+            ),
+            Verb(
+                "pubkey",
+                "nvpn.cli.pubkey",
+                "Print the public key of a private key",
+                "Read a private key from standard input and print its public key. A key is\n"
+                "never taken from the command line, where others could see it.",
+                (("nvpn pubkey < wg0.key", "the public key of a key file"),),
+            ),
+        ),
+    ),
+    Group(
+        "Getting it right",
+        (
+            Verb(
+                "check",
+                "nvpn.cli.check",
+                "Check configuration files; all mistakes at once",
+                "Read configuration files as `nvpn up` would and report every mistake at\n"
+                "once, each with its file, line and remedy. Changes nothing.",
+                (("nvpn check wg0.toml", "exit status 1 if there is a mistake"),),
+            ),
+            Verb(
+                "demo",
+                "nvpn.cli.demo",
+                "See a tunnel at work, on this machine alone",
+                "Make two hosts out of namespaces, bring a tunnel up between them, ping and\n"
+                "transfer through it, show its status, and clean up. Needs no set-up, and\n"
+                "no root where the kernel lets users have namespaces.",
+                (
+                    ("nvpn demo", "some eight seconds"),
+                    ("nvpn demo --seconds 30", "a longer transfer"),
+                ),
+            ),
+        ),
+    ),
+    Group(
+        "With wg and wg-quick",
+        (
+            Verb(
+                "device",
+                "nvpn.cli.device",
+                "Make only the interface, for wg to configure",
+                "Make an interface and its control socket, without address, key or peer:\n"
+                "`wg` does the rest. `nvpn INTERFACE` is short for it, so that nvpn can stand\n"
+                "in for wireguard-go wherever that is called.",
+                (
+                    ("nvpn wg0", "in the background; returns when it is there"),
+                    ("nvpn -f wg0", "in front"),
+                    ("WG_QUICK_USERSPACE_IMPLEMENTATION=nvpn wg-quick up wg0", "under wg-quick"),
+                ),
+            ),
+        ),
+    ),
+)
+
+VERBS: Final = tuple(verb for group in GROUPS for verb in group.verbs)
+
+# Words that people bring along from other programs. Without this table a slip such as
+# `nvpn start` would make an interface of that name.
+FOREIGN_WORDS: Final = {
+    "start": "nvpn up",
+    "connect": "nvpn up",
+    "add": "nvpn up",
+    "stop": "nvpn down",
+    "disconnect": "nvpn down",
+    "del": "nvpn down",
+    "restart": "nvpn down, then nvpn up",
+    "list": "nvpn show",
+    "ls": "nvpn show",
+    "stat": "nvpn show",
+    "validate": "nvpn check",
+    "test": "nvpn check",
+    "keygen": "nvpn genkey",
+    "set": "wg set",
+    "setconf": "wg setconf",
+    "addconf": "wg addconf",
+    "syncconf": "nvpn reload or wg syncconf",
+    "showconf": "wg showconf",
+    "save": "wg showconf",
+    "run": "nvpn up -f",
+}
+
+
+def find_verb(word: str) -> Verb | None:
+    """The verb of that name or alias."""
+    for verb in VERBS:
+        if word == verb.name or word in verb.aliases:
+            return verb
+    return None
+
+
+def verb_words() -> list[str]:
+    """Every word that is a verb, aliases too."""
+    return [word for verb in VERBS for word in (verb.name, *verb.aliases)] + ["help", "version"]
+
+
+def closest(word: str, candidates: list[str]) -> str | None:
+    """The candidate that ``word`` is a slip of, if any: a prefix, or a typo or two.
+
+    Kept small on purpose: difflib costs more to import than the whole of ``show``.
+    """
+    lowered = word.lower()
+    if len(lowered) > 1:
+        for candidate in candidates:
+            if candidate.startswith(lowered) and candidate != word:
+                return candidate
+    best, best_excess = None, 1
+    for candidate in candidates:
+        excess = _distance(lowered, candidate) - _allowed(lowered, candidate)
+        if excess < best_excess:
+            best, best_excess = candidate, excess
+    return best
+
+
+def _allowed(word: str, candidate: str) -> int:
+    """How many edits make a slip. Short words are near to everything: "us" is not "up"."""
+    shorter = min(len(word), len(candidate))
+    if shorter < 4:
+        return 1 if set(word) == set(candidate) else 0
+    return 2 if shorter >= 6 else 1
+
+
+def _distance(a: str, b: str) -> int:
+    """Edits between two words, a swap of neighbours being one (optimal string alignment)."""
+    before: list[int] = []
+    previous = list(range(len(b) + 1))
+    for i, char in enumerate(a, 1):
+        current = [i]
+        for j, other in enumerate(b, 1):
+            cost = min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (char != other))
+            if i > 1 and j > 1 and char == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, before[j - 2] + 1)
+            current.append(cost)
+        before, previous = previous, current
+    return previous[-1]
