@@ -1,1 +1,1 @@
-"""Addresses, routes and link settings, one file a platform."""
+"""The host's side of an interface: link, addresses, routes. One file a platform."""
