@@ -1,0 +1,189 @@
+"""What the files say, before the parts are checked against each other.
+
+Both readers fill the same draft: values are well-formed by then, and each is remembered
+with its place. :func:`finish` then makes a configuration of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from nvpn.config.findings import Findings, Place, quote
+from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
+from nvpn.config.values import MIN_MTU_IPV6
+from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.prefixes import Interface, Prefix
+
+NO_DEFAULT_ROUTE: Final = (
+    "is accepted from and sent to this peer, but nvpn does not install a default route yet"
+)
+
+
+@dataclass(slots=True)
+class InterfaceDraft:
+    """Our own side. ``claims`` says where each key was given first, whatever its value."""
+
+    claims: dict[str, Place] = field(default_factory=dict)
+    private_key: PrivateKey | None = None
+    addresses: list[tuple[Interface, Place]] = field(default_factory=list)
+    listen_port: int | None = None
+    mtu: int | None = None
+    fwmark: int = 0
+
+
+@dataclass(slots=True)
+class PeerDraft:
+    """One peer; ``place`` is its header. ``claims`` as in :class:`InterfaceDraft`."""
+
+    place: Place
+    claims: dict[str, Place] = field(default_factory=dict)
+    name: str = ""
+    public_key: PublicKey | None = None
+    preshared_key: PresharedKey | None = None
+    endpoint: HostPort | None = None
+    allowed_ips: list[tuple[Prefix, Place]] = field(default_factory=list)
+    persistent_keepalive: int = 0
+
+
+@dataclass(slots=True)
+class Draft:
+    """All files of one tunnel. ``sections`` counts what was recognised, mistakes included."""
+
+    interface: InterfaceDraft = field(default_factory=InterfaceDraft)
+    peers: list[PeerDraft] = field(default_factory=list)
+    sections: int = 0
+    unique_names: bool = True
+
+
+def claim(claims: dict[str, Place], what: str, place: Place, findings: Findings) -> bool:
+    """Note that ``what`` is given at ``place``. False, with an error, if it was before."""
+    first = claims.setdefault(what, place)
+    if first is place:
+        return True
+    if first.key == place.key:
+        message = f"is given twice, on {first.seen_from(place)} and here"
+    else:
+        message = f"{first.key} on {first.seen_from(place)} gives the same thing"
+    findings.error(place, message, "keep one of them")
+    return False
+
+
+def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelConfig:
+    """Check the parts against each other and freeze them.
+
+    The result is of use only if ``findings`` has no problems; its warnings are put in.
+    """
+    _check_interface(draft.interface, findings)
+    _check_keys(draft, findings)
+    _check_names(draft, findings)
+    _check_allowed_ips(draft.peers, findings)
+    for peer in draft.peers:
+        _warn_about(peer, findings)
+    interface = draft.interface
+    return TunnelConfig(
+        name=name,
+        path=path,
+        interface=InterfaceConfig(
+            private_key=interface.private_key,
+            addresses=tuple(address for address, _ in interface.addresses),
+            listen_port=interface.listen_port,
+            mtu=interface.mtu,
+            fwmark=interface.fwmark,
+        ),
+        peers=tuple(
+            _freeze(peer, peer.public_key) for peer in draft.peers if peer.public_key is not None
+        ),
+        warnings=findings.warnings,
+    )
+
+
+def _freeze(peer: PeerDraft, public_key: PublicKey) -> PeerConfig:
+    return PeerConfig(
+        public_key=public_key,
+        name=peer.name,
+        preshared_key=peer.preshared_key,
+        endpoint=peer.endpoint,
+        allowed_ips=tuple(dict.fromkeys(prefix for prefix, _ in peer.allowed_ips)),
+        persistent_keepalive=peer.persistent_keepalive,
+        file=peer.place.file,
+        line=peer.place.line,
+    )
+
+
+def _check_interface(interface: InterfaceDraft, findings: Findings) -> None:
+    first_at: dict[bytes, Place] = {}
+    for address, place in interface.addresses:
+        first = first_at.setdefault(address.address, place)
+        if first is not place:
+            findings.error(place, f"{address} is an address on {first.seen_from(place)} already")
+    has_ipv6 = any(len(address.address) == 16 for address, _ in interface.addresses)
+    if has_ipv6 and interface.mtu is not None and interface.mtu < MIN_MTU_IPV6:
+        findings.error(
+            interface.claims["mtu"],
+            f"expected at least {MIN_MTU_IPV6}, which the IPv6 address needs,"
+            f" found {interface.mtu}",
+        )
+
+
+def _check_keys(draft: Draft, findings: Findings) -> None:
+    private_key = draft.interface.private_key
+    own = private_key.public() if private_key is not None and draft.peers else None
+    first_at: dict[PublicKey, Place] = {}
+    for peer in draft.peers:
+        if peer.public_key is None:
+            continue
+        place = peer.claims["public_key"]
+        first = first_at.setdefault(peer.public_key, place)
+        if first is not place:
+            findings.error(place, f"is the key of the peer on {first.seen_from(place)} already")
+        if peer.public_key == own:
+            findings.error(
+                place,
+                "is the public key of this interface itself",
+                "expected the key of the other side",
+            )
+
+
+def _check_names(draft: Draft, findings: Findings) -> None:
+    first_at: dict[str, Place] = {}
+    for peer in draft.peers if draft.unique_names else ():
+        if peer.name:
+            place = peer.claims["name"]
+            first = first_at.setdefault(peer.name, place)
+            if first is not place:
+                message = f"{quote(peer.name)} is a peer on {first.seen_from(place)} already"
+                findings.error(place, message)
+
+
+def _check_allowed_ips(peers: list[PeerDraft], findings: Findings) -> None:
+    first_at: dict[Prefix, tuple[PeerDraft, Place]] = {}
+    for peer in peers:
+        for prefix, place in peer.allowed_ips:
+            first_peer, first = first_at.setdefault(prefix, (peer, place))
+            if first_peer is not peer:
+                findings.error(
+                    place,
+                    f"{prefix} belongs to the peer on {first.seen_from(place)} already",
+                    "a prefix leads to one peer",
+                )
+            elif first is not place:
+                findings.warn(place, f"{prefix} is given twice")
+
+
+def _warn_about(peer: PeerDraft, findings: Findings) -> None:
+    for prefix, place in peer.allowed_ips:
+        if prefix.is_default:
+            findings.warn(place, f"{prefix} {NO_DEFAULT_ROUTE}")
+    address = peer.endpoint.address if peer.endpoint else None
+    if address is None:
+        return
+    outside = Prefix.of(address, len(address) * 8)
+    for prefix, place in peer.allowed_ips:
+        if prefix.covers(outside) and not prefix.is_default:
+            findings.warn(
+                place,
+                f"{prefix} contains the peer's own endpoint {peer.endpoint}",
+                "its packets would be routed into the tunnel that they carry",
+            )

@@ -1,0 +1,124 @@
+"""Files of a configuration, opened with care: what kind, how big, who may read them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from nvpn.config.findings import Findings, Place, quote
+
+MAX_CONFIG_BYTES: Final = 16 << 20
+MAX_SECRET_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file's text without byte order mark. ``name`` is what the user calls it."""
+
+    name: str
+    path: Path
+    mode: int
+    text: str = field(repr=False)
+
+    def warn_if_exposed(self, findings: Findings) -> None:
+        """Warn when others than the owner can get at the secrets that it holds."""
+        who = _others(self.mode)
+        if who:
+            findings.warn(
+                Place(self.name),
+                f"holds a secret key and is accessible to {who}",
+                f"try: chmod 600 {self.path}",
+            )
+
+
+def read_config(path: Path, findings: Findings) -> TextFile | None:
+    """Read a configuration file; None, with the reason in ``findings``, if that fails."""
+    place = Place(str(path))
+    opened = _read(path, MAX_CONFIG_BYTES, place, "", findings)
+    if opened is None:
+        return None
+    data, mode = opened
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        findings.error(Place(str(path), line), "expected UTF-8 text, found other bytes")
+        return None
+    return TextFile(str(path), path, mode, text)
+
+
+def read_secret(text: str, config: TextFile, place: Place, findings: Findings) -> str | None:
+    """The one word in a ``…_file``, relative to the directory of the configuration file.
+
+    ``place`` is that of the key which names it. None if there is none: see ``findings``.
+    """
+    if text.startswith("~"):
+        findings.error(place, "~ is not expanded here", "write the whole path")
+        return None
+    if not text or "\0" in text:
+        findings.error(place, "expected the path of a file that holds the key")
+        return None
+    path = config.path.parent / text
+    shown = quote(str(path))
+    opened = _read(path, MAX_SECRET_BYTES, place, shown, findings)
+    if opened is None:
+        return None
+    data, mode = opened
+    who = _others(mode)
+    if who:
+        findings.warn(place, f"{shown} is accessible to {who}", "try: chmod 600 on it")
+    word = data.decode("ascii", "replace").strip()
+    if not word:
+        findings.error(place, f"{shown} is empty", "expected a key of 44 base64 characters")
+        return None
+    return word
+
+
+def _read(
+    path: Path, limit: int, place: Place, shown: str, findings: Findings
+) -> tuple[bytes, int] | None:
+    """Content and mode. ``shown`` names the file unless the place does already."""
+    subject = f"{shown} " if shown else ""
+    try:
+        # Non-blocking, so that a FIFO is refused below instead of waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        findings.error(place, f"{subject}does not exist")
+        return None
+    except PermissionError:
+        findings.error(place, f"{subject}may not be read by this user", "try again with sudo")
+        return None
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "not a path"
+        findings.error(place, f"{subject}cannot be opened: {reason}")
+        return None
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            findings.error(place, f"{subject}is a directory", "expected a file")
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            findings.error(place, f"{subject}is not a regular file")
+            return None
+        try:
+            data = stream.read(limit + 1)
+        except OSError as error:
+            findings.error(place, f"{subject}cannot be read: {os.strerror(error.errno or 0)}")
+            return None
+    if len(data) > limit:
+        findings.error(place, f"{subject}is larger than {_size(limit)}")
+        return None
+    return data, stat.S_IMODE(status.st_mode)
+
+
+def _size(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+
+
+def _others(mode: int) -> str:
+    if mode & 0o006:
+        return "everyone"
+    return "its group" if mode & 0o060 else ""

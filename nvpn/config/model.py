@@ -1,0 +1,100 @@
+"""What a configuration says, after every check: frozen values and nothing of the file's form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.prefixes import Interface, Prefix, parse_address
+
+
+class HostPort(NamedTuple):
+    """Where a peer is reached, as configured: the host may be a name yet to be resolved.
+
+    ``host`` is a name, an IPv4 address, or an IPv6 address without brackets and perhaps
+    with a zone (``fe80::1%eth0``). ``port`` is 1 to 65535.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the host is an address, so that no resolver is needed."""
+        return self.address is not None
+
+    @property
+    def address(self) -> bytes | None:
+        """4 or 16 bytes (without the zone), None for a name."""
+        try:
+            return parse_address(self.host.partition("%")[0])
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceConfig:
+    """Our own side.
+
+    ``private_key`` None: the file gives none, somebody sets it later (``wg set``).
+    ``listen_port`` None: not given, the kernel chooses; ``mtu`` in bytes, None: derived.
+    ``fwmark`` 0 is off.
+    """
+
+    private_key: PrivateKey | None = None
+    addresses: tuple[Interface, ...] = ()
+    listen_port: int | None = None
+    mtu: int | None = None
+    fwmark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """One peer, and where it is written.
+
+    ``persistent_keepalive`` is in seconds, 0 is off. ``file`` and ``line`` (1-based) are
+    for messages; they take no part in comparisons.
+    """
+
+    public_key: PublicKey
+    name: str = ""
+    preshared_key: PresharedKey | None = None
+    endpoint: HostPort | None = None
+    allowed_ips: tuple[Prefix, ...] = ()
+    persistent_keepalive: int = 0
+    file: str = field(default="", compare=False)
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> str:
+        """What to call the peer in messages: its name, else the start of its key."""
+        return self.name or self.public_key.short
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """A whole tunnel. ``name`` is the interface's, ``path`` the main file.
+
+    ``warnings`` are complete sentences with file and line, in the order of the files.
+    """
+
+    name: str
+    path: Path
+    interface: InterfaceConfig
+    peers: tuple[PeerConfig, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def default_routes(self) -> tuple[tuple[PeerConfig, Prefix], ...]:
+        """The allowed IPs that cover a whole family. No route is installed for them yet."""
+        return tuple(
+            (peer, prefix)
+            for peer in self.peers
+            for prefix in peer.allowed_ips
+            if prefix.is_default
+        )

@@ -1,0 +1,175 @@
+"""Single values from their text, for both file formats.
+
+Each function raises ValueError with what was expected ("expected a prefix like
+10.0.0.0/24"); the caller adds where, and what was found when that may be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from nvpn.config.findings import may_hold_key
+from nvpn.config.model import HostPort
+from nvpn.model.prefixes import Interface, Prefix, parse_address
+
+MIN_MTU: Final = 576
+MAX_MTU: Final = 65475
+"""The largest UDP payload over IPv4 (65507) less WireGuard's 32 bytes."""
+MIN_MTU_IPV6: Final = 1280
+MAX_PORT: Final = 0xFFFF
+MAX_KEEPALIVE: Final = 0xFFFF
+MAX_FWMARK: Final = 0xFFFF_FFFF
+MAX_NAME: Final = 64
+
+INTERFACE_NAME: Final = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
+# The kernel has /proc/sys/net/ipv4/conf/{all,default}, so no interface can be called that.
+_TAKEN_NAMES: Final = frozenset({".", "..", "all", "default"})
+
+_KEY: Final = "expected a key of 44 base64 characters, as nvpn genkey and nvpn pubkey print it"
+_ENDPOINT: Final = "expected host:port, such as vpn.example.com:51820 or [2001:db8::1]:51820"
+_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+def is_interface_name(name: str) -> bool:
+    """Whether a network interface of this kind of tunnel can be called so."""
+    return INTERFACE_NAME.fullmatch(name) is not None and name not in _TAKEN_NAMES
+
+
+def decode_key(text: str) -> bytes:
+    """The 32 bytes of a key. The message never repeats the text."""
+    from nvpn.model.keys import decode_base64_key
+
+    try:
+        return decode_base64_key(text)
+    except ValueError:
+        pass
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError(f"{_KEY}, found 64 hexadecimal digits")
+    if text.strip() != text:
+        raise ValueError(f"{_KEY}, found blanks around it")
+    if len(text) == 44:
+        raise ValueError(f"{_KEY}, found 44 characters that are not a key")
+    raise ValueError(f"{_KEY}, found {len(text)} characters")
+
+
+def parse_prefix(text: str) -> Prefix:
+    """An allowed IP; a bare address stands for itself alone, host bits are dropped."""
+    try:
+        return Prefix.parse(text, default_length=True)
+    except ValueError:
+        raise ValueError("expected a prefix like 10.0.0.0/24 or fd00::/64") from None
+
+
+def parse_interface(text: str) -> Interface:
+    """An address of our own, with the length of its network."""
+    try:
+        interface = Interface.parse(text)
+    except ValueError:
+        raise ValueError("expected an address like 10.0.0.1/24 or fd00::1/64") from None
+    packed = interface.address
+    is_multicast = packed[0] == 0xFF if len(packed) == 16 else 224 <= packed[0] <= 239
+    if is_multicast or not any(packed):
+        raise ValueError("expected an address that an interface can have")
+    return interface
+
+
+def has_host_bits(text: str, prefix: Prefix) -> bool:
+    """Whether parsing ``text`` into ``prefix`` dropped something."""
+    return parse_address(text.partition("/")[0]) != prefix.packed
+
+
+def split_endpoint(text: str, *, bare_ipv6: bool = False) -> tuple[str, str]:
+    """Host and port of an endpoint, both still to be checked.
+
+    Args:
+        bare_ipv6: take ``::1:51820`` as ``wg`` does: the port follows the last colon.
+    """
+    if text.startswith("["):
+        host, bracket, tail = text[1:].partition("]")
+        if not bracket or tail[:1] != ":" or ":" not in host:
+            raise ValueError(_ENDPOINT)
+        return host, tail[1:]
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError(_ENDPOINT)
+    if ":" in host and not bare_ipv6:
+        raise ValueError("expected brackets around an IPv6 address, such as [2001:db8::1]:51820")
+    return host, port
+
+
+def make_endpoint(host: str, port: int) -> HostPort:
+    """An endpoint whose host can be resolved at all."""
+    if not 1 <= port <= MAX_PORT:
+        raise ValueError("expected a port from 1 to 65535")
+    _check_host(host)
+    return HostPort(host, port)
+
+
+def parse_port(text: str) -> int:
+    """A port number in digits, 0 to 65535."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > MAX_PORT:
+        raise ValueError("expected a port from 0 to 65535")
+    return int(text)
+
+
+def parse_fwmark(text: str) -> int:
+    """``off``, ``0xca6c`` or ``51820``."""
+    mark = _parse_number(text, r"[0-9]{1,10}|0[xX][0-9a-fA-F]{1,8}")
+    if mark is None or mark > MAX_FWMARK:
+        raise ValueError('expected a mark from 0 to 4294967295, such as "0xca6c", or "off"')
+    return mark
+
+
+def parse_keepalive(text: str) -> int:
+    """``off`` or seconds."""
+    seconds = _parse_number(text, r"[0-9]{1,5}")
+    if seconds is None or seconds > MAX_KEEPALIVE:
+        raise ValueError('expected seconds from 0 to 65535, or "off"')
+    return seconds
+
+
+def check_name(text: str) -> str:
+    """A peer's name: something that can be shown on one line."""
+    if may_hold_key(text):
+        raise ValueError("expected a name for people, found a text that may be a key (not shown)")
+    if not text.strip() or not text.isprintable() or len(text) > MAX_NAME:
+        raise ValueError(f"expected a name of 1 to {MAX_NAME} printable characters")
+    return text.strip()
+
+
+def _parse_number(text: str, pattern: str) -> int | None:
+    if text.lower() == "off":
+        return 0
+    if not re.fullmatch(pattern, text):
+        return None
+    return int(text, 16) if text[:2] in ("0x", "0X") else int(text)
+
+
+def _check_host(host: str) -> None:
+    address, percent, zone = host.partition("%")
+    if ":" in address:
+        _check_ipv6(address, bool(percent), zone)
+        return
+    try:
+        ascii_host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(_ENDPOINT) from None
+    labels = ascii_host.removesuffix(".").split(".")
+    if len(ascii_host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(_ENDPOINT)
+    # A resolver reads "10.1" as 10.0.0.1 and "010.0.0.1" as 8.0.0.1: nobody means that.
+    if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", labels[-1]):
+        try:
+            parse_address(ascii_host)
+        except ValueError:
+            raise ValueError("expected an IPv4 address of four numbers, or a name") from None
+
+
+def _check_ipv6(address: str, has_zone: bool, zone: str) -> None:
+    try:
+        parse_address(address)
+    except ValueError:
+        raise ValueError("expected an IPv6 address between the brackets") from None
+    if has_zone and not (INTERFACE_NAME.fullmatch(zone)):
+        raise ValueError("expected an interface after the %, such as [fe80::1%eth0]:51820")
