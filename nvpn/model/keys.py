@@ -167,17 +167,20 @@ class _SecretKey:
 class PrivateKey(_SecretKey):
     """A Curve25519 private key, clamped when it is made."""
 
-    __slots__ = ()
+    __slots__ = ("_public",)
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
         self._buffer[:] = clamp(raw)
+        self._public: PublicKey | None = None
 
     def public(self) -> PublicKey:
-        """The public key that belongs to it (RFC 7748)."""
-        from nacl.bindings import crypto_scalarmult_base
+        """The public key that belongs to it (RFC 7748). Computed once."""
+        if self._public is None:
+            from nacl.bindings import crypto_scalarmult_base
 
-        return PublicKey(crypto_scalarmult_base(bytes(self._buffer)))
+            self._public = PublicKey(crypto_scalarmult_base(bytes(self._buffer)))
+        return self._public
 
 
 class PresharedKey(_SecretKey):
