@@ -133,14 +133,19 @@ class Keypair:
         """
         self.may_send = False
         self.seal = self.open = _wiped
-        self._send_key[:] = bytes(len(self._send_key))
-        self._receive_key[:] = bytes(len(self._receive_key))
+        zero(self._send_key, self._receive_key)
 
     def _ask(self, why: Why) -> Why | None:
         if why in self._asked:
             return None
         self._asked.add(why)
         return why
+
+
+def zero(*keys: bytearray) -> None:
+    """Overwrite keys in place."""
+    for key in keys:
+        key[:] = bytes(len(key))
 
 
 def _wiped(*_: object) -> NoReturn:

@@ -1,0 +1,68 @@
+"""What the datapath has to say, until somebody asks; bounded whatever the network does."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+from nvpn.datapath.api import EndpointRoamed, Event, HandshakeReceived, PeerId
+from nvpn.model.endpoint import Endpoint
+from nvpn.wire.constants import HANDSHAKE_QUEUE_SIZE
+
+
+class EventQueue:
+    """Events on their way up.
+
+    Handshake messages wait in a queue of their own: its depth is the queued work by
+    which admission judges load, and the caller takes few at a time, so that neither a
+    flood of them nor the millisecond that each one costs delays anything else.
+
+    INVARIANT: the other events are as many as commands and peers allow. Each is raised
+    on a change of state; one that packets could repeat is kept once per peer.
+    """
+
+    __slots__ = ("_events", "_handshakes", "_roamed")
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._handshakes: deque[HandshakeReceived] = deque()
+        self._roamed: dict[PeerId, Endpoint] = {}
+
+    def add(self, event: Event) -> None:
+        """Append an event that packets cannot repeat."""
+        self._events.append(event)
+
+    def add_handshake(self, event: HandshakeReceived) -> bool:
+        """Append a handshake message; False when the queue is full."""
+        if len(self._handshakes) >= HANDSHAKE_QUEUE_SIZE:
+            return False
+        self._handshakes.append(event)
+        return True
+
+    def set_roamed(self, peer: PeerId, endpoint: Endpoint) -> None:
+        """The peer's latest endpoint; it replaces one that was not taken yet."""
+        self._roamed[peer] = endpoint
+
+    @property
+    def queued_handshakes(self) -> int:
+        """Handshake messages that wait."""
+        return len(self._handshakes)
+
+    def __bool__(self) -> bool:
+        return bool(self._events or self._handshakes or self._roamed)
+
+    def take(self, max_handshakes: int | None = None) -> list[Event]:
+        """Everything, oldest first, but at most ``max_handshakes`` handshake messages.
+
+        Handshake messages come last.
+        """
+        taken, self._events = self._events, []
+        if self._roamed:
+            taken.extend(EndpointRoamed(peer, at) for peer, at in self._roamed.items())
+            self._roamed.clear()
+        queue = self._handshakes
+        count = len(queue) if max_handshakes is None else min(len(queue), max_handshakes)
+        taken.extend(islice(queue, count))
+        for _ in range(count):
+            queue.popleft()
+        return taken
