@@ -59,8 +59,9 @@ class Draft:
 
 def claim(claims: dict[str, Place], what: str, place: Place, findings: Findings) -> bool:
     """Note that ``what`` is given at ``place``. False, with an error, if it was before."""
-    first = claims.setdefault(what, place)
-    if first is place:
+    first = claims.get(what)
+    if first is None:
+        claims[what] = place
         return True
     if first.key == place.key:
         message = f"is given twice, on {first.seen_from(place)} and here"
@@ -115,8 +116,10 @@ def _freeze(peer: PeerDraft, public_key: PublicKey) -> PeerConfig:
 def _check_interface(interface: InterfaceDraft, findings: Findings) -> None:
     first_at: dict[bytes, Place] = {}
     for address, place in interface.addresses:
-        first = first_at.setdefault(address.address, place)
-        if first is not place:
+        first = first_at.get(address.address)
+        if first is None:
+            first_at[address.address] = place
+        else:
             findings.error(place, f"{address} is an address on {first.seen_from(place)} already")
     has_ipv6 = any(len(address.address) == 16 for address, _ in interface.addresses)
     if has_ipv6 and interface.mtu is not None and interface.mtu < MIN_MTU_IPV6:
@@ -135,8 +138,10 @@ def _check_keys(draft: Draft, findings: Findings) -> None:
         if peer.public_key is None:
             continue
         place = peer.claims["public_key"]
-        first = first_at.setdefault(peer.public_key, place)
-        if first is not place:
+        first = first_at.get(peer.public_key)
+        if first is None:
+            first_at[peer.public_key] = place
+        else:
             findings.error(place, f"is the key of the peer on {first.seen_from(place)} already")
         if peer.public_key == own:
             findings.error(
@@ -151,8 +156,10 @@ def _check_names(draft: Draft, findings: Findings) -> None:
     for peer in draft.peers if draft.unique_names else ():
         if peer.name:
             place = peer.claims["name"]
-            first = first_at.setdefault(peer.name, place)
-            if first is not place:
+            first = first_at.get(peer.name)
+            if first is None:
+                first_at[peer.name] = place
+            else:
                 message = f"{quote(peer.name)} is a peer on {first.seen_from(place)} already"
                 findings.error(place, message)
 
@@ -161,14 +168,17 @@ def _check_allowed_ips(peers: list[PeerDraft], findings: Findings) -> None:
     first_at: dict[Prefix, tuple[PeerDraft, Place]] = {}
     for peer in peers:
         for prefix, place in peer.allowed_ips:
-            first_peer, first = first_at.setdefault(prefix, (peer, place))
+            if prefix not in first_at:
+                first_at[prefix] = peer, place
+                continue
+            first_peer, first = first_at[prefix]
             if first_peer is not peer:
                 findings.error(
                     place,
                     f"{prefix} belongs to the peer on {first.seen_from(place)} already",
                     "a prefix leads to one peer",
                 )
-            elif first is not place:
+            else:
                 findings.warn(place, f"{prefix} is given twice")
 
 

@@ -7,7 +7,7 @@ place. Every message that quotes the user's text goes through it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from nvpn.errors import ConfigError
@@ -97,6 +97,13 @@ def quote(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
 
 
+def label(name: str) -> str:
+    """The name of a key as it appears in a place: in quotes if it is an odd one."""
+    if may_hold_key(name):
+        return "(not shown)"
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quote(name)
+
+
 def kind_of(value: object) -> str:
     """The type of a TOML value, in words."""
     if isinstance(value, dict):
@@ -114,7 +121,7 @@ def kind_of(value: object) -> str:
     return "a date or time"
 
 
-def did_you_mean(word: str, known: Iterable[str], aliases: dict[str, str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:
     """A hint that names what was probably meant, or an empty text.
 
     Case, blanks, ``_`` and ``-`` are looked through, so that ``AllowedIPs`` finds
@@ -122,13 +129,14 @@ def did_you_mean(word: str, known: Iterable[str], aliases: dict[str, str]) -> st
     """
     from difflib import get_close_matches
 
-    plain = {_plain(name): name for name in known}
-    wanted = _plain(word)[:_SHOWN_LENGTH]
+    names = {plain(name): name for name in known}
+    wanted = plain(word)[:_SHOWN_LENGTH]
     if wanted in aliases:
         return f'did you mean "{aliases[wanted]}"?'
-    close = [wanted] if wanted in plain else get_close_matches(wanted, plain, n=1, cutoff=0.7)
-    return f'did you mean "{plain[close[0]]}"?' if close else ""
+    close = [wanted] if wanted in names else get_close_matches(wanted, names, n=1, cutoff=0.7)
+    return f'did you mean "{names[close[0]]}"?' if close else ""
 
 
-def _plain(word: str) -> str:
+def plain(word: str) -> str:
+    """A word without what people write differently: case, blanks, ``_``, ``-`` and dots."""
     return re.sub(r"[\s_.-]", "", word).lower()

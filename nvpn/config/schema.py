@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
+
+from nvpn.config.findings import did_you_mean, plain
 
 INTERFACE_KEYS: Final = (
     "private_key",
@@ -71,3 +74,25 @@ LATER: Final = {
     ),
 }
 """Interface keys that wg-quick has: what is said about each, and the remedy."""
+
+
+def unknown_key(
+    word: str,
+    known: Iterable[str],
+    later: Iterable[str],
+    other: tuple[str, Iterable[str]],
+) -> tuple[str, str]:
+    """What to say about a key that its section does not have, and the hint.
+
+    Args:
+        known: the keys of its section, as they are written in this kind of file.
+        later: those that will be there one day.
+        other: how the other section is written, and its keys.
+    """
+    here = {plain(name): name for name in (*known, *later)}
+    header, there = other
+    if plain(word) not in here and plain(word) in {plain(name) for name in there}:
+        return "is unknown here", f"it belongs to {header}"
+    aliases = {alias: here[plain(name)] for alias, name in ALIASES.items() if plain(name) in here}
+    hint = did_you_mean(word, here.values(), aliases)
+    return "is unknown", hint or f"known are {', '.join(known)}"

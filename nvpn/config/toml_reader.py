@@ -11,10 +11,10 @@ import tomli
 from nvpn.config import values
 from nvpn.config.draft import Draft, InterfaceDraft, PeerDraft, claim
 from nvpn.config.files import TextFile, read_secret
-from nvpn.config.findings import Findings, Place, did_you_mean, found, kind_of, quote
+from nvpn.config.findings import Findings, Place, did_you_mean, found, kind_of, label, quote
 from nvpn.config.locate import Lines, Position, locate
 from nvpn.config.model import HostPort
-from nvpn.config.schema import ALIASES, INTERFACE_KEYS, LATER, PEER_KEYS, SECTIONS
+from nvpn.config.schema import INTERFACE_KEYS, LATER, PEER_KEYS, SECTIONS, unknown_key
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
@@ -156,19 +156,16 @@ class _Table:
                 if self._is_text(element, at):
                     yield element, at
 
-    def refuse_others(self, known: tuple[str, ...], later: dict[str, tuple[str, str]]) -> None:
-        """Report the keys that are none of these, and those not served yet."""
+    def refuse_others(self, section: str) -> None:
+        """Report the keys that the section does not have, or not yet."""
+        known, other = _KEYS[section], "peer" if section == "interface" else "interface"
+        later = LATER if section == "interface" else {}
         for key in self._values:
-            if key in known:
-                continue
             if key in later:
                 self._findings.error(self.place(key), *later[key])
-                continue
-            aliases = {word: name for word, name in ALIASES.items() if name in known}
-            hint = did_you_mean(key, (*known, *later), aliases)
-            self._findings.error(
-                self.place(key), "is unknown", hint or f"known are {', '.join(known)}"
-            )
+            elif key not in known:
+                there = _HEADERS[other], _KEYS[other]
+                self._findings.error(self.place(key), *unknown_key(key, known, later, there))
 
     def place(self, *more: str | int) -> Place:
         """Where the table, or something in it, is written."""
@@ -245,7 +242,7 @@ class _Reader:
     def _read_interface(self, section: dict[str, Any]) -> None:
         interface: InterfaceDraft = self._draft.interface
         table = _Table(section, ("interface",), interface.claims, self)
-        table.refuse_others(INTERFACE_KEYS, LATER)
+        table.refuse_others("interface")
         raw = self._key(table, "private_key")
         if raw is not None:
             interface.private_key = PrivateKey(raw)
@@ -281,7 +278,7 @@ class _Reader:
         peer = PeerDraft(self.place(position))
         self._draft.peers.append(peer)
         table = _Table(section, position, peer.claims, self)
-        table.refuse_others(PEER_KEYS, {})
+        table.refuse_others("peer")
         peer.name = table.parsed("name", values.check_name) or ""
         raw = self._key(table, "public_key")
         if raw is not None:
@@ -343,6 +340,5 @@ def _dotted(position: Position) -> str:
         if isinstance(part, int):
             text += f"[{part + 1}]"
         else:
-            plain = re.fullmatch(r"[A-Za-z0-9_-]{1,31}", part)
-            text += f"{'.' if text else ''}{part if plain else quote(part)}"
+            text += f"{'.' if text else ''}{label(part)}"
     return text

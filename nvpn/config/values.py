@@ -113,6 +113,13 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
+def parse_mtu(text: str) -> int:
+    """Bytes of the largest packet inside the tunnel."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not MIN_MTU <= int(text) <= MAX_MTU:
+        raise ValueError(f"expected bytes from {MIN_MTU} to {MAX_MTU}")
+    return int(text)
+
+
 def parse_fwmark(text: str) -> int:
     """``off``, ``0xca6c`` or ``51820``."""
     mark = _parse_number(text, r"[0-9]{1,10}|0[xX][0-9a-fA-F]{1,8}")
