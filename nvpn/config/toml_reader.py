@@ -134,10 +134,10 @@ class _Table:
         if taken is None:
             return 0
         value, place = taken
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        if is_number and abs(value) >= 1 << 64:
-            value = -1  # a decimal number of that size may hold a key, or refuse to print
-        text = str(value) if is_number or isinstance(value, str) else ""
+        text = value if isinstance(value, str) else ""
+        # A longer number is wrong whatever it is for, and may not even print.
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
+            text = str(value)
         return self._reader.parse(parse, text, place, shown=value) or 0
 
     def texts(self, key: str) -> Iterator[tuple[str, Place]]:
@@ -201,7 +201,7 @@ class _Reader:
         return Place(self._source.name, self._lines[position], _dotted(position))
 
     def parse(
-        self, parse: Callable[[str], _T], text: str, place: Place, *, shown: object = None
+        self, parse: Callable[[str], _T], text: str, place: Place, *, shown: Any = None
     ) -> _T | None:
         try:
             return parse(text)

@@ -1,0 +1,54 @@
+"""``nvpn check``: read configurations as ``up`` would, and tell every mistake in them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from nvpn.cli.output import write_output
+from nvpn.config.load import Examination, examine, find
+from nvpn.config.model import TunnelConfig
+from nvpn.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files."""
+    parser.add_argument(
+        "files",
+        metavar="FILE|NAME",
+        nargs="+",
+        help="a .toml or wg-quick .conf file, or the name of one in /etc/nvpn or /etc/wireguard",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mistakes and warnings to standard error, a line for each good file to standard output.
+
+    Returns 1 if any file has a mistake.
+    """
+    status = 0
+    for file in args.files:
+        examination = _examine(file)
+        for problem in examination.problems:
+            print(problem, file=sys.stderr)
+        for warning in examination.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if examination.config is None:
+            status = 1
+        else:
+            sys.stderr.flush()
+            write_output(f"{examination.config.path}: {_summary(examination.config)}\n")
+    return status
+
+
+def _examine(file: str) -> Examination:
+    try:
+        return examine(find(file))
+    except ConfigError as error:
+        return Examination(None, (error,), ())
+
+
+def _summary(config: TunnelConfig) -> str:
+    addresses = ", ".join(str(address) for address in config.interface.addresses)
+    peers = "1 peer" if len(config.peers) == 1 else f"{len(config.peers)} peers"
+    return f"good: interface {config.name}, {addresses or 'no address'}, {peers}"
