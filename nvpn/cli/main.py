@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Final
 
 from nvpn.cli import usage
-from nvpn.cli.output import OutputError, flush_output
+from nvpn.cli.output import OutputError, flush_output, write_output
 from nvpn.cli.paint import wants_colour
 from nvpn.cli.verbs import FOREIGN_WORDS, Verb, closest, find_verb, verb_words
 from nvpn.control.paths import is_interface_name
@@ -57,12 +57,12 @@ def _dispatch(argv: list[str]) -> int:
         return usage.USAGE_ERROR
     word, rest = argv[0], argv[1:]
     if word in ("-h", "--help") or (word == "help" and not rest):
-        sys.stdout.write(usage.general_help(colour=wants_colour(sys.stdout)))
+        write_output(usage.general_help(colour=wants_colour(sys.stdout)))
         return 0
     if word in ("-V", "--version", "version"):
         from nvpn import __version__
 
-        print(f"nvpn {__version__}")
+        write_output(f"nvpn {__version__}\n")
         return 0
     if word == "help":
         word, rest = rest[0], ["--help"]

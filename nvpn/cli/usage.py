@@ -7,10 +7,12 @@ a mistake come from here.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any, Final, NoReturn, TextIO
 
 from nvpn.cli import paint
+from nvpn.cli.output import write_output
 from nvpn.cli.verbs import GROUPS, Verb, closest
 
 USAGE_ERROR: Final = 2
@@ -134,7 +136,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Headings with a capital, wide option column, metavar once."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
+        super().__init__(prog, max_help_position=28, width=_help_width())
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
         super().add_usage(usage, actions, groups, "Usage: " if prefix is None else prefix)
@@ -144,6 +146,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
             return super()._format_action_invocation(action)
         metavar = self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{', '.join(action.option_strings)} {metavar}"
+
+
+def _help_width() -> int:
+    """Columns for help: the terminal's, within reason. (argparse would import shutil.)"""
+    try:
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    except (ValueError, OSError):
+        columns = 80
+    return min(max(columns - 2, 40), 98)
 
 
 def _colour_help(text: str) -> str:
@@ -165,5 +176,8 @@ def _colour_help(text: str) -> str:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    stream.write(text)
-    stream.flush()
+    if stream is sys.stdout:
+        write_output(text)
+    else:
+        stream.write(text)
+        stream.flush()

@@ -1,0 +1,60 @@
+"""``nvpn show --json``: everything that is known, for other programs, and no secret.
+
+Names and units are part of the interface: fields may be added, none changes its meaning.
+Times are Unix seconds, durations seconds, sizes bytes; null is "never" or "not known".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nvpn.cli.health import peer_health, peer_problems, tunnel_problems
+from nvpn.cli.text import format_endpoint
+from nvpn.control.client import PeerRecord, TunnelRecord
+
+_NANOSECONDS = 1_000_000_000
+
+
+def format_json(tunnels: list[TunnelRecord], now: int, *, up_since: Mapping[str, int]) -> str:
+    """The whole document, and a line end."""
+    document = {
+        "interfaces": [_tunnel(tunnel, now, up_since.get(tunnel.name)) for tunnel in tunnels]
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _tunnel(tunnel: TunnelRecord, now: int, up_since: int | None) -> dict[str, Any]:
+    return {
+        "name": tunnel.name,
+        "public_key": tunnel.public_key or None,
+        "listen_port": tunnel.listen_port or None,
+        "fwmark": tunnel.fwmark or None,
+        "mtu": tunnel.mtu or None,
+        "datapath": tunnel.datapath or None,
+        "up_since": up_since,
+        "drops": dict(tunnel.drops),
+        "problems": tunnel_problems(tunnel),
+        "peers": [_peer(peer, now) for peer in tunnel.peers],
+    }
+
+
+def _peer(peer: PeerRecord, now: int) -> dict[str, Any]:
+    age = peer.session_age
+    return {
+        "name": peer.name or None,
+        "public_key": peer.public_key,
+        "has_preshared_key": bool(peer.preshared_key),
+        "endpoint": format_endpoint(peer.endpoint) or None,
+        "allowed_ips": peer.allowed_ips,
+        "latest_handshake": peer.last_handshake[0] or None,
+        "session_age": None if age is None else round(age / _NANOSECONDS, 3),
+        "handshake_attempts": peer.handshake_attempts,
+        "rx_bytes": peer.rx_bytes,
+        "tx_bytes": peer.tx_bytes,
+        "persistent_keepalive": peer.persistent_keepalive or None,
+        "owner": peer.owner or None,
+        "health": peer_health(peer, now).value,
+        "problems": peer_problems(peer, now),
+    }

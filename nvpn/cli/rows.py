@@ -1,0 +1,66 @@
+"""The status of tunnels with very many peers: a row each, aligned, without frames.
+
+A table of ten thousand peers is for nobody to look at, but for `grep` and `less`, and it
+has to come at once. What is wrong stands below, the first few of each kind.
+"""
+
+from __future__ import annotations
+
+from nvpn.cli.health import (
+    clean,
+    handshake_age,
+    peer_label,
+    peer_problems,
+    short_bytes,
+    tunnel_problems,
+)
+from nvpn.cli.text import format_endpoint, newest_first
+from nvpn.control.client import PeerRecord, TunnelRecord
+
+_HEADINGS = ("PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS")
+_MOST_PROBLEMS = 20
+_MOST_PREFIXES = 3
+
+
+def format_rows(tunnels: list[TunnelRecord], now: int) -> str:
+    """All of it, as text."""
+    return "\n".join(_format_tunnel(tunnel, now) for tunnel in tunnels)
+
+
+def compact_prefixes(prefixes: list[str], most: int) -> str:
+    """The first few, and how many there are more."""
+    if not prefixes:
+        return "none"
+    shown = ", ".join(prefixes[:most])
+    return shown if len(prefixes) <= most else f"{shown} +{len(prefixes) - most:,} more"
+
+
+def _format_tunnel(tunnel: TunnelRecord, now: int) -> str:
+    rows = [_HEADINGS, *(_row(peer, now) for peer in newest_first(tunnel.peers))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{tunnel.name}  {tunnel.public_key}  port {tunnel.listen_port}"]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if index in (3, 4) else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(f"  {'  '.join(cells).rstrip()}")
+    problems = [f"{tunnel.name}: {problem}" for problem in tunnel_problems(tunnel)]
+    for peer in tunnel.peers:
+        problems += [f"{peer_label(peer)}: {problem}" for problem in peer_problems(peer, now)]
+    lines += [f"  ! {problem}" for problem in problems[:_MOST_PROBLEMS]]
+    if len(problems) > _MOST_PROBLEMS:
+        rest = len(problems) - _MOST_PROBLEMS
+        lines.append(f"  ! … and {rest:,} more; 'nvpn show --json' has them all")
+    return "\n".join(lines) + "\n"
+
+
+def _row(peer: PeerRecord, now: int) -> tuple[str, ...]:
+    return (
+        peer_label(peer),
+        clean(format_endpoint(peer.endpoint)) or "none",
+        handshake_age(peer, now),
+        short_bytes(peer.rx_bytes),
+        short_bytes(peer.tx_bytes),
+        compact_prefixes(peer.allowed_ips, _MOST_PREFIXES),
+    )

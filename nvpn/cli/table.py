@@ -1,0 +1,265 @@
+"""The status of tunnels as people like to look at it.
+
+One frame a tunnel: who we are on top, a row a peer, and below what is wrong, each with
+its remedy. The colour of a dot says how a peer is, and so do its words: nothing is told
+by colour alone. Three layouts, by the width of the terminal; only the sixteen colours
+that a theme defines, so that it reads on dark and on light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nvpn.cli.health import (
+    Health,
+    clean,
+    handshake_age,
+    peer_health,
+    peer_label,
+    peer_problems,
+    short_bytes,
+    short_duration,
+    tunnel_problems,
+)
+from nvpn.cli.rows import compact_prefixes
+from nvpn.cli.text import format_endpoint
+from nvpn.control.client import PeerRecord, TunnelRecord
+
+_LAYOUTS: Final = ((True, 6), (True, 3), (True, 2), (False, 3), (True, 1), (False, 1))
+"""Best first: whether each number has a column of its own, and how many prefixes to show."""
+
+_WIDEST: Final = 132
+_FRAME: Final = 4
+
+_DOTS: Final = {
+    Health.FRESH: ("●", "green"),
+    Health.STALE: ("●", "yellow"),
+    Health.NEVER: ("○", "red"),
+}
+_QUIET: Final = "dim"
+
+
+def print_tunnels(
+    tunnels: list[TunnelRecord], now: int, *, up_since: Mapping[str, int], verbose: bool
+) -> None:
+    """Print the tables to standard output.
+
+    Args:
+        now: Unix time in seconds.
+        up_since: Unix time in seconds by interface, where it is known.
+        verbose: full keys, drops, and how packets are moved.
+    """
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    for tunnel in tunnels:
+        since = up_since.get(tunnel.name)
+        console.print(draw_tunnel(tunnel, now, since=since, verbose=verbose, width=console.width))
+
+
+def draw_tunnel(
+    tunnel: TunnelRecord,
+    now: int,
+    *,
+    width: int,
+    since: int | None = None,
+    verbose: bool = False,
+) -> RenderableType:
+    """One tunnel, for a terminal of ``width`` columns."""
+    width = min(width, _WIDEST)
+    peers = _in_order(tunnel.peers, now)
+    problems = tunnel_problems(tunnel)
+    parts: list[RenderableType] = [_header(tunnel, now, since, verbose=verbose)]
+    if peers:
+        parts += [Text(), _peers(peers, now, width=width - _FRAME, verbose=verbose)]
+    if verbose and tunnel.drops:
+        parts += [Text(), _drops(tunnel.drops)]
+    complaints = [_complaint("", problem) for problem in problems]
+    for peer in peers:
+        label = peer_label(peer)
+        complaints += [_complaint(label, problem) for problem in peer_problems(peer, now)]
+    if complaints:
+        parts += [Text(), *complaints]
+    return Panel(
+        Group(*parts),
+        title=Text(f" {tunnel.name} ", style="bold"),
+        title_align="left",
+        subtitle=_summary(peers, now),
+        subtitle_align="right",
+        box=box.ROUNDED,
+        border_style="yellow" if complaints else "green",
+        padding=(0, 1),
+        width=width,
+    )
+
+
+def _in_order(peers: list[PeerRecord], now: int) -> list[PeerRecord]:
+    """Living peers first; within that as the daemon has them, so that rows hold still."""
+    order = list(Health)
+    return sorted(peers, key=lambda peer: order.index(peer_health(peer, now)))
+
+
+def _header(tunnel: TunnelRecord, now: int, since: int | None, *, verbose: bool) -> RenderableType:
+    facts = Text()
+
+    def add(label: str, value: str) -> None:
+        if facts:
+            facts.append("  ")
+        facts.append(f"{label} ", style=_QUIET)
+        # A fact is not broken over two lines.
+        facts.append(value.replace(" ", "\N{NO-BREAK SPACE}"))
+
+    if tunnel.listen_port:
+        add("port", str(tunnel.listen_port))
+    if tunnel.mtu:
+        add("mtu", str(tunnel.mtu))
+    if tunnel.fwmark:
+        add("fwmark", f"0x{tunnel.fwmark:x}")
+    if since is not None and since <= now:
+        add("up", short_duration(now - since))
+    if tunnel.datapath:
+        name = clean(tunnel.datapath)
+        add("datapath", name if verbose else name.partition(" (")[0])
+    key = Text(tunnel.public_key or "no key", style="cyan" if tunnel.public_key else "red")
+    return Group(key, facts)
+
+
+class _Column(NamedTuple):
+    heading: str
+    cells: list[Text]
+    justify: Literal["left", "right"] = "left"
+
+    @property
+    def width(self) -> int:
+        return max(len(self.heading), *(cell.cell_len for cell in self.cells))
+
+
+def _peers(peers: list[PeerRecord], now: int, *, width: int, verbose: bool) -> RenderableType:
+    """The richest layout that fits into ``width`` columns."""
+    for wide, most in _LAYOUTS:
+        columns = _columns(peers, now, wide=wide, most=most)
+        if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= width:
+            table: RenderableType = _side_by_side(columns)
+            break
+    else:
+        table = _two_lines_each(peers, now)
+    if not verbose:
+        return table
+    keys = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for peer in peers:
+        lock = "preshared key" if peer.preshared_key else "no preshared key"
+        keys.add_row(_name(peer), Text(peer.public_key, style="cyan"), Text(lock, style=_QUIET))
+    return Group(table, Text(), keys)
+
+
+def _columns(peers: list[PeerRecord], now: int, *, wide: bool, most: int) -> list[_Column]:
+    columns = [
+        _Column("", [_dot(peer, now) for peer in peers]),
+        _Column("peer", [_name(peer) for peer in peers]),
+        _Column("endpoint", [_endpoint(peer) for peer in peers]),
+        _Column("handshake", [_age(peer, now) for peer in peers]),
+    ]
+    if wide:
+        columns += [
+            _Column("received", [_amount("↓", peer.rx_bytes) for peer in peers], "right"),
+            _Column("sent", [_amount("↑", peer.tx_bytes) for peer in peers], "right"),
+        ]
+        if any(peer.persistent_keepalive for peer in peers):
+            columns.append(_Column("keepalive", [_keepalive(peer) for peer in peers]))
+    else:
+        columns.append(_Column("traffic", [_traffic(peer) for peer in peers]))
+    columns.append(_Column("allowed IPs", [_prefixes(peer, most) for peer in peers]))
+    return columns
+
+
+def _side_by_side(columns: list[_Column]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style=_QUIET, pad_edge=False)
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify, no_wrap=True)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _two_lines_each(peers: list[PeerRecord], now: int) -> RenderableType:
+    """For narrow terminals: how the peer is, and below it where."""
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(width=1)
+    table.add_column(overflow="ellipsis", ratio=1)
+    for peer in peers:
+        first = Text.assemble(_name(peer), "  ", _age(peer, now), "  ", _traffic(peer))
+        second = Text.assemble(_endpoint(peer), "  ", _prefixes(peer, 1))
+        second.stylize(_QUIET)
+        table.add_row(_dot(peer, now), Group(first, second))
+    return table
+
+
+def _dot(peer: PeerRecord, now: int) -> Text:
+    character, colour = _DOTS[peer_health(peer, now)]
+    return Text(character, style=colour)
+
+
+def _name(peer: PeerRecord) -> Text:
+    return Text(peer_label(peer), style="bold" if peer.name else "")
+
+
+def _endpoint(peer: PeerRecord) -> Text:
+    if not peer.endpoint:
+        return Text("none", style="red")
+    return Text(clean(format_endpoint(peer.endpoint)))
+
+
+def _age(peer: PeerRecord, now: int) -> Text:
+    return Text(handshake_age(peer, now), style=_DOTS[peer_health(peer, now)][1])
+
+
+def _amount(arrow: str, count: int) -> Text:
+    if not count:
+        return Text("–", style=_QUIET)
+    return Text.assemble((f"{arrow} ", _QUIET), short_bytes(count))
+
+
+def _keepalive(peer: PeerRecord) -> Text:
+    seconds = peer.persistent_keepalive
+    return Text(f"{seconds} s") if seconds else Text("off", style=_QUIET)
+
+
+def _traffic(peer: PeerRecord) -> Text:
+    if not (peer.rx_bytes or peer.tx_bytes):
+        return Text("–", style=_QUIET)
+    received, sent = (_amount("↓", peer.rx_bytes), _amount("↑", peer.tx_bytes))
+    return Text.assemble(received, "  ", sent)
+
+
+def _prefixes(peer: PeerRecord, most: int) -> Text:
+    if not peer.allowed_ips:
+        return Text("none", style="red")
+    return Text(clean(compact_prefixes(peer.allowed_ips, most)))
+
+
+def _drops(drops: Mapping[str, int]) -> Text:
+    text = Text("dropped packets  ", style=_QUIET)
+    pairs = sorted(drops.items(), key=lambda pair: -pair[1])
+    return text.append_text(Text("  ".join(f"{clean(name)} {n:,}" for name, n in pairs)))
+
+
+def _complaint(who: str, what: str) -> RenderableType:
+    line = Table.grid(padding=(0, 1, 0, 0))
+    line.add_column(width=1)
+    line.add_column()
+    sentence = Text.assemble((f"{who}: ", "bold") if who else "", what)
+    line.add_row(Text("!", style="bold yellow"), sentence)
+    return line
+
+
+def _summary(peers: list[PeerRecord], now: int) -> Text:
+    if not peers:
+        return Text(" no peers ", style=_QUIET)
+    fresh = sum(peer_health(peer, now) is Health.FRESH for peer in peers)
+    noun = "peer" if len(peers) == 1 else "peers"
+    return Text(f" {fresh} of {len(peers)} {noun} connected ", style=_QUIET)
