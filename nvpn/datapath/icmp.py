@@ -13,10 +13,11 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from nvpn.datapath.checksum import complement, pseudo_sum, word_sum
 from nvpn.datapath.inner import Bytes, parse_inner
 from nvpn.model.clock import SECOND
 
-_ERRORS_PER_SECOND: Final = 100
+_ERROR_INTERVAL: Final = SECOND // 100
 _ERRORS_BURST: Final = 50
 
 _IPV4: Final = struct.Struct(">BBHHHBBH4s4s")
@@ -41,24 +42,22 @@ _EXTENSIONS: Final = frozenset((0, 43, 60))
 
 
 class ErrorLimit:
-    """A token bucket: how many ICMP errors a device may make."""
+    """How many ICMP errors a device may make: a token bucket.
 
-    __slots__ = ("_at", "_tokens")
+    It is kept as one number, the instant at which the bucket is full again.
+    """
+
+    __slots__ = ("_full_again",)
 
     def __init__(self) -> None:
-        self._tokens = _ERRORS_BURST * SECOND
-        self._at: int | None = None
+        self._full_again = 0
 
     def allow(self, now: int) -> bool:
         """Take one error's worth, if it is there."""
-        elapsed = 0 if self._at is None else max(0, now - self._at)
-        self._at = now
-        self._tokens = min(
-            _ERRORS_BURST * SECOND, self._tokens + min(elapsed, SECOND) * _ERRORS_PER_SECOND
-        )
-        if self._tokens < SECOND:
+        full_again = max(self._full_again, now)
+        if full_again - now > (_ERRORS_BURST - 1) * _ERROR_INTERVAL:
             return False
-        self._tokens -= SECOND
+        self._full_again = full_again + _ERROR_INTERVAL
         return True
 
 
@@ -85,13 +84,6 @@ def unreachable(packet: Bytes) -> bytes | None:
     return _unreachable_ipv6(bytes(packet[: min(inner.length, _MAX_IPV6_ERROR - 48)]))
 
 
-def internet_checksum(data: bytes) -> int:
-    """The one's complement checksum of RFC 1071 over ``data``, padded to an even length."""
-    # 2^16 is 1 modulo 2^16 - 1: the remainder is the end-around-carry sum.
-    total = int.from_bytes(data + bytes(len(data) & 1), "big")
-    return 0xFFFF - (total % 0xFFFF or 0xFFFF) if total else 0xFFFF
-
-
 def _unreachable_ipv4(quoted: bytes) -> bytes | None:
     header = (quoted[0] & 0x0F) * 4
     source, destination = quoted[12:16], quoted[16:20]
@@ -104,11 +96,11 @@ def _unreachable_ipv4(quoted: bytes) -> bytes | None:
         return None
     kind, code = _HOST_UNREACHABLE
     body = _ICMP.pack(kind, code, 0, 0) + quoted
-    body = _ICMP.pack(kind, code, internet_checksum(body), 0) + quoted
+    body = _ICMP.pack(kind, code, complement(word_sum(body)), 0) + quoted
     size = _IPV4.size + len(body)
     tos = quoted[1] & 0x1E | _INTERNET_CONTROL
     fields = (0x45, tos, size, 0, 0, _HOPS, _ICMPV4)
-    checksum = internet_checksum(_IPV4.pack(*fields, 0, destination, source))
+    checksum = complement(word_sum(_IPV4.pack(*fields, 0, destination, source)))
     return _IPV4.pack(*fields, checksum, destination, source) + body
 
 
@@ -120,8 +112,8 @@ def _unreachable_ipv6(quoted: bytes) -> bytes | None:
         return None
     kind, code = _ADDRESS_UNREACHABLE
     body = _ICMP.pack(kind, code, 0, 0) + quoted
-    pseudo = destination + source + struct.pack(">II", len(body), _ICMPV6)
-    body = _ICMP.pack(kind, code, internet_checksum(pseudo + body), 0) + quoted
+    pseudo = pseudo_sum(source + destination, _ICMPV6, len(body))
+    body = _ICMP.pack(kind, code, complement(pseudo + word_sum(body)), 0) + quoted
     return _IPV6.pack(6 << 28, len(body), _ICMPV6, _HOPS, destination, source) + body
 
 

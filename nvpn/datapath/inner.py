@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Union
 
+from nvpn.datapath.checksum import MODULUS
 from nvpn.wire.constants import PADDING
 
 Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
@@ -117,10 +118,8 @@ def _set_ecn(packet: bytearray | memoryview, ecn: int) -> None:
     if packet[0] >> 4 == 6:
         packet[1] = packet[1] & 0xCF | ecn << 4
         return
-    # RFC 1624, equation 3: the sum changes by what its word changes by.
+    # The header's sum changes by what its first word changes by (RFC 1624).
     old, new = packet[1], packet[1] & 0xFC | ecn
+    checksum = ((packet[10] << 8 | packet[11]) + old - new) % MODULUS
     packet[1] = new
-    total = (~(packet[10] << 8 | packet[11]) & 0xFFFF) + (~old & 0xFFFF) + new
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    packet[10], packet[11] = (~total >> 8) & 0xFF, ~total & 0xFF
+    packet[10], packet[11] = checksum >> 8, checksum & 0xFF
