@@ -132,10 +132,21 @@ def is_running(name: str) -> bool:
             return False
     except OSError:
         return False
-    if not _refuses(path):
-        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            pass
+        except OSError:
+            return True
+        else:
+            return True
+    # Rarely needed, so that its imports are not paid for every time.
+    from nvpn.control.claim import unlink_stale
+
     try:
-        _unlink_stale(path)
+        unlink_stale(path)
     except OSError:
         pass  # another user's directory: it is for root to tidy up
     return False
@@ -339,29 +350,3 @@ def _read_answer(connection: socket.socket, deadline: float) -> str:
     text = answer.decode(errors="replace")
     answer[:] = bytes(len(answer))  # it may hold the private key
     return text
-
-
-def _refuses(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False
-
-
-def _unlink_stale(path: str) -> None:
-    # A daemon holds the same lock from its bind to its listen (control.server), so that
-    # a socket which is about to be listened on is never taken for a stale one.
-    import fcntl
-
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        if _refuses(path):
-            os.unlink(path)
-    finally:
-        os.close(directory)

@@ -80,7 +80,7 @@ class SetParser:
     def feed(self, line: str) -> None:
         """Take one line, without its line end. Raises ControlError, see parse_set."""
         self._line += 1
-        key, equals, value = line.removesuffix("\r").partition("=")
+        key, equals, value = line.partition("=")
         if not equals:
             raise ControlError(errno.EPROTO, f"line {self._line}: expected key=value")
         try:

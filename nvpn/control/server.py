@@ -1,0 +1,258 @@
+"""The control socket of a running tunnel, as `wg` and every other tool expect it.
+
+One task a connection. ``get`` and ``set`` go to the backend; further operations of the
+daemon's own (``nvpn_reload=1``) come from a registry. The sign of ``errno`` is what `wg`
+makes sense of: positive after ``get``, negative after everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from nvpn.backend.api import Backend
+from nvpn.control.claim import listen
+from nvpn.control.paths import socket_path
+from nvpn.control.removal import RemovalWatch
+from nvpn.control.requests import BadRequest, Limits, Request, RequestReader, UnknownOperation
+from nvpn.control.uapi import SetParser, iter_get
+from nvpn.errors import NvpnError, PlatformError
+
+Operation = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+"""One of the daemon's own: lines of the request in, messages for people out.
+
+Raises NvpnError to refuse; its sentences reach the client as messages.
+"""
+
+_log: Final = logging.getLogger(__name__)
+_CREDENTIALS: Final = struct.Struct("3i")
+_LINES_A_TURN: Final = 512
+_ACCEPTS_A_TURN: Final = 16
+_PAUSE_SECONDS: Final = 0.5
+_OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class ControlServer:
+    """Serves one interface's socket from :meth:`open` to :meth:`close`.
+
+    Args:
+        name: the interface's; the socket is at :func:`nvpn.control.paths.socket_path`.
+        operations: the daemon's own, by name, without ``=1``.
+        on_removed: called once when somebody removed the socket: other daemons end then.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        *,
+        operations: Mapping[str, Operation] | None = None,
+        on_removed: Callable[[], None] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._name = name
+        self._path = socket_path(name)
+        self._backend = backend
+        self._operations = dict(operations or {})
+        self._names = frozenset(("get", "set", *self._operations))
+        self._on_removed = on_removed
+        self._limits = limits or Limits()
+        self._listener: socket.socket | None = None
+        self._watch: RemovalWatch | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def path(self) -> str:
+        """Where the socket is."""
+        return self._path
+
+    def open(self) -> None:
+        """Take the path and listen. Call it on the event loop.
+
+        Raises:
+            PlatformError: the interface is running already, or the path cannot be used.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._listener = listen(self._name, self._path)
+        try:
+            self._watch = RemovalWatch(self._loop, self._path, self._removed)
+        except OSError as error:
+            self._listener.close()
+            raise PlatformError(f"watch {self._path}", errno=error.errno or 0) from None
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def close(self) -> None:
+        """Remove the socket, if it is still ours, and end every connection."""
+        if self._listener is not None:
+            if self._pause is not None:
+                self._pause.cancel()
+            self._loop.remove_reader(self._listener.fileno())
+            if self._watch is not None and self._watch.is_intact:
+                try:
+                    os.unlink(self._path)
+                except OSError as error:
+                    _log.warning("cannot remove %s: %s", self._path, error.strerror)
+            if self._watch is not None:
+                self._watch.close()
+            self._listener.close()
+            self._listener = None
+        # An operation may be what closes us: it ends by itself.
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _removed(self) -> None:
+        _log.info("%s was removed", self._path)
+        if self._on_removed is not None:
+            self._on_removed()
+
+    # --- connections ------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            if self._listener is None:
+                return
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause_accepting(error)
+                return
+            connection.setblocking(False)
+            if len(self._tasks) >= self._limits.connections or not _is_allowed(connection):
+                connection.close()
+                continue
+            task = self._loop.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _pause_accepting(self, error: OSError) -> None:
+        # The listener stays readable, so that the loop would call us again for ever.
+        assert self._listener is not None
+        listener = self._listener
+        self._loop.remove_reader(listener.fileno())
+        self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume_accepting)
+        if error.errno not in _OUT_OF_RESOURCES:
+            _log.error("cannot accept control connections: %s", error.strerror)
+
+    def _resume_accepting(self) -> None:
+        self._pause = None
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader = RequestReader(connection, self._names, self._limits)
+        try:
+            while (request := await reader.next()) is not None:
+                try:
+                    await self._answer(connection, request)
+                finally:
+                    request.wipe()
+        except BadRequest as refusal:
+            await self._refuse(connection, refusal)
+        except (UnknownOperation, OSError, TimeoutError):
+            pass  # it gets no answer
+        finally:
+            reader.wipe()
+            connection.close()
+
+    async def _answer(self, connection: socket.socket, request: Request) -> None:
+        answer = _Answer(connection, self._limits.answer_seconds)
+        number = 0
+        try:
+            if request.operation == "get":
+                await self._get(answer)
+            elif request.operation == "set":
+                await self._set(request)
+            else:
+                await self._operate(request, answer)
+        except NvpnError as error:
+            number = getattr(error, "errno", 0) or errno.EINVAL
+            _log.info("refused %s: %s", request.operation, error)
+            if request.operation not in ("get", "set"):
+                await answer.say(str(error).splitlines())
+        except (OSError, TimeoutError):
+            raise  # the client went away, or reads too slowly
+        except Exception:
+            _log.exception("internal error in %s", request.operation)
+            number = errno.EIO
+        await answer.finish(request.operation, number)
+
+    async def _get(self, answer: _Answer) -> None:
+        for piece in iter_get(self._backend.snapshot()):
+            await answer.send(piece)
+
+    async def _set(self, request: Request) -> None:
+        parser = SetParser()
+        for count, line in enumerate(request.lines(), 1):
+            parser.feed(line)
+            if count % _LINES_A_TURN == 0:
+                await asyncio.sleep(0)  # let packets through meanwhile
+        await self._backend.apply(parser.plan())
+
+    async def _operate(self, request: Request, answer: _Answer) -> None:
+        await answer.say(await self._operations[request.operation](list(request.lines())))
+
+    async def _refuse(self, connection: socket.socket, refusal: BadRequest) -> None:
+        answer = _Answer(connection, self._limits.answer_seconds)
+        try:
+            await answer.finish(refusal.operation, refusal.errno)
+        except (OSError, TimeoutError):
+            pass  # it did not wait for the answer
+
+
+class _Answer:
+    """The outgoing half of one exchange: bounded in time, and never ahead of the client."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._seconds = seconds
+        self._deadline: float | None = None
+
+    async def send(self, piece: bytearray) -> None:
+        """Send a piece, then zero it. Raises TimeoutError, OSError."""
+        # The time begins with the answer, not with the work that it took.
+        now = self._loop.time()
+        self._deadline = self._deadline or now + self._seconds
+        if now >= self._deadline:
+            raise TimeoutError
+        try:
+            await asyncio.wait_for(
+                self._loop.sock_sendall(self._connection, piece), self._deadline - now
+            )
+        except asyncio.TimeoutError:
+            raise TimeoutError from None
+        finally:
+            piece[:] = bytes(len(piece))
+        await asyncio.sleep(0)  # let packets through meanwhile
+
+    async def say(self, messages: Sequence[str]) -> None:
+        """Send messages for people, one a line."""
+        lines = (line for message in messages for line in message.splitlines())
+        text = "".join(f"nvpn_message={line}\n" for line in lines)
+        if text:
+            await self.send(bytearray(text.encode()))
+
+    async def finish(self, operation: str, number: int) -> None:
+        """Send the result: 0 or a positive errno."""
+        signed = number if operation == "get" else -number
+        await self.send(bytearray(f"errno={signed}\n\n".encode()))
+
+
+def _is_allowed(connection: socket.socket) -> bool:
+    """Whether the client is root or our own user; the socket's mode says the same."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    return uid in (0, os.geteuid())
