@@ -73,7 +73,7 @@ HANDSHAKE_QUEUE_SIZE: Final = 1024
 UNDER_LOAD_QUEUED: Final = HANDSHAKE_QUEUE_SIZE // 8
 UNDER_LOAD_TIME: Final = 1 * SECOND  # load is remembered this long
 
-INITIATIONS_PER_SECOND: Final = 20  # from one source that returned our cookie
-INITIATIONS_BURST: Final = 5
+LIMITED_INTERVAL: Final = SECOND // 20  # between messages of one source, with cookie
+LIMITED_BURST: Final = 5
 MAX_LIMITED_SOURCES: Final = 65_536
 LIMITER_SWEEP_INTERVAL: Final = 1 * SECOND

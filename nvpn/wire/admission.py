@@ -1,0 +1,193 @@
+"""Which handshake messages are worth a Diffie-Hellman: macs, cookies and the limiter.
+
+Knows no peers. Its state is three keys, the instant until which we count as loaded, and
+a bounded table of sources; its inputs are the datagram, where it came from, how much
+work is queued, the time and randomness. A datapath in another language repeats it from
+this file and the same vectors.
+
+Load is judged by queued work and by nothing else: a count per source would let a flood
+from many addresses through, a count of all messages would put every honest
+peer into cookie mode.
+
+Source: WireGuard paper, sections 5.3, 5.4.4 and 5.4.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Union
+
+from nvpn.errors import DropReason
+from nvpn.model.endpoint import Endpoint
+from nvpn.wire.constants import (
+    COOKIE_NONCE_SIZE,
+    LIMITED_BURST,
+    LIMITED_INTERVAL,
+    LIMITER_SWEEP_INTERVAL,
+    MAC_SIZE,
+    MAX_LIMITED_SOURCES,
+    UNDER_LOAD_QUEUED,
+    UNDER_LOAD_TIME,
+)
+from nvpn.wire.crypto import cookie_for, equal, mac, xchacha_seal
+from nvpn.wire.messages import (
+    CookieReply,
+    MessageType,
+    before_mac1,
+    before_mac2,
+    message_type,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Queue the message for the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Forget the message, and count it. Nobody gets an answer."""
+
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Forget the message, count it as COOKIE_REQUIRED, and send these 64 bytes back."""
+
+    cookie_reply: bytes = field(repr=False)
+
+
+Verdict = Union[Accepted, Dropped, Answered]  # noqa: UP007 - a runtime value
+
+_ACCEPTED: Final = Accepted()
+
+
+class Admission:
+    """Judges each datagram of type 1, 2 or 3. Until it is configured it drops them all."""
+
+    __slots__ = ("_cookie_key", "_limiter", "_loaded_until", "_mac1_key", "_secret")
+
+    def __init__(self) -> None:
+        self._mac1_key: bytes | None = None
+        self._cookie_key: bytes | None = None
+        self._secret: bytes | None = None
+        self._loaded_until = 0
+        self._limiter = SourceLimiter()
+
+    def configure(
+        self, mac1_key: bytes | None, cookie_key: bytes | None, secret: bytes | None
+    ) -> None:
+        """Take the keys that follow from our public key, and the secret of our cookies.
+
+        All None when we have no private key.
+        """
+        self._mac1_key = mac1_key
+        self._cookie_key = cookie_key
+        self._secret = secret
+
+    def under_load(self, queued: int, now: int) -> bool:
+        """Whether senders must prove their address: the queue is an eighth full, or was
+        within the last second."""
+        if queued >= UNDER_LOAD_QUEUED:
+            self._loaded_until = now + UNDER_LOAD_TIME
+            return True
+        return now < self._loaded_until
+
+    def judge(
+        self,
+        datagram: bytes | memoryview,
+        endpoint: Endpoint,
+        *,
+        queued: int,
+        now: int,
+        random: Callable[[int], bytes],
+    ) -> Verdict:
+        """What to do with a handshake message, whatever bytes it is made of.
+
+        Args:
+            endpoint: where it came from.
+            queued: handshake messages that wait already.
+            now: boot-clock nanoseconds.
+            random: gives that many random bytes; asked only for a cookie reply's nonce.
+        """
+        kind = message_type(datagram)
+        if kind is None or kind is MessageType.TRANSPORT:
+            return Dropped(DropReason.MALFORMED)
+        mac1_key, cookie_key, secret = self._mac1_key, self._cookie_key, self._secret
+        if mac1_key is None or cookie_key is None or secret is None:
+            return Dropped(DropReason.NOT_EXPECTED)
+        if kind is MessageType.COOKIE_REPLY:
+            return _ACCEPTED  # carries no macs; opening one costs no Diffie-Hellman
+
+        mac1 = datagram[-2 * MAC_SIZE : -MAC_SIZE]
+        if not equal(mac(mac1_key, before_mac1(datagram)), mac1):
+            return Dropped(DropReason.BAD_MAC1)
+        if not self.under_load(queued, now):
+            return _ACCEPTED  # mac2 may hold anything
+
+        cookie = cookie_for(secret, endpoint)
+        if not equal(mac(cookie, before_mac2(datagram)), datagram[-MAC_SIZE:]):
+            return _ask_for_cookie(cookie_key, cookie, datagram, random)
+        if not self._limiter.admit(endpoint, now):
+            return Dropped(DropReason.RATE_LIMITED)
+        return _ACCEPTED
+
+
+class SourceLimiter:
+    """So many messages a second from one source, in a table of bounded size.
+
+    A source is an IPv4 address, or an IPv6 /64, on one path. For each the table holds a
+    single number: the instant at which its allowance is whole again. That is a token
+    bucket (the "generic cell rate algorithm"), and an instant that has passed says no
+    more than a missing entry.
+    """
+
+    __slots__ = ("_next_sweep", "_whole_again")
+
+    def __init__(self) -> None:
+        self._whole_again: dict[tuple[int, bytes], int] = {}
+        self._next_sweep = 0
+
+    def __len__(self) -> int:
+        return len(self._whole_again)
+
+    def admit(self, endpoint: Endpoint, now: int) -> bool:
+        """Whether one more message from there is within its rate; if so it is counted.
+
+        When the table is full, sources that are not in it are refused.
+        """
+        if now >= self._next_sweep:
+            self._sweep(now)
+        source = endpoint.path, endpoint.address[:8]
+        whole_again = max(self._whole_again.get(source, 0), now)
+        if whole_again - now > (LIMITED_BURST - 1) * LIMITED_INTERVAL:
+            return False
+        if source not in self._whole_again and len(self) >= MAX_LIMITED_SOURCES:
+            return False
+        self._whole_again[source] = whole_again + LIMITED_INTERVAL
+        return True
+
+    def _sweep(self, now: int) -> None:
+        self._next_sweep = now + LIMITER_SWEEP_INTERVAL
+        self._whole_again = {
+            source: instant for source, instant in self._whole_again.items() if instant > now
+        }
+
+
+def _ask_for_cookie(
+    cookie_key: bytes,
+    cookie: bytes,
+    datagram: bytes | memoryview,
+    random: Callable[[int], bytes],
+) -> Verdict:
+    try:
+        nonce = random(COOKIE_NONCE_SIZE)
+    except OSError:
+        # No randomness (yet): the sender tries again, and so do we.
+        return Dropped(DropReason.COOKIE_REQUIRED)
+    mac1 = bytes(datagram[-2 * MAC_SIZE : -MAC_SIZE])
+    sender = int.from_bytes(datagram[4:8], "little")
+    sealed = xchacha_seal(cookie_key, nonce, cookie, ad=mac1)
+    return Answered(CookieReply(sender, nonce, sealed).pack())
