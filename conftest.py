@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
+def pytest_runtest_makereport(  # noqa: D103 - a hook of pytest
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
