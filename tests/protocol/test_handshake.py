@@ -167,6 +167,35 @@ def test_flipped_initiations_with_a_valid_mac1_do_not_open(vector: dict[str, str
     assert caught.value.reason is DropReason.BAD_TAG
 
 
+def test_the_flipped_response_of_the_vectors_leaves_the_handshake_waiting() -> None:
+    vector = handshake_vector("psk zero")
+    dropped = {v["what"]: bytes.fromhex(v["packet"]) for v in vectors()["must_drop"]}
+    (genuine,) = unhex(vector, "response")
+    initiator = InitiatorHandshake.begin(
+        static=PrivateKey.from_hex(vector["initiator_static_private"]),
+        their_static=PublicKey.from_hex(vector["responder_static_public"]),
+        our_index=vector["initiator_index"],
+        timestamp=bytes.fromhex(vector["timestamp"]),
+        ephemeral=bytes.fromhex(vector["initiator_ephemeral_private"]),
+    )
+
+    with pytest.raises(ProtocolViolation) as caught:
+        forged = as_response(dropped["response, empty tag flipped, mac1 valid"])
+        initiator.consume_response(forged, preshared=None)
+    assert caught.value.reason is DropReason.BAD_TAG
+    keys = initiator.consume_response(as_response(genuine), preshared=None)
+    assert keys.send.hex() == vector["transport_key_initiator_to_responder"]
+
+
+def test_the_low_order_initiation_of_the_vectors_is_refused() -> None:
+    static = PrivateKey.from_hex(handshake_vector("psk zero")["responder_static_private"])
+    (packet,) = (v["packet"] for v in vectors()["must_drop"] if "low-order" in v["what"])
+
+    with pytest.raises(ProtocolViolation) as caught:
+        ReceivedInitiation.open(as_initiation(bytes.fromhex(packet)), static=static)
+    assert caught.value.reason is DropReason.WEAK_KEY
+
+
 # --- forgeries ------------------------------------------------------------------------
 
 
