@@ -1,0 +1,251 @@
+"""The Python datapath: :class:`Core` between real descriptors, on an event loop.
+
+It runs packets to completion on the loop's thread: a readable descriptor starts a turn,
+in which the engine moves what waits in both directions until there is nothing left or
+the turn's time is up; then the loop gets its say (timers, handshakes, control) and the
+descriptor, still readable, starts the next turn. No queue between threads, no wake-up
+but the kernel's.
+
+What a turn does with packets is in :mod:`nvpn.datapath.python.outbound` and
+:mod:`nvpn.datapath.python.inbound`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nvpn.datapath.api import (
+    Activity,
+    Command,
+    Counters,
+    DeviceGone,
+    Event,
+    PeerId,
+    ReplaceSockets,
+    Watch,
+)
+from nvpn.datapath.python.core import Core
+from nvpn.datapath.python.inbound import Inbound
+from nvpn.datapath.python.outbound import Outbound
+from nvpn.datapath.python.tun import Device, TunPort
+from nvpn.datapath.python.udp import (
+    Descriptors,
+    UdpSender,
+    borrow,
+    give_back,
+    has_gro,
+    probe_max_segments,
+)
+from nvpn.errors import DropReason
+from nvpn.model.clock import MILLISECOND, boot_ns
+from nvpn.wire.constants import DEFAULT_MTU
+
+TURN_TIME: Final = 1 * MILLISECOND
+"""How long packets may keep the loop from everything else, a batch more or less."""
+
+HANDSHAKES_AT_ONCE: Final = 2
+"""Handshake messages given to the protocol per call, at about a millisecond each.
+
+So under a flood of them packets still get a third of the time, and the other way round.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offloads:
+    """What may be used of what the kernel has; tests force each way by switching some off.
+
+    ``tso``, ``uso``: merged writes to the TUN device. ``gso``, ``gro``: merged datagrams
+    out and in. ``batches``: numpy's batch paths; without them every packet goes through
+    :class:`Core` alone.
+    """
+
+    tso: bool = True
+    uso: bool = True
+    gso: bool = True
+    gro: bool = True
+    batches: bool = True
+
+
+NO_OFFLOADS: Final = Offloads(tso=False, uso=False, gso=False, gro=False, batches=False)
+"""The plain path: one packet at a time, one system call each."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoSockets:
+    """No UDP yet: packets wait for their peers' sessions until ``ReplaceSockets``."""
+
+    ipv4: int = -1
+    ipv6: int = -1
+
+
+class PythonDatapath:
+    """Implements :class:`nvpn.datapath.api.Datapath`.
+
+    Args:
+        loop: calls of this object and of its callbacks happen on its thread.
+        tun: the overlay device; stays the caller's to close.
+        sockets: as ``transport.udp`` prepares them; stay the caller's to close.
+        mtu: of the tunnel, in bytes.
+        on_events: called on the loop, never from within another call, when
+            ``take_events`` has something to give.
+        clock: the boot clock, in nanoseconds.
+        random: gives that many random bytes, for cookie replies.
+        max_segments: UDP_MAX_SEGMENTS of this kernel; None to find out.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tun: Device,
+        sockets: Descriptors | None = None,
+        *,
+        mtu: int = DEFAULT_MTU,
+        on_events: Callable[[], None] | None = None,
+        clock: Callable[[], int] = boot_ns,
+        random: Callable[[int], bytes] = os.urandom,
+        offloads: Offloads = Offloads(),
+        max_segments: int | None = None,
+    ) -> None:
+        self.on_events = on_events
+        self._loop: Final = loop
+        self._clock: Final = clock
+        self._offloads: Final = offloads
+        self._core: Final = Core(mtu=mtu, random=random)
+        self._tun_fd: Final = tun.fd
+        self._tun: Final = TunPort(tun, self._core, tso=offloads.tso, uso=offloads.uso)
+        self._udp: Final = UdpSender(
+            self._core,
+            clock,
+            gso=offloads.gso,
+            max_segments=probe_max_segments() if max_segments is None else max_segments,
+        )
+        self._outbound: Final = Outbound(
+            self._core, self._tun, self._udp, batches=offloads.batches
+        )
+        self._inbound: Final = Inbound(self._core, self._tun, batches=offloads.batches)
+        self._sockets = borrow(sockets or NoSockets(), gro=offloads.gro)
+        self._gone_told = False
+        self._events_due = False
+        self._closed = False
+        self._attach_sockets()
+        loop.add_reader(tun.fd, self._turn)
+
+    # --- datapath.api.Datapath --------------------------------------------------------
+
+    def apply(
+        self, commands: Sequence[Command], acknowledged: Callable[[], None] | None = None
+    ) -> None:
+        """Carry out a batch at once; the acknowledgement follows on the loop."""
+        if not self._closed:
+            for command in commands:
+                if isinstance(command, ReplaceSockets):
+                    self._flush()
+                    self._detach_sockets()
+                    self._sockets = borrow(command, gro=self._offloads.gro)
+                    self._attach_sockets()
+            self._core.apply(commands, self._clock())
+            self._flush()
+        if acknowledged is not None:
+            self._loop.call_soon(acknowledged)
+
+    def take_events(self) -> list[Event]:
+        """What happened, oldest first; of handshake messages a few, the rest next time."""
+        taken = self._core.take_events(max_handshakes=HANDSHAKES_AT_ONCE)
+        if self._tun.gone and not self._gone_told:
+            self._gone_told = True
+            taken.append(DeviceGone(self._tun.gone))
+        self._announce_events()
+        return taken
+
+    def watch(self, peer: PeerId, what: Watch, watched: bool) -> None:
+        """See :class:`nvpn.datapath.api.Datapath`."""
+        self._core.watch(peer, what, watched)
+
+    def activity(self, peer: PeerId) -> Activity:
+        """The peer's instants; all 0 for an unknown one."""
+        return self._core.activity(peer)
+
+    def counters(self, peer: PeerId) -> Counters:
+        """The peer's traffic; all 0 for an unknown one."""
+        return self._core.counters(peer)
+
+    def drops(self) -> Mapping[DropReason, int]:
+        """Dropped packets by reason since the start."""
+        return self._core.drops()
+
+    def describe(self) -> str:
+        """For people: ``python (TSO, USO, GSO, GRO)``, what is in use now."""
+        in_use = {
+            "TSO": self._tun.tso,
+            "USO": self._tun.uso,
+            "GSO": self._udp.gso and bool(self._sockets),
+            "GRO": any(has_gro(one) for one in self._sockets.values()),
+        }
+        names = ", ".join(name for name, used in in_use.items() if used)
+        return f"python ({names or 'no offloads'})"
+
+    def close(self) -> None:
+        """Zero all keys and let go of the descriptors, without closing them."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_reading_tun()
+        self._detach_sockets()
+        self._core.close()
+
+    # --- the loop's side --------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Move packets in both directions until nothing waits or the time is up."""
+        now = self._clock()
+        deadline = now + TURN_TIME
+        busy = True
+        while busy and now < deadline:
+            busy = self._inbound.move(now)
+            if self._outbound.move(now):
+                busy = True
+            now = self._clock()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what commands, and packets of the other direction, have made."""
+        self._outbound.flush()
+        self._inbound.flush()
+        if self._tun.gone:
+            self._stop_reading_tun()
+        self._announce_events()
+
+    def _announce_events(self) -> None:
+        if self._events_due or self._closed:
+            return
+        if self._core.events or (self._tun.gone and not self._gone_told):
+            self._events_due = True
+            self._loop.call_soon(self._tell_events)
+
+    def _tell_events(self) -> None:
+        self._events_due = False
+        if self.on_events is not None and not self._closed:
+            self.on_events()
+
+    # --- descriptors ------------------------------------------------------------------
+
+    def _attach_sockets(self) -> None:
+        self._udp.use(self._sockets)
+        self._inbound.use(self._sockets)
+        for one in self._sockets.values():
+            self._loop.add_reader(one.fileno(), self._turn)
+
+    def _detach_sockets(self) -> None:
+        for one in self._sockets.values():
+            self._loop.remove_reader(one.fileno())
+        give_back(self._sockets.values())
+        self._sockets = {}
+        self._udp.use({})
+        self._inbound.use({})
+
+    def _stop_reading_tun(self) -> None:
+        self._loop.remove_reader(self._tun_fd)
