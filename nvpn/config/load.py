@@ -91,7 +91,9 @@ def _read_files(path: Path, draft: Draft, findings: Findings) -> None:
     read = _reader(path.suffix)
     read(main, draft, findings)
     for fragment in _fragments(path, findings):
-        read(fragment, draft, findings)
+        source = read_config(fragment, findings)
+        if source is not None:
+            read(source, draft, findings)
     if findings.problems:
         return
     if not draft.sections:
@@ -114,7 +116,7 @@ def _reader(suffix: str) -> Callable[[TextFile, Draft, Findings], None]:
     return read_wgquick
 
 
-def _fragments(path: Path, findings: Findings) -> list[TextFile]:
+def _fragments(path: Path, findings: Findings) -> list[Path]:
     """The files of ``NAME.d/`` that end in .toml, in the order of their names."""
     directory = path.with_suffix(".d")
     place = Place(str(directory))
@@ -133,8 +135,7 @@ def _fragments(path: Path, findings: Findings) -> list[TextFile]:
         if names and not path.with_suffix(".toml").exists():
             findings.warn(place, "is not read", "only .toml files have fragments")
         return []
-    fragments = (read_config(directory / name, findings) for name in names)
-    return [fragment for fragment in fragments if fragment is not None]
+    return [directory / name for name in names]
 
 
 def _find_path(path: Path, searched: tuple[Path, ...]) -> Path:

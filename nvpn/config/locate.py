@@ -37,10 +37,14 @@ _SHORT_ESCAPES: Final = {
 
 
 class Lines:
-    """Lines by path. What has none of its own is where its nearest parent is."""
+    """Lines by position. What has none of its own is where its nearest parent is.
 
-    def __init__(self, found: dict[Position, int]) -> None:
+    ``lost_on`` is the line of what could not be understood; None in a valid document.
+    """
+
+    def __init__(self, found: dict[Position, int], lost_on: int | None) -> None:
         self._found = found
+        self.lost_on = lost_on
 
     def __getitem__(self, path: Position) -> int | None:
         while path and path not in self._found:
@@ -61,8 +65,9 @@ def locate(text: str) -> Lines:
     try:
         scanner.scan_document()
     except (_LostError, RecursionError):
-        pass  # The lines found so far serve; the rest falls back to its parents.
-    return Lines(scanner.found)
+        # The lines found so far serve; the rest falls back to its parents.
+        return Lines(scanner.found, scanner.line())
+    return Lines(scanner.found, None)
 
 
 class _LostError(Exception):
@@ -87,8 +92,12 @@ class _Scanner:
             else:
                 self._scan_pair(table)
 
+    def line(self) -> int:
+        """Where the scanner is."""
+        return bisect_left(self._newlines, self._at) + 1
+
     def _scan_array_header(self) -> Position:
-        line = self._line()
+        line = self.line()
         self._at += 2
         keys = self._scan_keys()
         self._expect("]]")
@@ -101,7 +110,7 @@ class _Scanner:
         return element
 
     def _scan_header(self) -> Position:
-        line = self._line()
+        line = self.line()
         self._at += 1
         keys = self._scan_keys()
         self._expect("]")
@@ -112,7 +121,7 @@ class _Scanner:
         return table
 
     def _scan_pair(self, table: Position) -> None:
-        line = self._line()
+        line = self.line()
         keys = self._scan_keys()
         self._expect("=")
         path = table + keys
@@ -136,7 +145,7 @@ class _Scanner:
         index = 0
         while self._skip_blank() and self._text[self._at] != "]":
             element = (*path, index)
-            self.found[element] = self._line()
+            self.found[element] = self.line()
             self._scan_value(element)
             index += 1
             self._skip_comma("]")
@@ -192,9 +201,6 @@ class _Scanner:
     def _note_each(self, path: Position, known: int, line: int) -> None:
         for length in range(known + 1, len(path) + 1):
             self.found.setdefault(path[:length], line)
-
-    def _line(self) -> int:
-        return bisect_left(self._newlines, self._at) + 1
 
     def _skip_blank(self) -> bool:
         self._at = self._match(_BLANK).end()

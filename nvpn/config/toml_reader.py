@@ -33,6 +33,8 @@ _SYNTAX: Final = (
     ('Expected "', "expected the closing quote of a text"),
     ("Unclosed array", "expected a comma or ] in a list"),
     ("Unclosed inline table", "expected a comma or } in a table"),
+    ("Illegal character '\\n'", "expected the closing quote of a text on the same line"),
+    ("Found invalid character '\\n'", "expected the closing quote of a text on the same line"),
     ("Illegal character", "found a control character"),
     ("Found invalid character", "found a control character"),
     ("Unescaped '\\'", "found a \\ that escapes nothing; write \\\\, or use 'single quotes'"),
@@ -66,11 +68,12 @@ def _parse(source: TextFile, findings: Findings) -> dict[str, Any] | None:
 
 def _report_syntax(source: TextFile, text: str, findings: Findings) -> None:
     at = re.search(r"\(at line (\d+), column (\d+)\)$", text)
-    line = int(at[1]) if at else source.text.count("\n") + 1
+    # At the end of the document it is too late to see where a quote is missing.
+    line = int(at[1]) if at else locate(source.text).lost_on
     message = next((ours for theirs, ours in _SYNTAX if text.startswith(theirs)), "")
     where = f" (column {at[2]})" if at else ""
     findings.error(
-        Place(source.name, line if source.text else None),
+        Place(source.name, line),
         f"is not valid TOML: {message or 'expected key = value'}{where}",
     )
 

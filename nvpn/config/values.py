@@ -139,7 +139,7 @@ def parse_keepalive(text: str) -> int:
 def check_name(text: str) -> str:
     """A peer's name: something that can be shown on one line."""
     if may_hold_key(text):
-        raise ValueError("expected a name for people, found a text that may be a key (not shown)")
+        raise ValueError("expected a name for people")
     if not text.strip() or not text.isprintable() or len(text) > MAX_NAME:
         raise ValueError(f"expected a name of 1 to {MAX_NAME} printable characters")
     return text.strip()
