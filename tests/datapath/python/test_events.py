@@ -1,0 +1,45 @@
+"""The queue of events: bounded, and handshakes a few at a time."""
+
+from __future__ import annotations
+
+from nvpn.datapath.api import DataSent, EndpointRoamed, Event, HandshakeReceived, PeerId
+from nvpn.datapath.python.events import EventQueue
+from tests.support.cores import endpoint
+
+PEER = PeerId(1)
+
+
+def handshake(number: int) -> HandshakeReceived:
+    return HandshakeReceived(number.to_bytes(4, "big"), endpoint(), number)
+
+
+def test_it_holds_1024_handshakes_and_no_more() -> None:
+    queue = EventQueue()
+    assert all(queue.add_handshake(handshake(n)) for n in range(1024))
+    assert not queue.add_handshake(handshake(1024))
+    assert queue.queued_handshakes == 1024
+    assert queue.take() == [handshake(n) for n in range(1024)]
+    assert not queue
+
+
+def test_few_handshakes_at_a_time_and_everything_else_at_once() -> None:
+    queue = EventQueue()
+    others: list[Event] = [DataSent(PeerId(n)) for n in range(10)]
+    for n, other in enumerate(others):
+        queue.add_handshake(handshake(n))
+        queue.add(other)
+    assert queue.take(4) == [*others, *map(handshake, range(4))]
+    assert queue
+    assert queue.queued_handshakes == 6
+    assert queue.take(0) == []
+    assert queue.take(4) == [*map(handshake, range(4, 8))]
+    assert queue.take() == [*map(handshake, range(8, 10))]
+
+
+def test_a_peer_that_roams_to_and_fro_is_one_event() -> None:
+    queue = EventQueue()
+    places = [endpoint(f"192.0.2.{n}:9") for n in range(100)]
+    for place in places:
+        queue.set_roamed(PEER, place)
+    assert queue.take() == [EndpointRoamed(PEER, places[-1])]
+    assert not queue
