@@ -26,7 +26,7 @@ _MAX_LABEL: Final = (1 << 63) - 1
 def stamp(wall_ns: int) -> bytes:
     """The 12 bytes for a Unix time in nanoseconds, coarsened."""
     seconds, nanoseconds = divmod(wall_ns, SECOND)
-    return _pack(_EPOCH + seconds, nanoseconds)
+    return _pack(_EPOCH + seconds, nanoseconds & ~(GRANULARITY - 1))
 
 
 class TimestampSource:
@@ -47,7 +47,7 @@ class TimestampSource:
         self.last = last
 
     def next(self, wall_ns: int) -> bytes:
-        """12 bytes: the time, or one step after the last stamp where that is later."""
+        """12 bytes: the time, or the next instant after the last stamp where that is later."""
         fresh = stamp(wall_ns)
         if self.last is not None:
             fresh = max(fresh, _successor(self.last))
@@ -66,8 +66,7 @@ class TimestampSource:
 
 
 def _pack(label: int, nanoseconds: int) -> bytes:
-    coarse = nanoseconds & ~(GRANULARITY - 1)
-    return label.to_bytes(8, "big") + coarse.to_bytes(4, "big")
+    return label.to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
 
 
 def _unpack(raw: bytes) -> tuple[int, int]:
@@ -79,6 +78,9 @@ def _unpack(raw: bytes) -> tuple[int, int]:
 
 
 def _successor(raw: bytes) -> bytes:
+    # One nanosecond, and not GRANULARITY: with thousands of peers, steps of 16.8 ms would
+    # run away from the clock, and a restart without memory would be locked out. It tells
+    # no more about the clock, which is coarse already.
     label, nanoseconds = _unpack(raw)
-    nanoseconds += GRANULARITY
+    nanoseconds += 1
     return _pack(label, nanoseconds) if nanoseconds < SECOND else _pack(label + 1, 0)

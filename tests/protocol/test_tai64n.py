@@ -37,12 +37,23 @@ def test_stamps_grow_whatever_the_clock_does(jumps: list[int]) -> None:
     assert all(earlier < later for earlier, later in itertools.pairwise(given_out))
 
 
-def test_stamps_in_one_instant_are_a_step_apart_and_carry_into_the_seconds() -> None:
+def test_stamps_in_one_instant_follow_each_other_closely() -> None:
     source = TimestampSource()
-    given_out = [source.next(NOON + 990 * MILLISECOND) for _ in range(3)]
-    seconds = [int.from_bytes(one[:8], "big") - (1 << 62) - 10 for one in given_out]
-    assert seconds == [1_700_000_000, 1_700_000_001, 1_700_000_001]
-    assert [int.from_bytes(one[8:], "big") for one in given_out[1:]] == [0, GRANULARITY]
+    first, second, third = (source.next(NOON) for _ in range(3))
+    assert first == stamp(NOON)
+    assert first < second < third < stamp(NOON + GRANULARITY)
+
+
+def test_ten_thousand_peers_do_not_drive_the_stamps_away_from_the_clock() -> None:
+    source = TimestampSource()
+    for _ in range(10_000):
+        source.next(NOON)
+    assert source.lead_ns(NOON) < MILLISECOND
+
+
+def test_a_step_carries_into_the_seconds() -> None:
+    last_of_its_second = stamp(NOON)[:8] + (SECOND - 1).to_bytes(4, "big")
+    assert TimestampSource(last_of_its_second).next(0) == stamp(NOON + SECOND)
 
 
 def test_a_clock_that_was_years_ahead_does_not_lock_us_out() -> None:
