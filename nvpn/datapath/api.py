@@ -140,9 +140,9 @@ class EraseKeys:
 
 @dataclass(frozen=True, slots=True)
 class DropStaged:
-    """The handshake was given up: drop staged packets.
+    """The handshake was given up: drop staged packets, and expect no answer to sent data.
 
-    The next outgoing packet raises HandshakeWanted again.
+    The next outgoing packet raises HandshakeWanted again, or DataSent.
     """
 
     peer: PeerId
@@ -239,7 +239,7 @@ Command = Union[  # noqa: UP007
 
 
 class Why(enum.Enum):
-    """Why a handshake is wanted. Said once until a keypair is installed or staging dropped."""
+    """Why a handshake is wanted. Said once until keys or staging change."""
 
     NO_KEY = "no usable key"  # there is something to send
     OLD_SENDING = "key is 120 s old"  # we were initiator, and just sent

@@ -191,6 +191,7 @@ class Peer:
         """
         if keypair is not self.slots.next:
             return False
+        self._said_no_key = False
         self._retire(self.slots.confirm())
         self._events.add(KeypairConfirmed(self.id, keypair.our_index, now))
         return True
@@ -208,10 +209,14 @@ class Peer:
     def forget_staged(self) -> int:
         """Drop staged packets and ask again when there is something to send.
 
+        What was sent before counts as settled: nobody waits for its answer any more.
+
         Returns:
-            how many they were.
+            how many were staged.
         """
         self._said_no_key = False
+        self.data_sent_at = 0
+        self._told_sent = False
         return len(self.staged.take())
 
     def destroy(self) -> None:
