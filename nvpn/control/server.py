@@ -23,6 +23,7 @@ from nvpn.control.removal import RemovalWatch
 from nvpn.control.requests import BadRequest, Limits, Request, RequestReader, UnknownOperation
 from nvpn.control.uapi import SetParser, iter_get
 from nvpn.errors import NvpnError, PlatformError
+from nvpn.model.changes import Plan, SetPresharedKey, SetPrivateKey
 
 Operation = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
 """One of the daemon's own: lines of the request in, messages for people out.
@@ -197,7 +198,11 @@ class ControlServer:
             parser.feed(line)
             if count % _LINES_A_TURN == 0:
                 await asyncio.sleep(0)  # let packets through meanwhile
-        await self._backend.apply(parser.plan())
+        plan = parser.plan()
+        try:
+            await self._backend.apply(plan)
+        finally:
+            _wipe(plan)
 
     async def _operate(self, request: Request, answer: _Answer) -> None:
         await answer.say(await self._operations[request.operation](list(request.lines())))
@@ -247,6 +252,13 @@ class _Answer:
         """Send the result: 0 or a positive errno."""
         signed = number if operation == "get" else -number
         await self.send(bytearray(f"errno={signed}\n\n".encode()))
+
+
+def _wipe(plan: Plan) -> None:
+    """Zero the keys of a plan that was ours; a backend keeps copies of what it took."""
+    for change in plan:
+        if isinstance(change, SetPrivateKey | SetPresharedKey) and change.key is not None:
+            change.key.wipe()
 
 
 def _is_allowed(connection: socket.socket) -> bool:

@@ -1,0 +1,196 @@
+"""Applies a plan to the protocol's device: everything about peers, nothing about sockets.
+
+Knows what the protocol does not care about, too: the names of peers, and who put them
+there. Every change costs what it changes, however many peers there are.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from nvpn.errors import ControlError
+from nvpn.model.changes import (
+    AddAllowedIp,
+    AddPeer,
+    Change,
+    Owner,
+    Plan,
+    RemoveAllowedIp,
+    RemovePeer,
+    ReplaceAllowedIps,
+    ReplacePeers,
+    SetEndpoint,
+    SetFwmark,
+    SetListenPort,
+    SetName,
+    SetPersistentKeepalive,
+    SetPresharedKey,
+    SetPrivateKey,
+)
+from nvpn.model.clock import Now
+from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.model.prefixes import Prefix
+from nvpn.protocol.device import Device
+
+MAX_PEERS: Final = 1 << 20
+"""Of one interface; the kernel's limit too."""
+
+
+class PeerEntry:
+    """What is known of a peer beside the protocol's own state."""
+
+    __slots__ = ("name", "owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self.name = ""
+        self.owner = owner
+
+
+class PlanApplier:
+    """Turns changes into calls of the device, which do not fail."""
+
+    def __init__(self, device: Device, *, max_peers: int = MAX_PEERS) -> None:
+        self._device = device
+        self._max_peers = max_peers
+        self._entries: dict[PublicKey, PeerEntry] = {}
+
+    def entries(self) -> Iterator[tuple[PublicKey, PeerEntry]]:
+        """All peers, in the order in which they were added."""
+        yield from self._entries.items()
+
+    def validate(self, plan: Plan) -> None:
+        """Look at every change before the first is applied.
+
+        Raises:
+            ControlError: EINVAL, a number out of its range; ENOSPC, too many peers.
+        """
+        added: set[PublicKey] = set()
+        for change in plan:
+            if isinstance(change, AddPeer):
+                if change.peer not in self._entries:
+                    added.add(change.peer)
+            elif isinstance(change, SetListenPort):
+                _expect_range("a listen port", change.port, 0xFFFF)
+            elif isinstance(change, SetFwmark):
+                _expect_range("a firewall mark", change.mark, 0xFFFF_FFFF)
+            elif isinstance(change, SetPersistentKeepalive):
+                _expect_range("a persistent keepalive", change.seconds, 0xFFFF)
+        # Removals are not counted against it: a plan that needs them to fit is refused.
+        if added and len(self._entries) + len(added) > self._max_peers:
+            raise ControlError(errno.ENOSPC, f"an interface has at most {self._max_peers} peers")
+
+    def apply(self, plan: Plan, now: Now) -> None:
+        """Apply what :meth:`validate` has passed. The caller sees to ports and marks."""
+        rest = _Rest(plan)
+        for position, change in enumerate(plan):
+            if isinstance(change, SetPrivateKey):
+                self._set_private_key(change.key, now)
+            elif isinstance(change, ReplacePeers):
+                self._replace_peers(change.owner, rest, position, now)
+            elif isinstance(change, AddPeer):
+                self._add_peer(change.peer, change.owner, now)
+            elif isinstance(change, SetListenPort | SetFwmark):
+                continue
+            elif change.peer in self._entries:
+                self._change_peer(change, rest, position, now)
+
+    def _change_peer(self, change: Change, rest: _Rest, position: int, now: Now) -> None:
+        device = self._device
+        if isinstance(change, AddAllowedIp):
+            device.add_allowed_ip(change.peer, change.prefix)
+        elif isinstance(change, RemoveAllowedIp):
+            device.remove_allowed_ip(change.peer, change.prefix)
+        elif isinstance(change, SetEndpoint):
+            device.set_endpoint(change.peer, change.endpoint, now)
+        elif isinstance(change, SetPresharedKey):
+            device.set_preshared_key(change.peer, change.key)
+        elif isinstance(change, SetPersistentKeepalive):
+            device.set_persistent_keepalive(change.peer, change.seconds, now)
+        elif isinstance(change, SetName):
+            self._entries[change.peer].name = change.name
+        elif isinstance(change, ReplaceAllowedIps):
+            self._keep_allowed_ips(change.peer, rest.prefixes_added(change.peer, position))
+        elif isinstance(change, RemovePeer):
+            self._remove_peer(change.peer, now)
+
+    def _set_private_key(self, key: PrivateKey | None, now: Now) -> None:
+        if key == self._device.private_key:
+            return  # sessions go on
+        if key is not None:
+            self._remove_peer(key.public(), now)  # it would be ourselves
+        self._device.set_private_key(key, now)
+
+    def _add_peer(self, peer: PublicKey, owner: Owner, now: Now) -> None:
+        if peer == self._device.public_key:
+            return
+        entry = self._entries.get(peer)
+        if entry is None:
+            self._entries[peer] = PeerEntry(owner)
+            self._device.add_peer(peer, now)
+        else:
+            entry.owner = owner
+
+    def _remove_peer(self, peer: PublicKey, now: Now) -> None:
+        if self._entries.pop(peer, None) is not None:
+            self._device.remove_peer(peer, now)
+
+    def _replace_peers(self, owner: Owner, rest: _Rest, position: int, now: Now) -> None:
+        for peer, entry in list(self._entries.items()):
+            if entry.owner is not owner:
+                continue
+            later = rest.of(peer, position)
+            if not any(isinstance(change, AddPeer) for change in later):
+                self._remove_peer(peer, now)
+                continue
+            given = {type(change) for change in later}
+            if SetName not in given:
+                entry.name = ""
+            if SetPresharedKey not in given:
+                self._device.set_preshared_key(peer, None)
+            if SetPersistentKeepalive not in given:
+                self._device.set_persistent_keepalive(peer, 0, now)
+            self._keep_allowed_ips(peer, rest.prefixes_added(peer, position))
+
+    def _keep_allowed_ips(self, peer: PublicKey, kept: set[Prefix]) -> None:
+        for prefix in tuple(self._device.allowed_ips(peer)):
+            if prefix not in kept:
+                self._device.remove_allowed_ip(peer, prefix)
+
+
+class _Rest:
+    """What a plan still says about a peer after one of its changes.
+
+    Sorted out by peer when it is first asked for, so that a plan which replaces
+    nothing pays nothing, and one that replaces much is read once.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._by_peer: defaultdict[PublicKey, list[tuple[int, Change]]] | None = None
+
+    def of(self, peer: PublicKey, position: int) -> Sequence[Change]:
+        """The changes of this peer after the given position of the plan, in order."""
+        if self._by_peer is None:
+            self._by_peer = defaultdict(list)
+            for index, change in enumerate(self._plan):
+                if not isinstance(
+                    change, SetPrivateKey | SetListenPort | SetFwmark | ReplacePeers
+                ):
+                    self._by_peer[change.peer].append((index, change))
+        return [change for index, change in self._by_peer.get(peer, ()) if index > position]
+
+    def prefixes_added(self, peer: PublicKey, position: int) -> set[Prefix]:
+        """Those that the peer is given after the position."""
+        return _added(self.of(peer, position))
+
+
+def _added(changes: Iterable[Change]) -> set[Prefix]:
+    return {change.prefix for change in changes if isinstance(change, AddAllowedIp)}
+
+
+def _expect_range(what: str, value: int, maximum: int) -> None:
+    if not 0 <= value <= maximum:
+        raise ControlError(errno.EINVAL, f"{what} is a number from 0 to {maximum}")

@@ -1,0 +1,366 @@
+"""Our own backend: the protocol's device and a datapath, kept going on one event loop.
+
+Everything that happens ends in :meth:`UserspaceBackend._turn`: events of the datapath and
+due timers go into the device; its commands go down to the datapath, its notices out to
+listeners, and its next deadline into one alarm on the boot clock.
+
+A bug in there must not leave half a VPN running: it is logged, keys are wiped, nothing
+is forwarded any more, and ``on_failure`` tells the daemon to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from nvpn.backend.alarm import open_alarm
+from nvpn.backend.api import Notice, NoticeKind
+from nvpn.backend.plans import MAX_PEERS, PeerEntry, PlanApplier
+from nvpn.datapath.api import Command, Datapath, DeviceGone, ReplaceSockets, SetMtu
+from nvpn.errors import ControlError, DropReason, PlatformError
+from nvpn.model.changes import Plan, SetFwmark, SetListenPort
+from nvpn.model.clock import Now, read_clocks
+from nvpn.model.keys import PublicKey
+from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
+from nvpn.protocol import notices
+from nvpn.protocol.device import Device
+from nvpn.transport.udp import UdpSockets, open_udp, set_fwmark
+
+_log: Final = logging.getLogger(__name__)
+_NO_SOCKETS: Final = UdpSockets(-1, -1, 0)
+
+
+class UserspaceBackend:
+    """Implements :class:`nvpn.backend.api.Backend`.
+
+    Make it before anything is configured: the link is down, the datapath has no sockets.
+    The caller wires the datapath's "there are events" callback to :meth:`handle_events`,
+    and owns the TUN descriptor; the UDP sockets are opened, and closed, here.
+
+    Args:
+        name: the interface's.
+        open_sockets: ``(port, fwmark) -> UdpSockets``, raises PlatformError.
+        clocks: both clocks; the alarm always follows the machine's boot clock.
+        on_device_gone: called once when the TUN device was deleted under us.
+        on_failure: called once, with what went wrong inside; the backend is closed by then.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        device: Device,
+        datapath: Datapath,
+        mtu: int,
+        loop: asyncio.AbstractEventLoop,
+        open_sockets: Callable[[int, int], UdpSockets] = open_udp,
+        clocks: Callable[[], Now] = read_clocks,
+        on_device_gone: Callable[[], None] | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
+        max_peers: int = MAX_PEERS,
+    ) -> None:
+        self.name = name
+        self._device = device
+        self._datapath = datapath
+        self._mtu = mtu
+        self._loop = loop
+        self._open_sockets = open_sockets
+        self._clocks = clocks
+        self._on_device_gone = on_device_gone
+        self._on_failure = on_failure
+        self._peers = PlanApplier(device, max_peers=max_peers)
+        self._listeners: list[Callable[[Notice], None]] = []
+        self._sockets = _NO_SOCKETS
+        self._listen_port = 0
+        self._fwmark = 0
+        self._up = False
+        self._closed = False
+        self._changing = asyncio.Lock()
+        self._unacknowledged: set[asyncio.Future[None]] = set()
+        self._retired: list[UdpSockets] = []
+        self._alarm = open_alarm(loop, self._turn)
+
+    # --- Backend ----------------------------------------------------------------------
+
+    async def apply(self, plan: Plan) -> None:
+        """Apply a plan, all or nothing; it is in force when this returns.
+
+        Raises:
+            ControlError: EADDRINUSE, EINVAL, EPERM, …; nothing was changed then.
+        """
+        async with self._changing:
+            self._expect_open()
+            self._peers.validate(plan)
+            port, fwmark = _last_port_and_mark(plan)
+            commands, old = self._move_sockets(port, fwmark)
+            try:
+                self._peers.apply(plan, self._clocks())
+            except Exception as error:
+                self._fail(error)
+                raise
+            # The sockets first: a keepalive may be among the commands.
+            await self._send([*commands, *self._device.take_commands()], old)
+            self._turn()
+
+    def snapshot(self) -> TunnelSnapshot:
+        """The tunnel now."""
+        now = self._clocks()
+        device = self._device
+        return TunnelSnapshot(
+            name=self.name,
+            private_key=device.private_key,
+            listen_port=self._listen_port,
+            fwmark=self._fwmark,
+            mtu=self._mtu,
+            peers=tuple(
+                self._peer_snapshot(peer, entry, now) for peer, entry in self._peers.entries()
+            ),
+            datapath=self._datapath.describe(),
+            drops=self._drops(),
+        )
+
+    def subscribe(self, listener: Callable[[Notice], None]) -> None:
+        """Call ``listener`` on the loop for every notice; it must not block or raise."""
+        self._listeners.append(listener)
+
+    async def close(self) -> None:
+        """Stop, wipe keys, let go of descriptors. Again: nothing."""
+        self._shut()
+
+    # --- the daemon's hooks -----------------------------------------------------------
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port, also while the link is down; 0 before one was chosen."""
+        return self._listen_port
+
+    async def bring_up(self) -> None:
+        """The link is up: bind the sockets and begin.
+
+        Raises:
+            ControlError: the port cannot be bound; the backend stays down.
+        """
+        async with self._changing:
+            self._expect_open()
+            if self._up:
+                return
+            sockets = self._open(self._listen_port, self._fwmark)
+            self._up = True
+            self._sockets = sockets
+            self._listen_port = sockets.port
+            now = self._clocks()
+            self._device.bring_up(now)
+            await self._send(
+                [ReplaceSockets(sockets.ipv4, sockets.ipv6), *self._device.take_commands()]
+            )
+            self._turn()
+
+    async def bring_down(self) -> None:
+        """The link is down: end all sessions and close the sockets. The port is remembered."""
+        async with self._changing:
+            if self._closed or not self._up:
+                return
+            self._up = False
+            old, self._sockets = self._sockets, _NO_SOCKETS
+            self._device.bring_down(self._clocks())
+            await self._send([*self._device.take_commands(), ReplaceSockets(-1, -1)], old)
+            self._turn()
+
+    def set_mtu(self, mtu: int) -> None:
+        """The interface's MTU is now this many bytes."""
+        if mtu != self._mtu and not self._closed:
+            self._mtu = mtu
+            self._datapath.apply((SetMtu(mtu),))
+
+    def initiate(self, peer: PublicKey) -> None:
+        """Begin a handshake now, as at a start when the peer's session is remembered."""
+        if not self._closed and self._device.has_peer(peer):
+            self._device.initiate(peer, self._clocks())
+            self._turn()
+
+    def handle_events(self) -> None:
+        """The datapath has events. Cheap, and harmless when it has none."""
+        self._turn()
+
+    # --- one turn ---------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        if self._closed:
+            return
+        try:
+            self._run_device()
+        except Exception as error:
+            self._fail(error)
+
+    def _run_device(self) -> None:
+        device = self._device
+        now = self._clocks()
+        gone = False
+        for event in self._datapath.take_events():
+            if isinstance(event, DeviceGone):
+                gone = True
+            else:
+                device.handle_event(event, now)
+        deadline = device.next_timeout()
+        if deadline is not None and deadline <= now.boot:
+            device.handle_timeout(now)
+        commands = device.take_commands()
+        if commands:
+            self._datapath.apply(commands)
+        self._tell()
+        self._alarm.set(device.next_timeout())
+        if gone and self._on_device_gone is not None:
+            callback, self._on_device_gone = self._on_device_gone, None
+            callback()
+
+    def _tell(self) -> None:
+        for noticed in self._device.take_notices():
+            notice = _translate(noticed)
+            for listener in self._listeners:
+                listener(notice)
+
+    def _fail(self, error: BaseException) -> None:
+        # A traceback shows lines of the program, no values: no key gets into the log.
+        _log.critical("internal error, the tunnel is shut down", exc_info=error)
+        self._shut()
+        if self._on_failure is not None:
+            self._on_failure(error)
+
+    def _shut(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._alarm.close()
+        try:
+            self._datapath.close()
+            self._device.close()
+        finally:
+            for waiting in self._unacknowledged:
+                waiting.cancel()
+            for sockets in (self._sockets, *self._retired):
+                sockets.close()
+            self._sockets = _NO_SOCKETS
+            self._retired.clear()
+
+    # --- changes ----------------------------------------------------------------------
+
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise ControlError(errno.ENODEV, f"{self.name} is shutting down")
+
+    async def _send(self, commands: Sequence[Command], old: UdpSockets | None = None) -> None:
+        """Hand down a batch and wait until it is in force; then close ``old``."""
+        done = self._loop.create_future()
+        self._unacknowledged.add(done)
+        if old is not None:
+            self._retired.append(old)
+
+        def acknowledged() -> None:
+            self._unacknowledged.discard(done)
+            if not done.done():
+                done.set_result(None)
+            if old is not None and old in self._retired:
+                self._retired.remove(old)
+                old.close()
+
+        self._datapath.apply(commands, acknowledged)
+        try:
+            await done
+        except asyncio.CancelledError:
+            if self._closed and done.cancelled():
+                self._expect_open()  # it was us, not our caller, who gave up waiting
+            raise
+
+    def _move_sockets(
+        self, port: int | None, fwmark: int | None
+    ) -> tuple[list[Command], UdpSockets | None]:
+        """Open what the new port or mark needs, the only thing that can fail.
+
+        Returns the commands that put it to use, and the sockets to close after that.
+
+        Raises:
+            ControlError: nothing was changed.
+        """
+        wanted_mark = self._fwmark if fwmark is None else fwmark
+        moves = port is not None and (port == 0 or port != self._listen_port)
+        if not self._up:
+            self._fwmark = wanted_mark
+            if port is not None:
+                self._listen_port = port
+            return [], None
+        if moves:
+            assert port is not None
+            new = self._open(port, wanted_mark)
+            old, self._sockets = self._sockets, new
+            self._listen_port = new.port
+            self._fwmark = wanted_mark
+            return [ReplaceSockets(new.ipv4, new.ipv6)], old
+        if wanted_mark != self._fwmark:
+            try:
+                set_fwmark(self._sockets, wanted_mark)
+            except PlatformError as error:
+                raise ControlError(error.errno or errno.EPERM, str(error)) from None
+            self._fwmark = wanted_mark
+            # The same sockets again: routes may lead elsewhere now, so that the datapath
+            # has to forget the source addresses it stuck to.
+            return [ReplaceSockets(self._sockets.ipv4, self._sockets.ipv6)], None
+        return [], None
+
+    def _open(self, port: int, fwmark: int) -> UdpSockets:
+        try:
+            return self._open_sockets(port, fwmark)
+        except PlatformError as error:
+            raise ControlError(error.errno or errno.EADDRINUSE, str(error)) from None
+
+    # --- looking ----------------------------------------------------------------------
+
+    def _peer_snapshot(self, peer: PublicKey, entry: PeerEntry, now: Now) -> PeerSnapshot:
+        state = self._device.peer_state(peer)
+        traffic = self._datapath.counters(state.peer_id)
+        return PeerSnapshot(
+            public_key=peer,
+            name=entry.name,
+            owner=entry.owner,
+            preshared_key=state.preshared_key,
+            endpoint=state.endpoint,
+            last_handshake=state.last_handshake,
+            rx_bytes=traffic.rx_bytes,
+            tx_bytes=traffic.tx_bytes,
+            persistent_keepalive=state.persistent_keepalive,
+            allowed_ips=state.allowed_ips,
+            session_age=(
+                None if state.session_born_at is None else max(now.boot - state.session_born_at, 0)
+            ),
+            handshake_attempts=state.attempts,
+        )
+
+    def _drops(self) -> dict[DropReason, int]:
+        drops = dict(self._datapath.drops())
+        for reason, count in self._device.drops().items():
+            drops[reason] = drops.get(reason, 0) + count
+        return drops
+
+
+def _last_port_and_mark(plan: Plan) -> tuple[int | None, int | None]:
+    port = fwmark = None
+    for change in plan:
+        if isinstance(change, SetListenPort):
+            port = change.port
+        elif isinstance(change, SetFwmark):
+            fwmark = change.mark
+    return port, fwmark
+
+
+_NOTICE_KINDS: Final = {
+    notices.HandshakeCompleted: NoticeKind.HANDSHAKE_COMPLETED,
+    notices.HandshakeGivenUp: NoticeKind.HANDSHAKE_GIVEN_UP,
+    notices.Roamed: NoticeKind.ROAMED,
+    notices.SessionExpired: NoticeKind.SESSION_EXPIRED,
+}
+
+
+def _translate(noticed: notices.Notice) -> Notice:
+    return Notice(_NOTICE_KINDS[type(noticed)], noticed.peer, noticed.wall, noticed.endpoint)
