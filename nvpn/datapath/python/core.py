@@ -329,7 +329,7 @@ class Core:
             return
         self.note_authentic(peer, keypair, endpoint, now, len(datagram), data=len(plain) > 0)
         if plain:
-            self._deliver(peer, plain, tos)
+            self.deliver(peer, plain, tos)
 
     def note_authentic(
         self,
@@ -353,7 +353,11 @@ class Core:
         if promoted:
             self.flush(peer, now)
 
-    def _deliver(self, peer: Peer, plain: bytearray, tos: int) -> None:
+    def deliver(self, peer: Peer, plain: bytearray, tos: int) -> None:
+        """Judge what an authentic, non-empty message holds, and pass it to the TUN device.
+
+        ``plain`` is changed in place; ``tos`` as in ``receive``.
+        """
         inner = parse_inner(plain)
         if inner is None:
             self.drop(DropReason.BAD_INNER)

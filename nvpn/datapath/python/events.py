@@ -17,20 +17,25 @@ class EventQueue:
     which admission judges load, and the caller takes few at a time, so that neither a
     flood of them nor the millisecond that each one costs delays anything else.
 
-    INVARIANT: the other events are as many as commands and peers allow. Each is raised
-    on a change of state; one that packets could repeat is kept once per peer.
+    INVARIANT: the other events are as many as commands and peers allow: what packets
+    can repeat is kept once per peer.
     """
 
-    __slots__ = ("_events", "_handshakes", "_roamed")
+    __slots__ = ("_events", "_handshakes", "_once", "_roamed")
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._once: dict[Event, None] = {}
         self._handshakes: deque[HandshakeReceived] = deque()
         self._roamed: dict[PeerId, Endpoint] = {}
 
     def add(self, event: Event) -> None:
-        """Append an event that packets cannot repeat."""
+        """Append an event that packets cannot repeat, without new keys or commands."""
         self._events.append(event)
+
+    def add_once(self, event: Event) -> None:
+        """Append an event, unless an equal one waits."""
+        self._once[event] = None
 
     def add_handshake(self, event: HandshakeReceived) -> bool:
         """Append a handshake message; False when the queue is full."""
@@ -49,14 +54,16 @@ class EventQueue:
         return len(self._handshakes)
 
     def __bool__(self) -> bool:
-        return bool(self._events or self._handshakes or self._roamed)
+        return bool(self._events or self._once or self._handshakes or self._roamed)
 
     def take(self, max_handshakes: int | None = None) -> list[Event]:
-        """Everything, oldest first, but at most ``max_handshakes`` handshake messages.
+        """Everything, but at most ``max_handshakes`` handshake messages.
 
-        Handshake messages come last.
+        What concerns keys comes first, handshake messages last; each kind oldest first.
         """
         taken, self._events = self._events, []
+        taken.extend(self._once)
+        self._once.clear()
         if self._roamed:
             taken.extend(EndpointRoamed(peer, at) for peer, at in self._roamed.items())
             self._roamed.clear()

@@ -105,7 +105,7 @@ class Peer:
                 self.data_sent_at = now
             if not (self._watched_sent or self._told_sent):
                 self._told_sent = True
-                self._events.add(DataSent(self.id))
+                self._events.add_once(DataSent(self.id))
         if keypair is not None:
             self._want(keypair.wants_after_sending(now))
 
@@ -127,7 +127,7 @@ class Peer:
                 self.data_received_at = now
             if not (self._watched_received or self._told_received):
                 self._told_received = True
-                self._events.add(DataReceived(self.id))
+                self._events.add_once(DataReceived(self.id))
         # Whatever key the packet came under, the one that we send with is the one to renew.
         current = self.slots.current
         if keypair is not None and current is not None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from nvpn.datapath.api import DataSent, EndpointRoamed, Event, HandshakeReceived, PeerId
+from nvpn.datapath.api import (
+    DataReceived,
+    DataSent,
+    EndpointRoamed,
+    Event,
+    HandshakeReceived,
+    PeerId,
+)
 from nvpn.datapath.python.events import EventQueue
 from tests.support.cores import endpoint
 
@@ -42,4 +49,14 @@ def test_a_peer_that_roams_to_and_fro_is_one_event() -> None:
     for place in places:
         queue.set_roamed(PEER, place)
     assert queue.take() == [EndpointRoamed(PEER, places[-1])]
+    assert not queue
+
+
+def test_what_packets_can_repeat_waits_once() -> None:
+    queue = EventQueue()
+    for _ in range(100):
+        queue.add_once(DataSent(PEER))
+        queue.add_once(DataReceived(PEER))
+    assert queue
+    assert queue.take() == [DataSent(PEER), DataReceived(PEER)]
     assert not queue
