@@ -197,7 +197,6 @@ class Host:
         name: str,
         outer: str,
         *,
-        delays: int = 0,
         engine: EngineFactory | None = None,
         timestamps: TimestampSource | None = None,
         rng: Callable[[int], bytes] | None = None,
@@ -207,7 +206,7 @@ class Host:
         self.key = PrivateKey(random.Random(f"{world.seed} {name}").randbytes(32))
         self.public = self.key.public()
         self.outer = Endpoint.parse(outer)
-        self.delays = delays
+        self.delays = 0
         self.delivered: list[bytes] = []
         self.delivered_at: list[int] = []
         self.notices: list[Notice] = []
@@ -402,11 +401,13 @@ class Pair:
         **alice_options: Any,
     ) -> None:
         self.world = World(seed, weather)
-        self.alice = Host(self.world, "alice", "192.0.2.1:1001", delays=delays, **alice_options)
-        self.bob = Host(self.world, "bob", "192.0.2.2:1002", delays=delays)
+        self.alice = Host(self.world, "alice", "192.0.2.1:1001", **alice_options)
+        self.bob = Host(self.world, "bob", "192.0.2.2:1002")
         psk = None if preshared is None else PresharedKey(preshared)
         self.alice.meet(self.bob, "10.0.0.2/32", preshared=psk, keepalive=keepalive)
         self.bob.meet(self.alice, "10.0.0.1/32", preshared=psk)
+        # A backend waits until the configuration is in force; the lag begins after that.
+        self.alice.delays = self.bob.delays = delays
 
     def __repr__(self) -> str:
         return f"Pair({self.world})"
