@@ -61,6 +61,7 @@ from nvpn.model.endpoint import Endpoint
 from nvpn.wire.admission import Accepted, Admission, Answered
 from nvpn.wire.constants import (
     MIN_TRANSPORT_SIZE,
+    PADDING,
     REJECT_AFTER_MESSAGES,
     TAG_SIZE,
     TOS_HANDSHAKE,
@@ -70,11 +71,11 @@ from nvpn.wire.constants import (
 
 MAX_IPV4_DATAGRAM: Final = 65_507
 MAX_IPV6_DATAGRAM: Final = 65_527
+_FITS_ALWAYS: Final = MAX_IPV4_DATAGRAM - TRANSPORT_OVERHEAD - PADDING
 
 _TRANSPORT: Final = struct.Struct("<4xIQ")
-_COUNTER: Final = struct.Struct("<Q")
+_NONCE: Final = struct.Struct("<4xQ")
 _TYPE_TRANSPORT: Final = b"\4\0\0\0"
-_NONCE_PREFIX: Final = bytes(4)
 
 
 class Outgoing(NamedTuple):
@@ -209,7 +210,7 @@ class Core:
         if peer.endpoint is None:
             self.refuse(packet, DropReason.NO_ENDPOINT, now)
             return
-        if padded_size(inner.length, self.mtu) + TRANSPORT_OVERHEAD > _max_datagram(peer.endpoint):
+        if inner.length > _FITS_ALWAYS and not self._fits(inner.length, peer.endpoint):
             self.drop(DropReason.TOO_BIG)
             return
         keypair = peer.sending_keypair(now)
@@ -217,6 +218,10 @@ class Core:
             self.stage(peer, bytes(packet[: inner.length]))
         else:
             self._seal(peer, keypair, packet[: inner.length], now)
+
+    def _fits(self, size: int, endpoint: Endpoint) -> bool:
+        largest = MAX_IPV6_DATAGRAM if endpoint.version == 6 else MAX_IPV4_DATAGRAM
+        return padded_size(size, self.mtu) + TRANSPORT_OVERHEAD <= largest
 
     def stage(self, peer: Peer, packet: bytes) -> None:
         """Keep a packet until there is a key, and ask for one."""
@@ -251,14 +256,13 @@ class Core:
             return
         size = len(packet)
         end = TRANSPORT_HEADER_SIZE + padded_size(size, self.mtu)
+        nonce = _NONCE.pack(counter)
         datagram = bytearray(end + TAG_SIZE)
         datagram[:8] = keypair.header
-        _COUNTER.pack_into(datagram, 8, counter)
+        datagram[8:TRANSPORT_HEADER_SIZE] = nonce[4:]
         datagram[TRANSPORT_HEADER_SIZE : TRANSPORT_HEADER_SIZE + size] = packet
         body = memoryview(datagram)[TRANSPORT_HEADER_SIZE:]
-        keypair.seal(
-            _NONCE_PREFIX + datagram[8:TRANSPORT_HEADER_SIZE], body[:-TAG_SIZE], None, body
-        )
+        keypair.seal(nonce, body[:-TAG_SIZE], None, body)
         tos = outer_tos(traffic_class(packet)) if size else 0
         self._datagrams.append(Outgoing(endpoint, bytes(datagram), tos, peer.id))
         peer.note_sent(now, len(datagram), data=size > 0, keypair=keypair)
@@ -315,12 +319,7 @@ class Core:
             return
         plain = bytearray(len(datagram) - TRANSPORT_OVERHEAD)
         try:
-            keypair.open(
-                _NONCE_PREFIX + bytes(datagram[8:TRANSPORT_HEADER_SIZE]),
-                datagram[TRANSPORT_HEADER_SIZE:],
-                None,
-                plain,
-            )
+            keypair.open(_NONCE.pack(counter), datagram[TRANSPORT_HEADER_SIZE:], None, plain)
         except InvalidTag:
             self.drop(DropReason.BAD_TAG)
             return
@@ -428,7 +427,3 @@ class Core:
             self.routes.remove_peer(peer)
             peer.destroy()
         self.peers.clear()
-
-
-def _max_datagram(endpoint: Endpoint) -> int:
-    return MAX_IPV6_DATAGRAM if endpoint.version == 6 else MAX_IPV4_DATAGRAM
