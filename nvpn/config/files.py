@@ -12,6 +12,7 @@ from nvpn.config.findings import Findings, Place, quote
 
 MAX_CONFIG_BYTES: Final = 16 << 20
 MAX_SECRET_BYTES: Final = 4096
+MAX_SHOWN_PATH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def read_secret(text: str, config: TextFile, place: Place, findings: Findings) -
         findings.error(place, "expected the path of a file that holds the key")
         return None
     path = config.path.parent / text
-    shown = quote(str(path))
+    shown = quote(str(path), limit=MAX_SHOWN_PATH)
     opened = _read(path, MAX_SECRET_BYTES, place, shown, findings)
     if opened is None:
         return None
@@ -95,7 +96,7 @@ def _read(
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "not a path"
         findings.error(place, f"{subject}cannot be opened: {reason}")
         return None
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             findings.error(place, f"{subject}is a directory", "expected a file")
@@ -103,11 +104,13 @@ def _read(
         if not stat.S_ISREG(status.st_mode):
             findings.error(place, f"{subject}is not a regular file")
             return None
-        try:
+        with open(descriptor, "rb", closefd=False) as stream:
             data = stream.read(limit + 1)
-        except OSError as error:
-            findings.error(place, f"{subject}cannot be read: {os.strerror(error.errno or 0)}")
-            return None
+    except OSError as error:
+        findings.error(place, f"{subject}cannot be read: {os.strerror(error.errno or 0)}")
+        return None
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         findings.error(place, f"{subject}is larger than {_size(limit)}")
         return None

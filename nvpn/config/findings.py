@@ -12,9 +12,11 @@ from typing import Final, NamedTuple
 
 from nvpn.errors import ConfigError
 
-# A key is 44 characters of base64 or 64 of hexadecimal. Shorter runs are hidden too, so
-# that a key which lost its end in copying does not show; blanks inside hide nothing.
-_KEY_LIKE: Final = re.compile(r"[A-Za-z0-9+/=]{32}")
+# A key is 44 characters of base64 or 64 of hexadecimal. Shorter runs count too, so that a
+# key which lost its end in copying does not show. What has no capital, + or = in 32
+# characters of base64 is a path: of random keys, one in forty million looks like that.
+_RUN: Final = re.compile(r"[A-Za-z0-9+/=]{32,}")
+_KEY_LIKE: Final = re.compile(r"[A-Z+=]|[0-9a-f]{32}")
 _SHOWN_LENGTH: Final = 60
 _SHOWN_NUMBER: Final = 1 << 64
 
@@ -72,7 +74,8 @@ class Findings:
 
 def may_hold_key(text: str) -> bool:
     """Whether showing the text could show (most of) a key."""
-    return _KEY_LIKE.search("".join(text.split())) is not None
+    runs = _RUN.findall("".join(text.split()))
+    return any(_KEY_LIKE.search(run) for run in runs)
 
 
 def found(value: object) -> str:
@@ -86,14 +89,14 @@ def found(value: object) -> str:
     return f"found {kind_of(value)}"
 
 
-def quote(text: str) -> str:
+def quote(text: str, *, limit: int = _SHOWN_LENGTH) -> str:
     """The text in quotes, printable and not too long; a description if it may hold a key."""
     if not text:
         return "an empty text"
     if may_hold_key(text):
         return "a text that may be a key (not shown)"
-    if len(text) > _SHOWN_LENGTH:
-        text = f"{text[:_SHOWN_LENGTH]}…"
+    if len(text) > limit:
+        text = f"{text[:limit]}…"
     return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
 
 

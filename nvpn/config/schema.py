@@ -44,6 +44,11 @@ ALIASES: Final = {
 }
 """What people write instead, plain and in lower case. Only those known in a table serve."""
 
+EXAMPLE_KEY: Final = (
+    "is the key of an example, which everybody knows",
+    "make your own with nvpn genkey or nvpn genpsk",
+)
+
 _HOOK: Final = (
     "is not served yet: nvpn runs no commands",
     "remove it, and run the command yourself after nvpn up or before nvpn down",

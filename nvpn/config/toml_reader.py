@@ -14,7 +14,7 @@ from nvpn.config.files import TextFile, read_secret
 from nvpn.config.findings import Findings, Place, did_you_mean, found, kind_of, label, quote
 from nvpn.config.locate import Lines, Position, locate
 from nvpn.config.model import HostPort
-from nvpn.config.schema import INTERFACE_KEYS, LATER, PEER_KEYS, SECTIONS, unknown_key
+from nvpn.config.schema import EXAMPLE_KEY, INTERFACE_KEYS, LATER, PEER_KEYS, SECTIONS, unknown_key
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
@@ -321,6 +321,8 @@ class _Reader:
         except ValueError as error:
             self.findings.error(place, str(error))
             return None
+        if key != "public_key" and values.is_example_key(word):
+            self.findings.warn(place, *EXAMPLE_KEY)
         if key != "preshared_key" and not any(raw):
             self.findings.error(place, "expected a key, found one of zeros only")
             return None

@@ -53,6 +53,11 @@ def decode_key(text: str) -> bytes:
     raise ValueError(f"{_KEY}, found {len(text)} characters")
 
 
+def is_example_key(text: str) -> bool:
+    """Whether a key is one of those in the example files, which everybody knows."""
+    return text.startswith("EXAMPLE+")
+
+
 def parse_prefix(text: str) -> Prefix:
     """An allowed IP; a bare address stands for itself alone, host bits are dropped."""
     try:

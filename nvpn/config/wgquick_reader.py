@@ -21,7 +21,7 @@ from nvpn.config.draft import Draft, PeerDraft, claim
 from nvpn.config.files import TextFile
 from nvpn.config.findings import Findings, Place, did_you_mean, found, label, quote
 from nvpn.config.model import HostPort
-from nvpn.config.schema import LATER, unknown_key
+from nvpn.config.schema import EXAMPLE_KEY, LATER, unknown_key
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
@@ -204,6 +204,8 @@ class _Reader:
         except ValueError as error:
             self._findings.error(place, str(error))
             return
+        if key != "public_key" and values.is_example_key(text):
+            self._findings.warn(place, *EXAMPLE_KEY)
         if not any(raw):
             if key != "preshared_key":
                 self._findings.error(place, "expected a key, found one of zeros only")
