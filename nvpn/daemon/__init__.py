@@ -1,1 +1,1 @@
-"""Wires protocol and datapath to a host."""
+"""The process that keeps one tunnel: start, reload, stop, state on disk, logs."""

@@ -1,0 +1,131 @@
+"""Follows what others do to the interface: up, down, MTU, name, namespace, deletion.
+
+People and scripts use `ip link` on a tunnel as on any other interface. With the link up
+the UDP sockets are bound and peers served; with the link down they are not, as with the
+kernel's WireGuard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from nvpn.daemon.tunnel import Tunnel
+from nvpn.errors import NvpnError, PlatformError
+from nvpn.netconf.api import Link, LinkChanged, LinkLeft, LinkMonitor, Netconf
+from nvpn.netconf.linux import LinuxNetconf
+from nvpn.netconf.linux_namespace import call_where
+from nvpn.overlay.linux import tun_name
+
+_log: Final = logging.getLogger(__name__)
+
+
+class LinkFollower:
+    """Keeps backend and host in step with the link, from :meth:`start` to :meth:`close`.
+
+    Args:
+        on_gone: the interface does not exist any more.
+        spawn: starts a background task of the daemon.
+    """
+
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        on_gone: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._tunnel = tunnel
+        self._host = tunnel.host
+        self._loop = loop
+        self._on_gone = on_gone
+        self._spawn = spawn
+        self._monitor: LinkMonitor | None = None
+        self._serving = False
+        self._switching: asyncio.Task[None] | None = None
+
+    def start(self, netconf: Netconf) -> None:
+        """Watch from now on, and catch up with what happened before. Raises PlatformError."""
+        self._watch(netconf.monitor(self._host.link))
+        link = netconf.find_link(tun_name(self._tunnel.tun.fd))
+        if link is not None:
+            self._note(link)
+
+    async def serve(self) -> None:
+        """Bind the sockets now, before the link comes up. Raises ControlError."""
+        await self._tunnel.backend.bring_up()
+        self._serving = True
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._monitor is not None:
+            self._loop.remove_reader(self._monitor.fileno())
+            self._monitor.close()
+            self._monitor = None
+
+    def _watch(self, monitor: LinkMonitor) -> None:
+        self._monitor = monitor
+        self._loop.add_reader(monitor.fileno(), self._read)
+
+    def _read(self) -> None:
+        if self._monitor is None:
+            return
+        for event in self._monitor.take_events():
+            if isinstance(event, LinkChanged):
+                self._note(event.link)
+            elif isinstance(event, LinkLeft):
+                self._find_again()
+                return
+
+    def _note(self, link: Link) -> None:
+        before, self._host.link = self._host.link, link
+        if link.name != before.name:
+            _log.info("the interface is called %s now", link.name)
+        if link.mtu != before.mtu:
+            _log.info("the MTU is %d now", link.mtu)
+            self._tunnel.backend.set_mtu(link.mtu)
+            self._host.follow_mtu()
+        if link.is_up != self._serving and self._switching is None:
+            self._switching = self._spawn(self._switch())
+
+    async def _switch(self) -> None:
+        """Bring the backend to where the link is, which may move meanwhile."""
+        try:
+            while self._host.link.is_up != self._serving:
+                self._serving = self._host.link.is_up
+                if not self._serving:
+                    _log.info("the interface is down")
+                    await self._tunnel.backend.bring_down()
+                    continue
+                await self._tunnel.backend.bring_up()
+                _log.info("the interface is up")
+                self._host.settle()
+        except NvpnError as error:
+            _log.error("%s; set the interface down and up to try again", error)
+        finally:
+            self._switching = None
+
+    def _find_again(self) -> None:
+        """It left this namespace: deleted, or moved to another one."""
+        self.close()
+        try:
+            netconf, monitor, link = call_where(self._tunnel.tun.fd, self._look_around)
+        except PlatformError as error:
+            # EBADFD from the first call: deleted. The datapath will say the same.
+            _log.info("the interface is gone: %s", error)
+            self._on_gone()
+            return
+        _log.info("the interface was moved to another network namespace")
+        self._host.move(netconf, link)
+        self._watch(monitor)
+        self._note(link)
+
+    def _look_around(self) -> tuple[LinuxNetconf, LinkMonitor, Link]:
+        netconf = LinuxNetconf()
+        link = netconf.find_link(tun_name(self._tunnel.tun.fd))
+        if link is None:
+            raise PlatformError("find the interface again")
+        return netconf, netconf.monitor(link), link

@@ -1,0 +1,333 @@
+"""A tunnel on this host: made, configured from a file, changed by a changed file.
+
+Steps leave their undoing on a stack, so that whatever fails unwinds what was done and
+nothing else. Their order is the one in which nothing leaks: keys and peers, then sockets,
+then addresses, the link, routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nvpn.backend.api import Notice, NoticeKind
+from nvpn.config.model import HostPort, TunnelConfig
+from nvpn.config.plan import diff, full_plan
+from nvpn.control.client import is_running
+from nvpn.control.paths import state_path
+from nvpn.control.server import ControlServer, Operation
+from nvpn.daemon.follower import LinkFollower
+from nvpn.daemon.host import HostSettings
+from nvpn.daemon.keeper import StateKeeper
+from nvpn.daemon.memory import read_memory
+from nvpn.daemon.recall import INITIATIONS_PER_SECOND, recall
+from nvpn.daemon.resolver import EndpointResolver
+from nvpn.daemon.tunnel import create_tunnel
+from nvpn.errors import ControlError, NvpnError, PlatformError
+from nvpn.model.changes import SetEndpoint, SetListenPort
+from nvpn.model.clock import SECOND, boot_ns, read_clocks
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.keys import PublicKey
+from nvpn.netconf.linux import LinuxNetconf
+
+_log: Final = logging.getLogger(__name__)
+
+RESOLVE_SECONDS: Final = 3.0
+"""How long a start or reload waits for names; slower ones come in when they do."""
+
+_DAY: Final = 86_400 * SECOND
+_MIN_BURST: Final = 100
+_INITIATION_TICK: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a session needs from the process it runs in.
+
+    ``spawn`` starts a background task whose failure ends the process; ``end`` ends it
+    with an exit status and a reason; ``warn`` tells the person who started it.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    end: Callable[[int, str], None]
+    warn: Callable[[str], None]
+
+
+class Session:
+    """One interface, from its creation on. What was made is removed by closing ``undo``.
+
+    Args:
+        name: the interface's.
+        has_memory: whether peers are remembered over a restart: those of a file are,
+            those that others configure are not.
+
+    Raises:
+        PlatformError: it runs already, the interface exists, no permission.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        around: Surroundings,
+        undo: contextlib.AsyncExitStack,
+        *,
+        has_memory: bool,
+    ) -> None:
+        if is_running(name):
+            raise PlatformError(
+                f"start {name}",
+                errno=errno.EADDRINUSE,
+                hint=f"it is running already; see: nvpn show {name}",
+            )
+        self._name = name
+        self._around = around
+        self._undo = undo
+        self._config: TunnelConfig | None = None
+        self._netconf = LinuxNetconf()
+        undo.callback(self._netconf.close)
+        path = state_path(name)
+        self._memory, problem = read_memory(path)
+        if problem:
+            around.warn(f"cannot read {path}: {problem}; starting without what it remembers")
+        self._keeper = StateKeeper(
+            path,
+            self._memory,
+            loop=around.loop,
+            is_known=self._is_known,
+            remembers_peers=has_memory,
+        )
+        # First on the stack, last to go: the exact last timestamp is known then.
+        undo.callback(self._keeper.close)
+        self._tunnel = create_tunnel(
+            name,
+            self._netconf,
+            loop=around.loop,
+            timestamps=self._keeper.timestamps,
+            on_gone=self._interface_gone,
+            on_failure=lambda error: around.end(1, "an internal error"),
+        )
+        undo.push_async_callback(self._tunnel.close)
+        self._backend = self._tunnel.backend
+        self._host = self._tunnel.host
+        self._resolver = EndpointResolver(self._endpoint_found, spawn=around.spawn)
+        undo.callback(self._resolver.close)
+        self._follower = LinkFollower(
+            self._tunnel, loop=around.loop, on_gone=self._interface_gone, spawn=around.spawn
+        )
+        undo.callback(self._follower.close)
+        self._mtu = 0
+        self._backend.subscribe(self._notice)
+
+    @property
+    def config(self) -> TunnelConfig | None:
+        """What it was last configured by, keys wiped; None for a bare device."""
+        return self._config
+
+    def describe(self) -> str:
+        """For the log."""
+        return self._backend.snapshot().datapath
+
+    # --- start --------------------------------------------------------------------------
+
+    def open_control(self, operations: dict[str, Operation]) -> None:
+        """Let others look and change, and follow what they do to the link.
+
+        Raises:
+            PlatformError: another daemon has the socket, or its directory is not writable.
+        """
+        self._follower.start(self._netconf)
+        server = ControlServer(
+            self._name,
+            self._backend,
+            operations=operations,
+            on_removed=lambda: self._around.end(0, "the control socket was removed"),
+        )
+        self._undo.push_async_callback(server.close)
+        server.open()
+
+    async def configure(self, config: TunnelConfig) -> None:
+        """Peers, keys and sockets: all that has to be there before the first route.
+
+        Raises:
+            ControlError: the port is taken, …
+        """
+        self._config = config
+        for sentence in config.warnings:
+            self._around.warn(sentence)
+        self._resolver.want(_endpoints(config))
+        for sentence in await self._wait_for_names(config):
+            self._around.warn(sentence)
+        now = read_clocks()
+        recalled = recall(config, self._resolver.known, self._memory, wall=now.wall, boot=now.boot)
+        self._check_clock(now.wall)
+        self._keeper.timestamps.burst = max(_MIN_BURST, len(config.peers))
+        elsewhere = tuple(
+            SetEndpoint(peer.public_key, recalled.endpoints[peer.public_key])
+            for peer in config.peers
+            if peer.endpoint is None and peer.public_key in recalled.endpoints
+        )
+        try:
+            await self._backend.apply(full_plan(config, recalled.endpoints) + elsewhere)
+        finally:
+            _wipe_keys(config)
+        await self._bind(config)
+        if recalled.in_session:
+            self._around.spawn(self._initiate(recalled.in_session))
+
+    def configure_host(self) -> None:
+        """MTU, addresses, link, routes. Raises PlatformError."""
+        assert self._config is not None
+        settings = HostSettings.of(self._config)
+        self._adapt_mtu(self._config)
+        self._host.raise_link()
+        self._host.extend(settings)
+        self._host.reduce(settings)
+
+    async def _bind(self, config: TunnelConfig) -> None:
+        """Bind the configured port, or the one the kernel chose last time if it is free.
+
+        So peers that only know our last address and port still reach us.
+        """
+        if config.interface.listen_port is None and self._memory.listen_port:
+            await self._backend.apply((SetListenPort(self._memory.listen_port),))
+            try:
+                await self._follower.serve()
+            except ControlError as error:
+                _log.info("the port of the last run is not free: %s", error)
+                await self._backend.apply((SetListenPort(0),))
+        await self._follower.serve()
+        self._remember_port(config)
+
+    async def _wait_for_names(self, config: TunnelConfig) -> list[str]:
+        missing = await self._resolver.wait(RESOLVE_SECONDS)
+        return [
+            f"{peer.label}: {peer.endpoint.host} does not resolve yet"
+            f" ({missing[peer.public_key]}); trying on in the background"
+            for peer in config.peers
+            if peer.endpoint is not None and peer.public_key in missing
+        ]
+
+    def _check_clock(self, wall: int) -> None:
+        lead = self._keeper.timestamps.lead_ns(wall)
+        if lead > _DAY:
+            self._around.warn(
+                f"the clock is {lead // _DAY} days behind the handshakes of the last run;"
+                " it was wrong then, or it is wrong now"
+            )
+
+    async def _initiate(self, peers: Sequence[PublicKey]) -> None:
+        """Handshakes with those who believe in a session with us, spread over time."""
+        step = max(1, int(INITIATIONS_PER_SECOND * _INITIATION_TICK))
+        for start in range(0, len(peers), step):
+            for peer in peers[start : start + step]:
+                self._backend.initiate(peer)
+            await asyncio.sleep(_INITIATION_TICK)
+
+    # --- change -------------------------------------------------------------------------
+
+    async def change(self, new: TunnelConfig) -> list[str]:
+        """Bring a configured tunnel to a new configuration, or leave it as it is.
+
+        Returns sentences of warning.
+
+        Raises:
+            NvpnError: the host or the backend refused; all is as before.
+        """
+        assert self._config is not None
+        old, old_mtu = self._config, self._mtu
+        settings = HostSettings.of(new)
+        self._resolver.want(_endpoints(new))
+        try:
+            unresolved = await self._wait_for_names(new)
+            boot = boot_ns()
+            endpoints = {
+                peer: endpoint._replace(learned_at=boot)
+                for peer, endpoint in self._resolver.known.items()
+            }
+            plan = diff(self._backend.snapshot(), new, endpoints, previous=old)
+            self._host.extend(settings)
+            try:
+                self._adapt_mtu(new)
+                await self._backend.apply(plan)
+            except BaseException:
+                self._host.withdraw(settings)
+                raise
+        except NvpnError:
+            self._resolver.want(_endpoints(old))
+            await self._resolver.wait(0)
+            self._set_mtu(old_mtu)
+            raise
+        finally:
+            _wipe_keys(new)
+        self._host.reduce(settings)
+        self._config = new
+        self._keeper.timestamps.burst = max(_MIN_BURST, len(new.peers))
+        self._remember_port(new)
+        _log.info("reloaded: %d changes", len(plan))
+        return [*new.warnings, *unresolved]
+
+    def _endpoint_found(self, peer: PublicKey, endpoint: Endpoint) -> None:
+        self._around.spawn(self._use_endpoint(peer, endpoint))
+
+    async def _use_endpoint(self, peer: PublicKey, endpoint: Endpoint) -> None:
+        """A name that resolved late, or was looked up again after its peer fell silent."""
+        _log.info("endpoint resolved", extra={"peer": peer.short, "endpoint": str(endpoint)})
+        try:
+            await self._backend.apply(
+                (SetEndpoint(peer, endpoint._replace(learned_at=boot_ns())),)
+            )
+            if self._config is not None and self._mtu:
+                self._adapt_mtu(self._config)
+        except NvpnError as error:
+            _log.warning("%s", error, extra={"peer": peer.short})
+
+    def _adapt_mtu(self, config: TunnelConfig) -> None:
+        """Set the MTU where what it should be has changed; one that people set stays."""
+        addresses = [endpoint.address for endpoint in self._resolver.known.values()]
+        self._set_mtu(self._host.mtu_for(HostSettings.of(config), addresses))
+
+    def _set_mtu(self, mtu: int) -> None:
+        if mtu != self._mtu:
+            self._host.set_mtu(mtu)
+            self._backend.set_mtu(mtu)
+            self._mtu = mtu
+
+    def _remember_port(self, config: TunnelConfig) -> None:
+        is_chosen = config.interface.listen_port is None
+        self._keeper.remember_port(self._backend.listen_port if is_chosen else 0)
+
+    # --- what happens -------------------------------------------------------------------
+
+    def _notice(self, notice: Notice) -> None:
+        extra = {"peer": notice.peer.short}
+        if notice.endpoint is not None:
+            extra["endpoint"] = str(notice.endpoint)
+        _log.info(notice.kind.value, extra=extra)
+        self._keeper.remember(notice)
+        if notice.kind is NoticeKind.HANDSHAKE_GIVEN_UP:
+            self._resolver.look_again(notice.peer)
+
+    def _interface_gone(self) -> None:
+        self._around.end(0, "the interface was removed")
+
+    def _is_known(self, peer: PublicKey) -> bool:
+        return self._tunnel.device.has_peer(peer)
+
+
+def _endpoints(config: TunnelConfig) -> dict[PublicKey, HostPort]:
+    return {peer.public_key: peer.endpoint for peer in config.peers if peer.endpoint is not None}
+
+
+def _wipe_keys(config: TunnelConfig) -> None:
+    """The device has copies of its own."""
+    if config.interface.private_key is not None:
+        config.interface.private_key.wipe()
+    for peer in config.peers:
+        if peer.preshared_key is not None:
+            peer.preshared_key.wipe()

@@ -1,0 +1,91 @@
+"""The parts of one tunnel, put together: TUN device, datapath, protocol, backend, host."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvpn.backend.userspace import UserspaceBackend
+from nvpn.daemon.host import TunnelHost
+from nvpn.datapath.python.engine import PythonDatapath
+from nvpn.datapath.python.udp import probe_max_segments
+from nvpn.errors import PlatformError
+from nvpn.model.clock import read_clocks
+from nvpn.netconf.linux import LinuxNetconf
+from nvpn.overlay.api import Tun
+from nvpn.overlay.linux import open_tun
+from nvpn.protocol.device import Device
+from nvpn.protocol.tai64n import TimestampSource
+from nvpn.wire.constants import DEFAULT_MTU
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Down, and without key, address or peer. :meth:`close` removes the interface."""
+
+    tun: Tun
+    device: Device
+    backend: UserspaceBackend
+    host: TunnelHost
+
+    async def close(self) -> None:
+        """Wipe keys, close the sockets, remove the interface and all that hangs on it."""
+        try:
+            await self.backend.close()
+        finally:
+            self.tun.close()
+
+
+def create_tunnel(
+    name: str,
+    netconf: LinuxNetconf,
+    *,
+    loop: asyncio.AbstractEventLoop,
+    timestamps: TimestampSource,
+    on_gone: Callable[[], None],
+    on_failure: Callable[[BaseException], None],
+) -> Tunnel:
+    """Create the interface and what moves its packets.
+
+    Args:
+        on_gone: the interface was deleted by somebody.
+        on_failure: a bug of ours ended the backend.
+
+    Raises:
+        PlatformError: the interface exists, no permission, no TUN driver.
+    """
+    if netconf.find_link(name) is not None:
+        raise PlatformError(
+            f"create interface {name}",
+            errno=errno.EEXIST,
+            hint=f"choose another name, or remove it: ip link delete {name}",
+        )
+    tun = open_tun(name)
+    try:
+        link = netconf.find_link(tun.name)
+        if link is None:
+            raise PlatformError(f"find interface {tun.name}", errno=errno.ENODEV)
+        max_segments = probe_max_segments()
+        host = TunnelHost(netconf, link, max_segments=max_segments)
+        host.prepare(DEFAULT_MTU)
+        datapath = PythonDatapath(loop, tun, mtu=DEFAULT_MTU, max_segments=max_segments)
+        device = Device(
+            datapath=datapath, random=os.urandom, timestamps=timestamps, now=read_clocks()
+        )
+        backend = UserspaceBackend(
+            name=tun.name,
+            device=device,
+            datapath=datapath,
+            mtu=DEFAULT_MTU,
+            loop=loop,
+            on_device_gone=on_gone,
+            on_failure=on_failure,
+        )
+        datapath.on_events = backend.handle_events
+    except BaseException:
+        tun.close()
+        raise
+    return Tunnel(tun, device, backend, host)
