@@ -133,6 +133,8 @@ class RequestReader:
                     return body
                 if operation == "get":
                     raise BadRequest(operation, errno.EINVAL, "get has no lines")
+                if end - line > MAX_LINE:
+                    raise BadRequest(operation, errno.EIO, "a line is too long")
                 line = end + 1
             if operation == "get" and self._buffer:
                 raise BadRequest(operation, errno.EINVAL, "get has no lines")
