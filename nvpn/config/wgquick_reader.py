@@ -169,7 +169,7 @@ class _Reader:
                 interface.addresses.append((address, place))
 
     def _read_allowed_ips(self, peer: PeerDraft, text: str, place: Place) -> None:
-        for word in text.split(",") if text else ():
+        for word in text.split(","):
             # `wg` reads the length by strtoul, so 10.0.0.0/08 is 10.0.0.0/8.
             plain = re.sub(r"/0+(?=[0-9])", "/", word)
             prefix = self._parse(values.parse_prefix, plain, place)
