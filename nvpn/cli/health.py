@@ -94,7 +94,7 @@ def peer_problems(peer: PeerRecord, now: int) -> list[str]:
 def tunnel_problems(tunnel: TunnelRecord) -> list[str]:
     """What is wrong with the interface itself, a sentence each."""
     problems = []
-    if not tunnel.private_key:
+    if not tunnel.public_key:
         problems.append("no private key: no handshake is possible")
     if not tunnel.peers:
         problems.append("no peers")

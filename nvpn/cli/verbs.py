@@ -142,11 +142,11 @@ GROUPS: Final = (
                 "Make only the interface, for wg to configure",
                 "Make an interface and its control socket, without address, key or peer:\n"
                 "`wg` does the rest. `nvpn INTERFACE` is short for it, so that nvpn can stand\n"
-                "in for wireguard-go wherever that is called.",
+                "in for wireguard-go wherever that is called, under wg-quick for one:\n"
+                "WG_QUICK_USERSPACE_IMPLEMENTATION=nvpn wg-quick up wg0.",
                 (
                     ("nvpn wg0", "in the background; returns when it is there"),
                     ("nvpn -f wg0", "in front"),
-                    ("WG_QUICK_USERSPACE_IMPLEMENTATION=nvpn wg-quick up wg0", "under wg-quick"),
                 ),
             ),
         ),
