@@ -1,0 +1,112 @@
+"""``nvpn check`` as a user meets it, and the examples that it must accept."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nvpn.config.load import examine
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted(path.name for path in (ROOT / "conf.d").iterdir() if path.suffix != ".d")
+OWN = "wAo3rNbkSyQ1DGvgUqCWLIm0dWRT5vOJ9M9mNRqPT1o="
+ALICE = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+
+
+def check(*files: str, cwd: Path) -> tuple[int, str, str]:
+    code = "import sys; from nvpn.cli.main import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "check", *files],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    good = tmp_path / "good.toml"
+    good.write_text(
+        f"[interface]\nprivate_key = '{OWN}'\naddress = ['10.0.0.1/24', 'fd00::1/64']\n"
+        f"[[peer]]\npublic_key = '{ALICE}'\nallowed_ips = '0.0.0.0/0'\n"
+    )
+    good.chmod(0o600)
+    (tmp_path / "bad.toml").write_text("[interface]\nmtu = 1\n[[peer]]\nname = 'x'\n")
+    return tmp_path
+
+
+def test_a_good_file_is_summed_up_and_its_warnings_told(home: Path) -> None:
+    assert check("good.toml", cwd=home) == (
+        0,
+        "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer\n",
+        "warning: good.toml:6: peer[1].allowed_ips: 0.0.0.0/0 is accepted from and sent to this"
+        " peer, but nvpn does not install a default route yet\n",
+    )
+
+
+def test_every_mistake_of_every_file_is_told(home: Path) -> None:
+    assert check("bad.toml", "good.toml", "goood.toml", cwd=home) == (
+        1,
+        "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer\n",
+        "bad.toml:2: interface.mtu: expected bytes from 576 to 65475, found 1\n"
+        "bad.toml:3: peer[1]: has no public_key; every peer needs one\n"
+        "warning: good.toml:6: peer[1].allowed_ips: 0.0.0.0/0 is accepted from and sent to this"
+        " peer, but nvpn does not install a default route yet\n"
+        'goood.toml: does not exist; did you mean "good.toml"?\n',
+    )
+
+
+def test_the_examples_are_there() -> None:
+    assert {"client.toml", "server.toml", "site-to-site.toml", "roadwarrior.toml"} < set(EXAMPLES)
+    assert any(name.endswith(".conf") for name in EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_accepted_and_its_keys_are_told_to_be_nobodys(name: str) -> None:
+    status, said, warned = check(name, cwd=ROOT / "conf.d")
+    assert status == 0
+    assert said.startswith(f"{name}: good: interface {Path(name).stem}, ")
+    assert "is the key of an example, which everybody knows" in warned
+    others = [w for w in warned.splitlines() if "example" not in w and "accessible" not in w]
+    assert others == []
+
+
+def test_fragments_of_the_example_are_part_of_it() -> None:
+    config = examine(ROOT / "conf.d" / "roadwarrior.toml").config
+    assert config is not None
+    assert [peer.name for peer in config.peers] == ["laptop", "phone"]
+
+
+def test_the_manual_tells_every_key_and_its_examples_are_valid(tmp_path: Path) -> None:
+    from nvpn.config.schema import INTERFACE_KEYS, PEER_KEYS
+
+    page = (ROOT / "man" / "nvpn.toml.5").read_text()
+    for key in (*INTERFACE_KEYS, *PEER_KEYS):
+        assert f".TP\n.B {key}\n" in page
+    examples = [part.split(".EE")[0] for part in page.split(".EX\n")[1:]]
+    assert len(examples) == 2
+    (tmp_path / "wg0.key").write_text(OWN)
+    (tmp_path / "laptop.psk").write_text(OWN)
+    for example in examples:
+        path = tmp_path / "wg0.toml"
+        path.write_text(example)
+        assert examine(path).problems == ()
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="needs man(1)")
+def test_the_manual_is_well_formed() -> None:
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", ROOT / "man" / "nvpn.toml.5"],
+        capture_output=True,
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "80"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout
