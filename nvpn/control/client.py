@@ -205,11 +205,13 @@ def request(
             raise ControlError(
                 error.errno or errno.EIO, f"the daemon of {name} hung up: {error.strerror}"
             ) from None
-    answered, _, code = answer.rpartition("errno=")
-    if not code:
+    if not answer:
         raise ControlError(
             errno.EPROTO, f"the daemon of {name} does not know the request {operation}"
         )
+    answered, found, code = answer.rpartition("errno=")
+    if not found:
+        raise ControlError(errno.EIO, f"the daemon of {name} hung up in the middle of its answer")
     answer_lines = answered.splitlines()
     try:
         number = abs(int(code))
