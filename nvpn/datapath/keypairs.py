@@ -121,8 +121,15 @@ class Keypair:
         return None
 
     def wants_after_receiving(self, now: int) -> Why | None:
-        """Why this key should be renewed, having just received; given once."""
-        if self.role is Role.INITIATOR and now - self.born_at >= REKEY_AFTER_TIME_RECEIVING:
+        """Why this key should be renewed, having just received; given once.
+
+        Not one that was stopped: what replaces it depends on who we are now.
+        """
+        if (
+            self.role is Role.INITIATOR
+            and now - self.born_at >= REKEY_AFTER_TIME_RECEIVING
+            and self.may_send
+        ):
             return self._ask(Why.OLD_RECEIVING)
         return None
 

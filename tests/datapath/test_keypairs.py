@@ -81,6 +81,12 @@ def test_an_initiator_renews_once_at_165_seconds_after_receiving() -> None:
     assert key.wants_after_receiving(BORN + 166 * SECOND) is None
 
 
+def test_a_stopped_key_is_not_renewed_for_what_is_received() -> None:
+    key = keypair(INITIATOR)
+    key.may_send = False
+    assert key.wants_after_receiving(BORN + 170 * SECOND) is None
+
+
 def test_a_responder_never_renews_for_age() -> None:
     key = keypair(RESPONDER)
     for age in (120, 165, 179):
