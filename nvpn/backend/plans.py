@@ -39,6 +39,9 @@ MAX_PEERS: Final = 1 << 20
 """Of one interface; the kernel's limit too."""
 
 
+_CHANGES_A_TURN: Final = 512
+
+
 class PeerEntry:
     """What is known of a peer beside the protocol's own state."""
 
@@ -82,10 +85,16 @@ class PlanApplier:
         if added and len(self._entries) + len(added) > self._max_peers:
             raise ControlError(errno.ENOSPC, f"an interface has at most {self._max_peers} peers")
 
-    def apply(self, plan: Plan, now: Now) -> None:
-        """Apply what :meth:`validate` has passed. The caller sees to ports and marks."""
+    def apply(self, plan: Plan, now: Now) -> Iterator[None]:
+        """Apply what :meth:`validate` has passed. The caller sees to ports and marks.
+
+        Yields now and then, so that a plan of a hundred thousand changes does not keep
+        packets waiting until it is through.
+        """
         rest = _Rest(plan)
         for position, change in enumerate(plan):
+            if position % _CHANGES_A_TURN == _CHANGES_A_TURN - 1:
+                yield
             if isinstance(change, SetPrivateKey):
                 self._set_private_key(change.key, now)
             elif isinstance(change, ReplacePeers):

@@ -96,14 +96,9 @@ class UserspaceBackend:
             self._peers.validate(plan)
             port, fwmark = _last_port_and_mark(plan)
             commands, old = self._move_sockets(port, fwmark)
-            try:
-                self._peers.apply(plan, self._clocks())
-            except Exception as error:
-                self._fail(error)
-                raise
-            # The sockets first: a keepalive may be among the commands.
-            await self._send([*commands, *self._device.take_commands()], old)
-            self._turn()
+            # The sockets first: a keepalive may be among the commands that follow.
+            await self._send(commands, old)
+            await self._change_peers(plan)
 
     def snapshot(self) -> TunnelSnapshot:
         """The tunnel now."""
@@ -251,8 +246,29 @@ class UserspaceBackend:
         if self._closed:
             raise ControlError(errno.ENODEV, f"{self.name} is shutting down")
 
+    async def _change_peers(self, plan: Plan) -> None:
+        """Apply what is about peers, and return when it is in force.
+
+        In parts, with packets moving in between: no part fails, and no other plan comes
+        between them.
+        """
+        try:
+            for _ in self._peers.apply(plan, self._clocks()):
+                self._datapath.apply(self._device.take_commands())
+                await asyncio.sleep(0)
+                self._expect_open()
+        except ControlError:
+            raise
+        except Exception as error:
+            self._fail(error)
+            raise
+        await self._send(self._device.take_commands())
+        self._turn()
+
     async def _send(self, commands: Sequence[Command], old: UdpSockets | None = None) -> None:
         """Hand down a batch and wait until it is in force; then close ``old``."""
+        if not commands:
+            return
         done = self._loop.create_future()
         self._unacknowledged.add(done)
         if old is not None:

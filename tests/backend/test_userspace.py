@@ -339,6 +339,28 @@ def test_one_change_among_ten_thousand_peers_sends_one_command() -> None:
     play(scenario)
 
 
+def test_the_loop_goes_on_while_a_great_plan_is_applied() -> None:
+    async def scenario() -> None:
+        tunnel = MemoryTunnel()
+        many = [PublicKey(n.to_bytes(32, "little")) for n in range(1, 10_001)]
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        await tunnel.backend.apply(tuple(AddPeer(peer) for peer in many))
+        counting.cancel()
+        assert turns > 10
+        assert len(tunnel.backend.snapshot().peers) == len(many)
+        await tunnel.close()
+
+    play(scenario)
+
+
 # --- sockets --------------------------------------------------------------------------
 
 
