@@ -17,6 +17,8 @@ from nvpn.errors import ConfigError
 # characters of base64 is a path: of random keys, one in forty million looks like that.
 _RUN: Final = re.compile(r"[A-Za-z0-9+/=]{32,}")
 _KEY_LIKE: Final = re.compile(r"[A-Z+=]|[0-9a-f]{32}")
+_RUN_LENGTH: Final = 32
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _SHOWN_LENGTH: Final = 60
 _SHOWN_NUMBER: Final = 1 << 64
 
@@ -74,6 +76,8 @@ class Findings:
 
 def may_hold_key(text: str) -> bool:
     """Whether showing the text could show (most of) a key."""
+    if len(text) < _RUN_LENGTH:
+        return False
     runs = _RUN.findall("".join(text.split()))
     return any(_KEY_LIKE.search(run) for run in runs)
 
@@ -104,7 +108,7 @@ def label(name: str) -> str:
     """The name of a key as it appears in a place: in quotes if it is an odd one."""
     if may_hold_key(name):
         return "(not shown)"
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quote(name)
+    return name if _PLAIN_NAME.fullmatch(name) else quote(name)
 
 
 def kind_of(value: object) -> str:

@@ -131,6 +131,9 @@ def _fragments(path: Path, findings: Findings) -> list[Path]:
     except PermissionError:
         findings.error(place, "may not be read by this user", "try again with sudo")
         return []
+    except OSError as error:
+        findings.error(place, f"cannot be read: {os.strerror(error.errno or 0)}")
+        return []
     if path.suffix != ".toml":
         if names and not path.with_suffix(".toml").exists():
             findings.warn(place, "is not read", "only .toml files have fragments")

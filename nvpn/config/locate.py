@@ -11,21 +11,20 @@ is the first allowed IP of the second peer.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final, Union
 
 Position = tuple[Union[str, int], ...]  # noqa: UP007 - a runtime value on Python 3.10
 
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _DOT: Final = re.compile(r"[ \t]*\.[ \t]*")
 _MULTILINE: Final = {
-    '"""': re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*"""(?:""|")?', re.DOTALL),
-    "'''": re.compile(r"'''(?:[^']|'(?!''))*'''(?:''|')?"),
+    '"""': re.compile(r'"""[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""(?:""|")?', re.DOTALL),
+    "'''": re.compile(r"'''[^']*(?:'(?!'')[^']*)*'''(?:''|')?"),
 }
 _ONE_LINE: Final = {
-    '"': re.compile(r'"((?:[^"\\\n]|\\.)*)"'),
+    '"': re.compile(r'"([^"\\\n]*(?:\\.[^"\\\n]*)*)"'),
     "'": re.compile(r"'([^'\n]*)'"),
 }
 # A number, a date (which may have a blank inside) or a boolean.
@@ -79,7 +78,8 @@ class _Scanner:
         self.found: dict[Position, int] = {}
         self._text = text
         self._at = 0
-        self._newlines = [match.start() for match in re.finditer("\n", text)]
+        self._counted = 0
+        self._newlines = 0
         self._array_lengths: dict[Position, int] = {}
 
     def scan_document(self) -> None:
@@ -94,7 +94,9 @@ class _Scanner:
 
     def line(self) -> int:
         """Where the scanner is."""
-        return bisect_left(self._newlines, self._at) + 1
+        self._newlines += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._newlines + 1
 
     def _scan_array_header(self) -> Position:
         line = self.line()

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -163,11 +166,44 @@ def test_a_file_that_cannot_be_read_is_told(make, message, name, tmp_path: Path)
     assert str(problem).startswith(str(tmp_path / name))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_of_somebody_else_needs_sudo(tmp_path: Path) -> None:
-    path = write(tmp_path / "wg0.toml", "[interface]\n", 0)
-    (problem,) = examine(path).problems
-    assert str(problem) == f"{path}: may not be read by this user; try again with sudo"
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Run as somebody who may not read everything, even if root runs the tests."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("forbidden", ["wg0.toml", "wg0.d", "wg0.d/a.toml"])
+def test_what_belongs_to_somebody_else_needs_sudo(forbidden: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        path = write(directory / "wg0.toml", "[interface]\n", 0o644)
+        write(directory / "wg0.d" / "a.toml", "", 0o644)
+        (directory / "wg0.d").chmod(0o755)
+        (directory / forbidden).chmod(0)
+        with as_nobody():
+            (problem,) = examine(path).problems
+        (directory / forbidden).chmod(0o700)
+    message = "may not be read by this user; try again with sudo"
+    assert str(problem) == f"{directory / forbidden}: {message}"
+
+
+def test_a_name_in_a_directory_of_somebody_else_needs_sudo() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name, "etc")
+        directory.mkdir(mode=0)
+        with as_nobody(), pytest.raises(ConfigError) as caught:
+            find("wg0", searched=(directory,))
+    assert str(caught.value) == (
+        f"{directory}: may not be searched by this user; try again with sudo"
+    )
 
 
 def test_a_file_may_be_a_symbolic_link(tmp_path: Path) -> None:

@@ -211,3 +211,8 @@ def test_no_text_at_all_makes_it_fail(text: str) -> None:
 
 def test_nesting_without_end_is_survived() -> None:
     assert locate("a = " + "[" * 100_000)[("a",)] == 1
+
+
+def test_a_text_of_megabytes_is_walked_over() -> None:
+    text = 'a = """' + "x\\n\n" * 1_000_000 + '"""\nb = \'' + "y" * 1_000_000 + "'\nc = 1"
+    assert locate(text)[("c",)] == 1_000_003
