@@ -150,7 +150,8 @@ def _show(which: str, print_them: Callable[[list[TunnelRecord], int], None]) -> 
         try:
             tunnels.append(client.get(name))
         except (PlatformError, ControlError) as error:
-            print_error(str(error))
+            sentence = str(error)
+            print_error(sentence if name in sentence else f"{name}: {sentence}")
     if tunnels or not names:
         print_them(tunnels, int(time.time()))
     return 0 if len(tunnels) == len(names) else 1

@@ -8,6 +8,7 @@ that a theme defines, so that it reads on dark and on light.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from nvpn.cli.health import (
     short_duration,
     tunnel_problems,
 )
+from nvpn.cli.paint import wants_colour
 from nvpn.cli.rows import compact_prefixes
 from nvpn.cli.text import format_endpoint
 from nvpn.control.client import PeerRecord, TunnelRecord
@@ -56,10 +58,22 @@ def print_tunnels(
         up_since: Unix time in seconds by interface, where it is known.
         verbose: full keys, drops, and how packets are moved.
     """
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = open_console()
     for tunnel in tunnels:
         since = up_since.get(tunnel.name)
         console.print(draw_tunnel(tunnel, now, since=since, verbose=verbose, width=console.width))
+
+
+def open_console() -> Console:
+    """Standard output for `rich`, by the same rules for colour as the rest of ours."""
+    colour = wants_colour(sys.stdout)
+    return Console(
+        color_system="standard" if colour else None,
+        force_terminal=colour or None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 def draw_tunnel(

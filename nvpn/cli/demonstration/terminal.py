@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Final
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nvpn.cli.demonstration.view import CLOSING, TITLE, Event, describe, format_rate
-from nvpn.cli.table import draw_tunnel
+from nvpn.cli.table import draw_tunnel, open_console
 from nvpn.control.client import TunnelRecord
 
 _NEXT: Final = {
@@ -31,7 +30,7 @@ class TerminalView:
     """A line for each thing done, and below a live one for what is going on."""
 
     def __init__(self, seconds: float) -> None:
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._console = open_console()
         self._live = Live(
             console=self._console, refresh_per_second=12, transient=True, redirect_stderr=False
         )

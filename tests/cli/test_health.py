@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pytest
+
+from nvpn.cli.health import (
+    Health,
+    clean,
+    handshake_age,
+    peer_health,
+    peer_label,
+    peer_problems,
+    short_bytes,
+    short_duration,
+    tunnel_problems,
+)
+from nvpn.errors import DropReason
+from tests.support.records import NOW, peer, tunnel
+
+NEVER = (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("age", "health"),
+    [(0, Health.FRESH), (179, Health.FRESH), (180, Health.STALE), (10**8, Health.STALE)],
+)
+def test_a_handshake_is_fresh_for_as_long_as_a_session_lives(age: int, health: Health) -> None:
+    assert peer_health(peer(last_handshake=(NOW - age, 0)), NOW) is health
+
+
+def test_a_peer_without_a_handshake_is_neither() -> None:
+    assert peer_health(peer(last_handshake=NEVER), NOW) is Health.NEVER
+
+
+@pytest.mark.parametrize(
+    ("values", "sentences"),
+    [
+        ({}, []),
+        # Silence alone is no fault: nobody may have had anything to say.
+        ({"last_handshake": (NOW - 7200, 0)}, []),
+        ({"last_handshake": NEVER, "rx_bytes": 0, "tx_bytes": 0}, []),
+        (
+            {"endpoint": "", "last_handshake": NEVER},
+            ["no endpoint: it cannot be reached until it calls here itself"],
+        ),
+        (
+            {"handshake_attempts": 7},
+            [
+                "7 handshakes without an answer from 192.0.2.1:51820: is it up, "
+                "does it know our key, does a firewall let UDP through?"
+            ],
+        ),
+        ({"handshake_attempts": 1}, []),
+        (
+            {"last_handshake": NEVER, "rx_bytes": 0, "tx_bytes": 148},
+            ["no answer from 192.0.2.1:51820 yet"],
+        ),
+        (
+            {"last_handshake": (NOW - 900, 0), "persistent_keepalive": 25},
+            ["no handshake for 15 min, although a keepalive goes out every 25 s"],
+        ),
+        (
+            {"last_handshake": (NOW + 60, 0)},
+            ["the last handshake lies in the future: the clock was set back"],
+        ),
+        ({"allowed_ips": []}, ["no allowed IPs: nothing is sent to it or accepted from it"]),
+    ],
+)
+def test_what_is_wrong_with_a_peer(values: dict[str, object], sentences: list[str]) -> None:
+    assert peer_problems(peer(**values), NOW) == sentences
+
+
+def test_a_healthy_tunnel_has_no_problems() -> None:
+    assert tunnel_problems(tunnel(peer())) == []
+
+
+def test_an_interface_without_key_or_peers_says_so() -> None:
+    assert tunnel_problems(tunnel(private_key="", _public_key="")) == [
+        "no private key: no handshake is possible",
+        "no peers",
+    ]
+
+
+def test_drops_are_told_once_they_tell_something() -> None:
+    assert tunnel_problems(tunnel(peer(), drops={"bad-tag": 2, "malformed": 10**6})) == []
+    (sentence,) = tunnel_problems(tunnel(peer(), drops={"bad-tag": 1234}))
+    assert sentence.startswith("dropped 1,234 messages that could not be authenticated")
+
+
+def test_the_drops_that_are_explained_are_drops_that_exist() -> None:
+    every = {reason.value: 10**9 for reason in DropReason}
+    from nvpn.cli.health import _TELLING_DROPS
+
+    assert len(tunnel_problems(tunnel(peer(), drops=every))) == len(_TELLING_DROPS)
+
+
+def test_a_peer_is_called_by_its_name_or_by_the_beginning_of_its_key() -> None:
+    assert peer_label(peer(name="laptop")) == "laptop"
+    assert peer_label(peer(number=2**255 + 1)) == "gAAAAAAA…"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"),
+     (48 * 3600 - 1, "47 h"), (48 * 3600, "2 d"), (10**9, "11574 d")],
+)  # fmt: skip
+def test_durations_are_one_unit(seconds: int, text: str) -> None:
+    assert short_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("then", "text"),
+    [(0, "never"), (NOW, "now"), (NOW - 1, "1 s ago"), (NOW + 1, "in the future")],
+)
+def test_the_age_of_a_handshake(then: int, text: str) -> None:
+    assert handshake_age(peer(last_handshake=(then, 0)), NOW) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (1024, "1.00 KiB"), (10234, "9.99 KiB"),
+     (10235, "10.0 KiB"), (102348, "99.9 KiB"), (102400, "100 KiB"), (1023487, "999 KiB"),
+     (1023488, "0.98 MiB"), (2**30, "1.00 GiB"), (2**64 - 1, "16384 PiB")],
+)  # fmt: skip
+def test_sizes_are_three_digits_and_a_unit(count: int, text: str) -> None:
+    assert short_bytes(count) == text
+
+
+def test_nothing_from_a_file_can_steer_the_terminal() -> None:
+    assert clean("Büro 3 – 東京") == "Büro 3 – 東京"
+    assert clean("a\x1b[2Jb\r\nc\u202e") == "a?[2Jb??c?"
