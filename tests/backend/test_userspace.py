@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from nvpn.backend.api import Notice, NoticeKind
-from nvpn.datapath.api import Command, Event
+from nvpn.datapath.api import Command, Event, SetMtu
 from nvpn.errors import ControlError, PlatformError
 from nvpn.model.changes import (
     AddAllowedIp,
@@ -356,6 +356,19 @@ def test_the_loop_goes_on_while_a_great_plan_is_applied() -> None:
         counting.cancel()
         assert turns > 10
         assert len(tunnel.backend.snapshot().peers) == len(many)
+        await tunnel.close()
+
+    play(scenario)
+
+
+def test_a_changed_mtu_reaches_the_datapath_once() -> None:
+    async def scenario() -> None:
+        recorded = Recorder()
+        tunnel = MemoryTunnel(wrap=recorded.around)
+        tunnel.backend.set_mtu(1280)
+        tunnel.backend.set_mtu(1280)
+        assert recorded.commands == [SetMtu(1280)]
+        assert tunnel.backend.snapshot().mtu == 1280
         await tunnel.close()
 
     play(scenario)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -453,6 +454,26 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(
             answer += chunk
         assert b"errno" not in answer
         assert backend.plans == [(SetListenPort(7),)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_requests_in_random_pieces_do_no_harm(
+    strict_server: RunningServer, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    random = Random(seed)
+    words = [b"set=1", b"get=1", b"\n", b"\n\n", b"=", b"\r", b"\x00", b"\xff", b"public_key="]
+    words += [A.hex.encode(), b"remove=true", b"allowed_ip=", b"-", b"10.0.0.0/8", b"9" * 5000]
+    for _ in range(50):
+        with strict_server.connect() as connection:
+            try:
+                for _ in range(random.randrange(8)):
+                    connection.send(b"".join(random.choices(words, k=random.randrange(1, 12))))
+                connection.finish()
+                connection.read_answer()
+            except OSError:
+                pass  # it was shown the door
+    assert_serves(strict_server)
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 def test_connections_beyond_the_limit_are_refused_at_once(backend: RecordingBackend) -> None:
