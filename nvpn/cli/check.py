@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             status = 1
         else:
             sys.stderr.flush()
-            write_output(f"{examination.config.path}: {_summary(examination.config)}\n")
+            write_output(f"{_summary(examination.config)}\n")
     return status
 
 
@@ -51,4 +51,6 @@ def _examine(file: str) -> Examination:
 def _summary(config: TunnelConfig) -> str:
     addresses = ", ".join(str(address) for address in config.interface.addresses)
     peers = "1 peer" if len(config.peers) == 1 else f"{len(config.peers)} peers"
-    return f"good: interface {config.name}, {addresses or 'no address'}, {peers}"
+    # A path may hold bytes that are no text; standard output is strict about that.
+    path = str(config.path).encode(errors="backslashreplace").decode()
+    return f"{path}: good: interface {config.name}, {addresses or 'no address'}, {peers}"

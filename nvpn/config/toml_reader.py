@@ -44,8 +44,8 @@ _SYNTAX: Final = (
     ("Cannot declare", "the same section stands there twice"),
     ("Cannot overwrite", "the same key stands there twice"),
     ("Duplicate inline table key", "the same key stands there twice"),
-    ("Cannot ", "a section or key adds to something that is complete already"),
     ("Cannot redefine", "the same section stands there twice"),
+    ("Cannot ", "a section or key adds to something that is complete already"),
 )
 
 
