@@ -63,8 +63,12 @@ class _Train:
     packets: list[Packet] = field(default_factory=list)
 
 
-class _Segment(NamedTuple):
-    """A packet that could be a part of a train."""
+class Segment(NamedTuple):
+    """A packet that could be a part of a train.
+
+    ``flow`` is made of every byte that must be equal, the protocol at its end; ``ends``
+    tells that nothing may be appended to it (PSH).
+    """
 
     flow: bytes
     sequence: int
@@ -83,7 +87,7 @@ def coalesce(packets: Iterable[Packet], *, tso: bool, uso: bool) -> list[TunWrit
     trains: list[_Train] = []
     current: dict[bytes, _Train] = {}
     for packet in packets:
-        segment = _recognise(packet, tso=tso, uso=uso)
+        segment = recognise_segment(packet, tso=tso, uso=uso)
         if segment is None:
             trains.append(_Train(b"", 0, 0, 0, 0, False, [packet]))
             # What it belongs to is unknown here: nothing may overtake it.
@@ -109,7 +113,7 @@ def coalesce(packets: Iterable[Packet], *, tso: bool, uso: bool) -> list[TunWrit
     return [_write(train) for train in trains]
 
 
-def _may_join(train: _Train, segment: _Segment) -> bool:
+def _may_join(train: _Train, segment: Segment) -> bool:
     return (
         train.open
         and 0 < segment.payload <= train.segment
@@ -119,11 +123,8 @@ def _may_join(train: _Train, segment: _Segment) -> bool:
     )
 
 
-def _recognise(packet: Packet, *, tso: bool, uso: bool) -> _Segment | None:
-    """What decides whether a packet may be merged; None if it never may.
-
-    The flow is made of every byte that must be equal, the protocol at its end.
-    """
+def recognise_segment(packet: Packet, *, tso: bool, uso: bool) -> Segment | None:
+    """What decides whether a packet may be merged; None if it never may."""
     version = packet[0] >> 4
     if version == 4:
         # Nobody may fragment it, and it is no fragment: then its number means nothing.
@@ -145,7 +146,7 @@ def _recognise(packet: Packet, *, tso: bool, uso: bool) -> _Segment | None:
     return None
 
 
-def _recognise_tcp(packet: Packet, start: int, network: bytes) -> _Segment | None:
+def _recognise_tcp(packet: Packet, start: int, network: bytes) -> Segment | None:
     if len(packet) < start + 20:
         return None
     head_size = start + (packet[start + 12] >> 4) * 4
@@ -154,7 +155,7 @@ def _recognise_tcp(packet: Packet, start: int, network: bytes) -> _Segment | Non
         return None
     if packet[start + 12] & 0x0F:
         return None
-    return _Segment(
+    return Segment(
         # ports, acknowledgement, data offset | window, urgent pointer, options
         b"".join(
             (
@@ -173,11 +174,11 @@ def _recognise_tcp(packet: Packet, start: int, network: bytes) -> _Segment | Non
     )
 
 
-def _recognise_udp(packet: Packet, start: int, network: bytes) -> _Segment | None:
+def _recognise_udp(packet: Packet, start: int, network: bytes) -> Segment | None:
     length = packet[start + 4] << 8 | packet[start + 5]
     if length != len(packet) - start or not (packet[start + 6] or packet[start + 7]):
         return None
-    return _Segment(
+    return Segment(
         network + bytes(packet[start : start + 4]) + b"\x11",
         0,
         start + 8,

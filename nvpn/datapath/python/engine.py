@@ -1,10 +1,9 @@
 """The Python datapath: :class:`Core` between real descriptors, on an event loop.
 
-It runs packets to completion on the loop's thread: a readable descriptor starts a turn,
-in which the engine moves what waits in both directions until there is nothing left or
-the turn's time is up; then the loop gets its say (timers, handshakes, control) and the
-descriptor, still readable, starts the next turn. No queue between threads, no wake-up
-but the kernel's.
+It runs packets to completion on the loop's thread. A readable descriptor starts a turn
+that moves a few batches, about a millisecond's worth at most; then the loop gets its say
+(the other descriptors, timers, handshakes, control), and a descriptor that is readable
+still starts the next turn. No queue between threads, no wake-up but the kernel's.
 
 What a turn does with packets is in :mod:`nvpn.datapath.python.outbound` and
 :mod:`nvpn.datapath.python.inbound`.
@@ -34,6 +33,7 @@ from nvpn.datapath.python.outbound import Outbound
 from nvpn.datapath.python.tun import Device, TunPort
 from nvpn.datapath.python.udp import (
     Descriptors,
+    UdpReceiver,
     UdpSender,
     borrow,
     give_back,
@@ -41,11 +41,8 @@ from nvpn.datapath.python.udp import (
     probe_max_segments,
 )
 from nvpn.errors import DropReason
-from nvpn.model.clock import MILLISECOND, boot_ns
+from nvpn.model.clock import boot_ns
 from nvpn.wire.constants import DEFAULT_MTU
-
-TURN_TIME: Final = 1 * MILLISECOND
-"""How long packets may keep the loop from everything else, a batch more or less."""
 
 HANDSHAKES_AT_ONCE: Final = 2
 """Handshake messages given to the protocol per call, at about a millisecond each.
@@ -132,7 +129,7 @@ class PythonDatapath:
         self._events_due = False
         self._closed = False
         self._attach_sockets()
-        loop.add_reader(tun.fd, self._turn)
+        loop.add_reader(tun.fd, self._tun_readable)
 
     # --- datapath.api.Datapath --------------------------------------------------------
 
@@ -199,16 +196,15 @@ class PythonDatapath:
 
     # --- the loop's side --------------------------------------------------------------
 
-    def _turn(self) -> None:
-        """Move packets in both directions until nothing waits or the time is up."""
+    def _tun_readable(self) -> None:
+        self._outbound.move(self._clock())
+        self._flush()
+
+    def _udp_readable(self, receiver: UdpReceiver) -> None:
         now = self._clock()
-        deadline = now + TURN_TIME
-        busy = True
-        while busy and now < deadline:
-            busy = self._inbound.move(now)
-            if self._outbound.move(now):
-                busy = True
-            now = self._clock()
+        self._inbound.move(receiver, now)
+        # What was just written to the device often has its answer waiting there already.
+        self._outbound.move(now)
         self._flush()
 
     def _flush(self) -> None:
@@ -235,9 +231,9 @@ class PythonDatapath:
 
     def _attach_sockets(self) -> None:
         self._udp.use(self._sockets)
-        self._inbound.use(self._sockets)
         for one in self._sockets.values():
-            self._loop.add_reader(one.fileno(), self._turn)
+            receiver = UdpReceiver(one, self._inbound.buffer)
+            self._loop.add_reader(one.fileno(), self._udp_readable, receiver)
 
     def _detach_sockets(self) -> None:
         for one in self._sockets.values():
@@ -245,7 +241,6 @@ class PythonDatapath:
         give_back(self._sockets.values())
         self._sockets = {}
         self._udp.use({})
-        self._inbound.use({})
 
     def _stop_reading_tun(self) -> None:
         self._loop.remove_reader(self._tun_fd)

@@ -38,6 +38,7 @@ MIN_MAX_SEGMENTS: Final = 64
 MAX_MAX_SEGMENTS: Final = 128
 """UDP_MAX_SEGMENTS since Linux 6.10."""
 
+_MAX_PATHS: Final = 4096
 _RECEIVE_BYTES: Final = 1 << 16
 _SINGLES_FOR: Final = 60 * SECOND
 
@@ -57,6 +58,9 @@ _MAYBE_SOURCE: Final = frozenset(
 )
 # A report about an earlier datagram that this call happened to collect.
 _ABOUT_ANOTHER: Final = frozenset((errno.ECONNREFUSED, errno.EINTR))
+
+
+_Path = tuple[Callable[..., int], list[ControlMessage], tuple[Any, ...]]
 
 
 class Descriptors(Protocol):
@@ -101,7 +105,7 @@ class UdpSender:
         max_segments: UDP_MAX_SEGMENTS.
     """
 
-    __slots__ = ("_clock", "_core", "_singles_until", "_sockets", "gso", "max_segments")
+    __slots__ = ("_clock", "_core", "_paths", "_singles_until", "_sockets", "gso", "max_segments")
 
     def __init__(
         self, core: Core, clock: Callable[[], int], *, gso: bool, max_segments: int
@@ -109,6 +113,7 @@ class UdpSender:
         self._core: Final = core
         self._clock: Final = clock
         self._sockets: dict[int, socket.socket] = {}
+        self._paths: dict[tuple[Endpoint, int, int], _Path] = {}
         # Where a merged send met a smaller MTU on its way: one by one until then.
         self._singles_until: dict[tuple[bytes, int, int, int], int] = {}
         self.gso = gso
@@ -117,6 +122,7 @@ class UdpSender:
     def use(self, sockets: dict[int, socket.socket]) -> None:
         """Send through these from now on: IP version to socket."""
         self._sockets = sockets
+        self._paths.clear()
         self._singles_until.clear()
         if self.gso and not all(_has_gso(one) for one in sockets.values()):
             self.gso = False
@@ -157,18 +163,13 @@ class UdpSender:
         """
         if count > 1 and not self.may_merge(endpoint):
             return self._send_singly(peer, endpoint, pieces, segment, tos)
-        transmit = self._sockets.get(endpoint.version)
-        if transmit is None or endpoint.path != UDP_PATH:
+        path = self._path(endpoint, tos, segment if count > 1 else 0)
+        if path is None:
             self._core.drop(DropReason.SEND_FAILED, count)
             return False
-        control = build_control(
-            endpoint.version,
-            source=endpoint.source,
-            tos=tos,
-            segment=segment if count > 1 else 0,
-        )
+        sendmsg, control, sockaddr = path
         try:
-            transmit.sendmsg(pieces, control, 0, endpoint.sockaddr)
+            sendmsg(pieces, control, 0, sockaddr)
         except OSError as error:
             return self._recover(error, peer, endpoint, pieces, segment, count, tos)
         return True
@@ -186,6 +187,22 @@ class UdpSender:
             return False
         del self._singles_until[endpoint.remote]
         return True
+
+    def _path(self, endpoint: Endpoint, tos: int, segment: int) -> _Path | None:
+        """How to send there; None if there is no way. Remembered: it is asked for each send."""
+        key = endpoint, tos, segment
+        path = self._paths.get(key)
+        if path is None:
+            transmit = self._sockets.get(endpoint.version)
+            if transmit is None or endpoint.path != UDP_PATH:
+                return None
+            control = build_control(
+                endpoint.version, source=endpoint.source, tos=tos, segment=segment
+            )
+            if len(self._paths) >= _MAX_PATHS:
+                self._paths.clear()
+            path = self._paths[key] = transmit.sendmsg, control, endpoint.sockaddr
+        return path
 
     def _recover(
         self,
@@ -224,14 +241,12 @@ class UdpSender:
     def _send_again(
         self, endpoint: Endpoint, pieces: Sequence[Bytes], segment: int, count: int, tos: int
     ) -> bool:
-        control = build_control(
-            endpoint.version,
-            source=endpoint.source,
-            tos=tos,
-            segment=segment if count > 1 else 0,
-        )
+        path = self._path(endpoint, tos, segment if count > 1 else 0)
+        if path is None:
+            return False
+        sendmsg, control, sockaddr = path
         try:
-            self._sockets[endpoint.version].sendmsg(pieces, control, 0, endpoint.sockaddr)
+            sendmsg(pieces, control, 0, sockaddr)
         except OSError:
             return False
         return True

@@ -1,0 +1,347 @@
+"""Merged datagrams from one peer to one packet for the TUN device, without a loop over them.
+
+What UDP_GRO brings in one read is usually what one UDP_SEGMENT send of the peer was: 45
+datagrams under one key with consecutive counters, and inside them one TCP flow. Each is
+opened by the cipher; everything else is asked of all of them at once.
+
+Nothing is decided here that ``Core`` would decide otherwise: what is not the common case
+goes back to it, as it came. ``tests/datapath/test_batches.py`` compares the two.
+
+The style gives way to speed here, as in :mod:`nvpn.datapath.python.sealing`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import pairwise, repeat
+from typing import Any, Final
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+
+from nvpn.datapath.checksum import MODULUS
+from nvpn.datapath.coalesce import (
+    MAX_PACKET,
+    MAX_UDP_SEGMENTS,
+    Segment,
+    TunWrite,
+    finish_head,
+    recognise_segment,
+    virtio_header,
+)
+from nvpn.datapath.inner import ECN_MASK, ECT0, NOT_ECT, parse_inner
+from nvpn.datapath.keypairs import Keypair
+from nvpn.datapath.offloads import PSH, TCP, UDP
+from nvpn.datapath.python.core import Core
+from nvpn.datapath.python.peer import Peer
+from nvpn.datapath.python.tun import Bytes, TunPort
+from nvpn.datapath.python.udp import Arrival
+from nvpn.wire.constants import TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD
+from nvpn.wire.messages import MessageType
+
+Array = np.ndarray[Any, Any]
+
+MIN_BATCH: Final = 3
+"""Fewer datagrams than this are as quick one by one."""
+
+_NONE: Final = repeat(None)
+_MAX_LAYOUTS: Final = 128
+_MAX_TRAINS: Final = 8
+_MAX_SEGMENTS: Final = 128
+_SMALLEST: Final = TRANSPORT_OVERHEAD + 28  # an IPv4 header with a UDP header
+_SEQUENCES: Final = 1 << 32
+
+
+class BatchOpener:
+    """Owns the buffer that packets are opened into.
+
+    Args:
+        source: what datagrams are read into, 65,536 bytes.
+    """
+
+    __slots__ = ("_core", "_layouts", "_plain", "_source", "_tun")
+
+    def __init__(self, core: Core, tun: TunPort, source: bytearray) -> None:
+        self._core: Final = core
+        self._tun: Final = tun
+        self._source: Final = source
+        self._plain: Final = bytearray(1 << 17)
+        self._layouts: dict[tuple[int, int, int], _Views] = {}
+
+    def open(self, arrival: Arrival, now: int) -> bool:
+        """Take what arrived; False, and nothing done, if it has to go the plain way."""
+        size, segment, endpoint, tos = arrival
+        full, rest = divmod(size, segment)
+        if full < MIN_BATCH or full > _MAX_SEGMENTS or segment < _SMALLEST:
+            return False
+        if 0 < rest < TRANSPORT_OVERHEAD:
+            return False
+        views = self._views(segment, full, rest)
+        headers = views.headers.tolist()
+        header = headers[0]
+        count = len(headers)
+        if header & 0xFFFFFFFF != MessageType.TRANSPORT or headers.count(header) != count:
+            return False
+        found = self._core.receivers.get(header >> 32)
+        if found is None:
+            return False
+        peer, keypair = found
+        counters = views.counters.tolist()
+        if not keypair.may_receive_at(now) or not _may_accept(keypair, counters):
+            return False
+        views.number()
+        try:
+            deque(map(keypair.open, views.nonces, views.sealed, _NONE, views.plains), 0)
+        except InvalidTag:
+            # The source is as it was: one by one it will be seen which ones are forged.
+            return False
+        _accept(keypair, counters)
+        core = self._core
+        core.note_authentic(peer, keypair, endpoint, now, size, count, data=True)
+        if not self._deliver_merged(peer, views, tos):
+            for plain in views.plains:
+                if plain:
+                    core.deliver(peer, bytearray(plain), tos)
+        return True
+
+    def _deliver_merged(self, peer: Peer, views: _Views, tos: int) -> bool:
+        """Write the packets as one, if they are a flow that the device takes merged."""
+        tun = self._tun
+        first = views.plains[0]
+        inner = parse_inner(first)
+        # Outer marks of these kinds change nothing inside (RFC 6040, 4.2).
+        if inner is None or tos & ECN_MASK not in (NOT_ECT, ECT0):
+            return False
+        if self._core.routes.lookup(inner.version, inner.source) is not peer:
+            return False
+        segment = recognise_segment(first[: inner.length], tso=tun.tso, uso=tun.uso)
+        if segment is None or not segment.payload or segment.ends:
+            return False
+        train = views.train(segment.flow[-1], inner.version, segment.head_size, inner.length)
+        if not train.holds(segment.sequence):
+            return False
+        pieces, packets, size = train.pieces, train.packets, train.size
+        last = packets[-1]
+        if views.rest:
+            tail = _cut(views.plains[-1])
+            if tail is None or not train.continues(segment, tail, last):
+                return False
+            pieces = [*pieces, tail[segment.head_size :]]
+            packets = [*packets, tail]
+            size += len(tail) - segment.head_size
+            last = tail
+        if size > MAX_PACKET or (train.protocol == UDP and len(packets) > MAX_UDP_SEGMENTS):
+            return False
+        head = bytearray(first[: segment.head_size])
+        if train.protocol == TCP:
+            head[train.flags_at] |= last[train.flags_at] & PSH
+        finish_head(head, segment.head_size, size)
+        virtio = virtio_header(head, segment.head_size, segment.payload)
+        waiting = self._core.take_inner()
+        if waiting:
+            tun.write(waiting)
+        tun.write_merged(TunWrite([virtio, head, *pieces], packets))
+        return True
+
+    def _views(self, segment: int, full: int, rest: int) -> _Views:
+        key = segment, full, rest
+        views = self._layouts.get(key)
+        if views is None:
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            views = self._layouts[key] = _Views(self._source, self._plain, segment, full, rest)
+        return views
+
+
+def _may_accept(keypair: Keypair, counters: list[int]) -> bool:
+    """Whether the replay window would take all of them, one after the other."""
+    first, count = counters[0], len(counters)
+    if counters == list(range(first, first + count)):
+        return keypair.window.may_accept_run(first, count)
+    # In rising order none can push another one out of the window.
+    return all(a < b for a, b in pairwise(counters)) and all(
+        map(keypair.window.may_accept, counters)
+    )
+
+
+def _accept(keypair: Keypair, counters: list[int]) -> None:
+    first, count = counters[0], len(counters)
+    if counters[-1] - first == count - 1:
+        keypair.window.accept_run(first, count)
+    else:
+        for counter in counters:
+            keypair.window.accept(counter)
+
+
+def _cut(plain: memoryview) -> memoryview | None:
+    """The packet at the beginning of a plaintext, without its padding."""
+    inner = parse_inner(plain)
+    return None if inner is None else plain[: inner.length]
+
+
+class _Views:
+    """Datagrams in the source buffer and their places in the plain one.
+
+    ``full`` of ``segment`` bytes, then one of ``rest`` bytes unless that is 0.
+    """
+
+    __slots__ = (
+        "_numbers",
+        "_plain",
+        "_slot",
+        "_trains",
+        "counters",
+        "full",
+        "headers",
+        "nonces",
+        "plains",
+        "rest",
+        "sealed",
+    )
+
+    def __init__(
+        self, source: bytearray, plain: bytearray, segment: int, full: int, rest: int
+    ) -> None:
+        self.full: Final = full
+        self.rest: Final = rest
+        count = full + (rest > 0)
+        sizes = [segment] * full + [rest] * (rest > 0)
+        view, plain_view = memoryview(source), memoryview(plain)
+        # Slots are aligned, so that headers can be compared four bytes at a time.
+        slot = self._slot = (segment - TRANSPORT_OVERHEAD + 15) & ~15
+        self._plain = plain
+        self.sealed = [
+            view[i * segment + TRANSPORT_HEADER_SIZE : i * segment + size]
+            for i, size in enumerate(sizes)
+        ]
+        self.plains = [
+            plain_view[i * slot : i * slot + size - TRANSPORT_OVERHEAD]
+            for i, size in enumerate(sizes)
+        ]
+        numbers = bytearray(16 * count)
+        number_view = memoryview(numbers)
+        # Four zero bytes, then the counter.
+        self.nonces = [number_view[16 * i + 4 : 16 * i + 16] for i in range(count)]
+        self._numbers: Array = np.ndarray((count,), "<u8", numbers, 8, (16,))
+        self.headers: Array = np.ndarray((count,), "<u8", source, 0, (segment,))
+        self.counters: Array = np.ndarray((count,), "<u8", source, 8, (segment,))
+        self._trains: dict[tuple[int, int, int, int], _Train] = {}
+
+    def number(self) -> None:
+        """Make the nonces of what is in the source buffer."""
+        self._numbers[...] = self.counters
+
+    def train(self, protocol: int, version: int, head_size: int, length: int) -> _Train:
+        """Views of the full packets as segments of one flow, each of ``length`` bytes."""
+        key = protocol, version, head_size, length
+        train = self._trains.get(key)
+        if train is None:
+            if len(self._trains) >= _MAX_TRAINS:
+                self._trains.clear()
+            train = self._trains[key] = _Train(
+                self._plain,
+                self.plains[: self.full],
+                self._slot,
+                protocol,
+                20 if version == 4 else 40,
+                head_size,
+                length,
+            )
+        return train
+
+
+class _Train:
+    """Packets of equal size in the plain buffer that may be segments of one flow.
+
+    ``pieces`` are their payloads, ``packets`` the whole of them, ``size`` that of the
+    merged packet.
+    """
+
+    __slots__ = (
+        "_checksums",
+        "_heads",
+        "_mask",
+        "_numbers",
+        "_payload",
+        "_scratch",
+        "_sequences",
+        "flags_at",
+        "packets",
+        "pieces",
+        "protocol",
+        "size",
+    )
+
+    def __init__(
+        self,
+        plain: bytearray,
+        plains: list[memoryview],
+        slot: int,
+        protocol: int,
+        start: int,
+        head_size: int,
+        length: int,
+    ) -> None:
+        count = len(plains)
+        self.protocol: Final = protocol
+        self.packets: Final[list[Bytes]] = [one[:length] for one in plains]
+        self.pieces: Final[list[Bytes]] = [one[head_size:length] for one in plains]
+        self.size: Final = head_size + count * (length - head_size)
+        self._payload = length - head_size
+        self.flags_at: Final = start + 13
+
+        mask = np.full((count, head_size), 0xFF, np.uint8)
+        self._numbers: Array | None = None
+        self._checksums: Array | None = None
+        if start == 20:
+            mask[:, 4:6] = mask[:, 10:12] = 0
+            self._numbers = np.ndarray((count,), "<u2", plain, 4, (slot,))
+            self._checksums = np.ndarray((count,), "<u2", plain, 10, (slot,))
+        self._sequences: Array | None = None
+        if protocol == TCP:
+            mask[:, start + 4 : start + 8] = mask[:, start + 16 : start + 18] = 0
+            mask[-1, self.flags_at] = 0xFF & ~PSH
+            self._sequences = np.ndarray((count,), ">u4", plain, start + 4, (slot,))
+        else:
+            mask[:, start + 6 : start + 8] = 0
+        self._mask: Array = mask.view("<u4")
+        self._heads: Array = np.ndarray(self._mask.shape, "<u4", plain, 0, (slot, 4))
+        self._scratch: Array = np.empty_like(self._mask)
+
+    def holds(self, sequence: int) -> bool:
+        """Whether they are: everything equal to the first that must be, none missing.
+
+        The first was recognised as a segment, without PSH; ``sequence`` is its own.
+        """
+        heads, scratch = self._heads, self._scratch
+        np.bitwise_xor(heads, heads[0], out=scratch)
+        np.bitwise_and(scratch, self._mask, out=scratch)
+        if scratch.any():
+            return False
+        if self._sequences is not None:
+            count, payload = len(self.pieces), self._payload
+            if sequence + count * payload >= _SEQUENCES:
+                return False
+            expected = range(sequence, sequence + count * payload, payload)
+            if self._sequences.tolist() != list(expected):
+                return False
+        if self._numbers is not None and self._checksums is not None:
+            # The first header's checksum was verified; the rest of the others is equal,
+            # so that number and checksum must make the same sum.
+            sums = np.add(self._numbers, self._checksums, dtype=np.uint32)
+            np.remainder(sums, MODULUS, out=sums)
+            return not np.not_equal(sums, sums[0]).any()
+        return True
+
+    def continues(self, segment: Segment, tail: memoryview, last: Bytes) -> bool:
+        """Whether a shorter packet may be the end of it."""
+        is_tcp = self.protocol == TCP
+        if is_tcp and last[self.flags_at] & PSH:
+            return False
+        end = recognise_segment(tail, tso=is_tcp, uso=not is_tcp)
+        return (
+            end is not None
+            and end.flow == segment.flow
+            and 0 < end.payload <= segment.payload
+            and (not is_tcp or end.sequence == segment.sequence + len(self.pieces) * self._payload)
+        )
