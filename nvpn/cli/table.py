@@ -164,11 +164,7 @@ def _peers(peers: list[PeerRecord], now: int, *, width: int, verbose: bool) -> R
         table = _two_lines_each(peers, now)
     if not verbose:
         return table
-    keys = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for peer in peers:
-        lock = "preshared key" if peer.preshared_key else "no preshared key"
-        keys.add_row(_name(peer), Text(peer.public_key, style="cyan"), Text(lock, style=_QUIET))
-    return Group(table, Text(), keys)
+    return Group(table, Text(), _details(peers))
 
 
 def _columns(peers: list[PeerRecord], now: int, *, wide: bool, most: int) -> list[_Column]:
@@ -198,6 +194,24 @@ def _side_by_side(columns: list[_Column]) -> Table:
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
     return table
+
+
+def _details(peers: list[PeerRecord]) -> Table:
+    """What has no room in a row: whole keys, the session, every prefix."""
+    details = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    details.add_column(no_wrap=True)
+    details.add_column(overflow="fold")
+    for peer in peers:
+        facts = ["with a preshared key" if peer.preshared_key else "no preshared key"]
+        if peer.session_age is not None:
+            facts.append(f"session {short_duration(peer.session_age // 10**9)} old")
+        if peer.owner and peer.owner != "config":
+            facts.append(f"owned by {clean(peer.owner)}")
+        key = Text(peer.public_key, style="cyan")
+        details.add_row(_name(peer), Group(key, Text(", ".join(facts), style=_QUIET)))
+        if len(peer.allowed_ips) > 1:
+            details.add_row("", Text(clean(", ".join(peer.allowed_ips))))
+    return details
 
 
 def _two_lines_each(peers: list[PeerRecord], now: int) -> RenderableType:

@@ -86,9 +86,11 @@ def test_problems_stand_below_with_their_peer(record: TunnelRecord) -> None:
 
 def test_verbose_shows_keys_drops_and_how_packets_are_moved(record: TunnelRecord) -> None:
     record.drops = {"no-route": 4, "bad-tag": 1200}
+    record.peers[0].session_age = 130 * 10**9
     quiet, verbose = draw(record, 132), draw(record, 132, verbose=True)
     for fact in ("dropped packets  bad-tag 1,200  no-route 4", "(TSO, USO, GSO, GRO)",
-                 record.peers[0].public_key, "no preshared key"):  # fmt: skip
+                 record.peers[0].public_key, "no preshared key", "session 2 min old",
+                 "10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, fd00:1::/64"):  # fmt: skip
         assert fact in verbose
         assert fact not in quiet
 

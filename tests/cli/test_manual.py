@@ -1,0 +1,84 @@
+"""The manual and the picture say what the program does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from nvpn.cli.text import FIELDS
+from nvpn.cli.usage import Parser
+from nvpn.cli.verbs import VERBS, Verb
+from tests.support.cli import ROOT
+
+MANUAL = ROOT / "man" / "nvpn.8"
+PICTURE = ROOT / "docs" / "status.svg"
+
+
+@pytest.fixture(scope="module")
+def manual() -> str:
+    """The text of the page, without its markup."""
+    text = MANUAL.read_text()
+    text = re.sub(r"\\f[BIRP]", "", text).replace("\\-", "-")
+    return re.sub(r"^\.(?:[BI]|[BIR]{2}|TP|IP) ?", "", text, flags=re.MULTILINE).replace('"', "")
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=[verb.name for verb in VERBS])
+def test_every_verb_and_option_is_in_the_manual(verb: Verb, manual: str) -> None:
+    parser = Parser(verb, prog=f"nvpn {verb.name}")
+    import_module(verb.module).add_arguments(parser)
+    for word in (verb.name, *verb.aliases):
+        assert f"nvpn {word}" in manual, word
+    for action in parser._actions:
+        for option in action.option_strings:
+            if option != "-h":
+                assert option in manual, option
+
+
+def test_every_field_of_show_is_in_the_manual(manual: str) -> None:
+    for field in FIELDS:
+        assert field in manual
+
+
+def test_every_variable_that_the_program_reads_is_in_the_manual(manual: str) -> None:
+    read = set()
+    for path in (ROOT / "nvpn").rglob("*.py"):
+        found = re.findall(r"""environ(?:\.get\(|\[)\s*"(\w+)\"""", path.read_text())
+        read.update(name for name in found if name.startswith(("NVPN_", "WG_", "LOG_", "NO_C")))
+    assert read
+    for name in read:
+        assert name in manual, name
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
+@pytest.mark.parametrize("page", sorted((ROOT / "man").glob("*.[0-9]")), ids=lambda p: p.name)
+def test_the_manuals_are_clean(page: Path) -> None:
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)],
+        env={**os.environ, "MANROFFSEQ": "", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=True,
+    )
+    assert done.stderr == b""
+
+
+def test_the_picture_is_what_the_program_draws(tmp_path: Path) -> None:
+    drawn = tmp_path / "status.svg"
+    subprocess.run([sys.executable, ROOT / "scripts" / "draw-status", drawn], check=True)
+    # Only the words: how they are placed is for the version of rich to decide.
+    assert words(drawn) == words(PICTURE)
+
+
+def test_the_picture_fetches_nothing() -> None:
+    assert not re.findall(r"""(?:url\(|href=)["']?http""", PICTURE.read_text())
+
+
+def words(path: Path) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text(encoding="utf-8"))
