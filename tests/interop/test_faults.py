@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -37,13 +38,13 @@ def impaired(world: World, other: str, *options: str) -> tuple[Host, Host, Tunne
 @pytest.mark.parametrize("other", ["nvpn", "wireguard-go"])
 def test_crossing_initiations_settle_in_one_round_trip(world: World, other: str) -> None:
     a, b, near, far = impaired(world, other, "--delay-ms", "50")
-    slowest = 0.0
+    times = []
     for _ in range(10):
         left = a.start("ping", "-n", "-c", "1", "-W", "15", "10.9.0.2", stdout=subprocess.DEVNULL)
         right = b.start("ping", "-n", "-c", "1", "-W", "15", "10.9.0.1", stdout=subprocess.DEVNULL)
         begin = time.monotonic()
         assert (left.wait(20), right.wait(20)) == (0, 0)
-        slowest = max(slowest, time.monotonic() - begin)
+        times.append(round(time.monotonic() - begin, 3))
         # Both forget each other and start from nothing, at the same moment.
         for tunnel, peer in ((near, far), (far, near)):
             endpoint, allowed = tunnel.peer(peer)["endpoint"], tunnel.peer(peer)["allowed_ips"]
@@ -51,7 +52,8 @@ def test_crossing_initiations_settle_in_one_round_trip(world: World, other: str)
             tunnel.add_peer(peer, allowed, endpoint=endpoint)
         time.sleep(0.15)  # what is on the wire belongs to the past
     # One round trip for the handshake, one for the ping, and what two starts of ping take.
-    assert slowest < 0.4
+    assert statistics.median(times) < 0.4, times
+    assert max(times) < 2, f"somebody waited for a retry: {times}"
 
 
 def test_loss_reordering_duplication_and_corruption_are_survived(world: World) -> None:
