@@ -1,15 +1,10 @@
-"""One peer: its handshakes, its sessions' names, and what its timers do.
+"""One peer: what it is configured with, its sessions' names, and what its timers do.
 
 Sans-IO: what arrives comes in with the time, what follows goes into the context as
-commands and notices. The keys of a session are made here and leave at once for the
-datapath; of each keypair only the index and the birth are kept.
+commands and notices. The keys of a session leave for the datapath as soon as they are
+made; of each keypair only the index and the birth are kept.
 
-Initiator and responder handshakes have a slot each, which the paper leaves open: the
-Linux kernel has one for both, so that initiations which cross destroy each other there.
-A responder's handshake is answered as it arrives, so that its slot is the keypair
-``next`` in the datapath; the initiator's is ``_pending`` here.
-
-Source: WireGuard paper, sections 5.4 and 6.
+Source: WireGuard paper, section 6; where it is silent, the Linux kernel module.
 """
 
 from __future__ import annotations
@@ -18,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from nvpn.datapath.api import (
+    Command,
     CreatePeer,
     DestroyPeer,
     DropStaged,
@@ -29,118 +25,92 @@ from nvpn.datapath.api import (
     PeerId,
     Role,
     SendHandshake,
-    SendKeepalive,
     SetPeerEndpoint,
     StopSending,
     Touch,
-    Watch,
     Why,
 )
-from nvpn.errors import DropReason, ProtocolViolation
+from nvpn.errors import ProtocolViolation
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PublicKey
 from nvpn.protocol.context import Context
-from nvpn.protocol.cookies import MacStamper
-from nvpn.protocol.handshake import InitiatorHandshake, ReceivedInitiation, SessionKeys
+from nvpn.protocol.handshake import ReceivedInitiation, SessionKeys
+from nvpn.protocol.liveness import Liveness
+from nvpn.protocol.negotiation import Negotiation
 from nvpn.protocol.notices import HandshakeCompleted, HandshakeGivenUp, Roamed, SessionExpired
-from nvpn.protocol.timers import (
-    CROSSING_TIMEOUT,
-    NEW_HANDSHAKE_TIMEOUT,
-    Moment,
-    PeerTimers,
-    Timer,
-)
+from nvpn.protocol.timers import Moment, PeerTimers, Timer
 from nvpn.wire.constants import (
-    KEEPALIVE_TIMEOUT,
-    MAX_HANDSHAKE_ATTEMPTS,
-    MIN_INITIATION_INTERVAL,
     REJECT_AFTER_TIME,
     REKEY_AFTER_TIME,
     REKEY_AFTER_TIME_RECEIVING,
-    REKEY_TIMEOUT,
 )
 from nvpn.wire.messages import CookieReply, Response
 
 # A wish for a handshake may have been on its way up while new keys went down. One about
-# a session younger than this was about the session before it.
+# a session younger than this was about the session before it. A wish is uttered once, so
+# that none may be taken for old by mistake: a datapath on a thread of its own may have
+# looked at the clock after us, hence the second.
 _AGE_TO_WANT: Final[Mapping[Why, int]] = {
-    Why.NO_KEY: REJECT_AFTER_TIME,
-    Why.OLD_SENDING: REKEY_AFTER_TIME,
-    Why.OLD_RECEIVING: REKEY_AFTER_TIME_RECEIVING,
+    Why.NO_KEY: REJECT_AFTER_TIME - SECOND,
+    Why.OLD_SENDING: REKEY_AFTER_TIME - SECOND,
+    Why.OLD_RECEIVING: REKEY_AFTER_TIME_RECEIVING - SECOND,
     Why.MANY_MESSAGES: 0,
 }
-
-# A keepalive that we order is in the air by then.
-_SENDING_DELAY: Final = 1 * SECOND
 
 
 class Peer:
     """A peer of the device, from its creation in the datapath to :meth:`remove`.
 
-    ``last_handshake`` is Unix time in nanoseconds, 0 for never; ``attempts`` how many
-    initiations went unanswered so far; ``endpoint`` the latest we know, with the source
-    that it was learned with.
+    ``last_handshake`` is Unix time in nanoseconds, 0 for never; ``endpoint`` the latest
+    we know, with our own address that it was learned at.
     """
 
     __slots__ = (
         "_context",
-        "_crossing",
         "_current",
-        "_forget_source",
-        "_greatest_timestamp",
-        "_handshake_sent_at",
-        "_initiation_received_at",
-        "_keepalive_at",
         "_keypairs",
-        "_pending",
-        "_pending_sent_at",
-        "_settled_at",
-        "_stamper",
+        "_liveness",
+        "_negotiation",
         "_timers",
-        "_wanted",
-        "_weak",
-        "attempts",
         "endpoint",
         "id",
         "last_handshake",
-        "persistent_keepalive",
-        "preshared_key",
         "public_key",
     )
 
     def __init__(self, context: Context[Peer], peer_id: PeerId, public_key: PublicKey) -> None:
         self.id: Final = peer_id
         self.public_key: Final = public_key
-        self.preshared_key: PresharedKey | None = None
         self.endpoint: Endpoint | None = None
-        self.persistent_keepalive = 0
         self.last_handshake = 0
-        self.attempts = 0
         self._context: Final = context
         self._timers: Final = PeerTimers(self)
-        self._stamper: Final = MacStamper(public_key)
-        # The handshake that we want, if any, and the initiation that is out for it.
-        self._wanted = False
-        self._forget_source = False
-        self._weak = False  # no secret can be shared with this key
-        self._pending: InitiatorHandshake | None = None
-        self._pending_sent_at = 0
-        self._handshake_sent_at: int | None = None  # initiation or response
-        # What the peer initiated.
-        self._greatest_timestamp = b""
-        self._initiation_received_at: int | None = None
-        self._crossing: ReceivedInitiation | None = None
-        # Births of the keypairs that the datapath has, by our index.
-        self._keypairs: dict[int, int] = {}
+        self._liveness: Final = Liveness(context, self._timers, peer_id)
+        self._negotiation: Final = Negotiation(context, self._timers, public_key)
+        # Births of the keypairs that the datapath has, by our index; None for those that
+        # may not send any more.
+        self._keypairs: Final[dict[int, int | None]] = {}
         self._current: int | None = None
-        # Data sent until then needs no answer any more, whatever the datapath says yet.
-        self._settled_at = 0
-        self._keepalive_at = 0  # a passive keepalive that is to be repeated
         context.commands.append(CreatePeer(peer_id))
 
     def __repr__(self) -> str:
         return f"Peer({self.public_key.short}…)"
+
+    @property
+    def preshared_key(self) -> PresharedKey | None:
+        """Mixed into the next handshake."""
+        return self._negotiation.preshared_key
+
+    @property
+    def persistent_keepalive(self) -> int:
+        """In seconds; 0 for off."""
+        return self._liveness.persistent_keepalive
+
+    @property
+    def attempts(self) -> int:
+        """Initiations that went unanswered so far."""
+        return self._negotiation.attempts
 
     @property
     def session_born_at(self) -> int | None:
@@ -151,10 +121,7 @@ class Peer:
 
     def set_preshared_key(self, key: PresharedKey | None) -> None:
         """Use it from the next handshake on. The key is copied."""
-        if self.preshared_key is not None:
-            self.preshared_key.wipe()
-        none = key is None or key.is_zero
-        self.preshared_key = None if none or key is None else PresharedKey(key.reveal())
+        self._negotiation.set_preshared_key(key)
 
     def set_endpoint(self, endpoint: Endpoint | None, now: Now) -> None:
         """Send there, until an authentic packet comes from elsewhere."""
@@ -162,111 +129,72 @@ class Peer:
         if endpoint is not None and not endpoint.learned_at:
             endpoint = endpoint._replace(learned_at=now.boot)
         self.endpoint = endpoint
-        self._context.commands.append(SetPeerEndpoint(self.id, endpoint))
-        if appeared and self.persistent_keepalive and self._context.up:
-            self._send_persistent_keepalive(now)
+        self._order(SetPeerEndpoint(self.id, endpoint))
+        if appeared:
+            self._liveness.send_persistent_keepalive(now)
 
     def set_persistent_keepalive(self, seconds: int, now: Now) -> None:
-        """Send a keepalive after so many seconds of silence; 0 for never.
-
-        Turned on while the interface is up, it sends one at once.
-        """
-        before, self.persistent_keepalive = self.persistent_keepalive, seconds
-        if not self._context.up or seconds == before:
-            return
-        if not seconds:
-            self._note(Moment.PERSISTENT_KEEPALIVE_OFF, now.boot)
-        elif not before:
-            self._send_persistent_keepalive(now)
-        else:
-            self._await_silence(self._last_traversal(), seconds)
+        """Send a keepalive after so many seconds of silence; 0 for never."""
+        self._liveness.set_persistent_keepalive(seconds, now)
 
     def start(self, now: Now) -> None:
         """The interface went up."""
-        if self.persistent_keepalive:
-            self._send_persistent_keepalive(now)
+        self._liveness.send_persistent_keepalive(now)
 
     def stop(self, now: Now) -> None:
         """The interface went down: no timers, no keys, nothing staged."""
-        self._forget_handshakes(now)
-        self._handshake_sent_at = None
-        self._current = None
+        self._negotiation.end(now)
+        self._negotiation.allow_at_once()
         self._note(Moment.STOPPED, now.boot)
-        self._watch(Watch.DATA_SENT, False)
-        self._watch(Watch.DATA_RECEIVED, False)
-        if self._keypairs:
-            self._context.commands.append(EraseKeys(self.id))
-        self._context.commands.append(DropStaged(self.id))
+        self._liveness.stop()
+        self._retire_keypairs(EraseKeys(self.id))
+        self._order(DropStaged(self.id))
 
     def change_identity(self, now: Now) -> None:
         """Our private key is another: sessions stop sending, handshakes begin anew."""
-        wanted = self._wanted
-        self._forget_handshakes(now)
-        self._handshake_sent_at = None
-        self._current = None
-        self._weak = False
-        if self._keypairs:
-            self._context.commands.append(StopSending(self.id))
+        negotiation = self._negotiation
+        wanted = negotiation.wanted
+        negotiation.end(now)
+        negotiation.allow_at_once()
+        negotiation.weak = False
+        self._retire_keypairs(StopSending(self.id))
         if wanted and self._context.static is not None:
-            self._wanted = True
+            negotiation.seek(forget_source=False)
             self._note(Moment.INITIATION_DUE, now.boot)
         elif wanted:
-            self._context.commands.append(DropStaged(self.id))
+            self._order(DropStaged(self.id))
 
     def remove(self, now: Now) -> None:
         """Forget the peer here and in the datapath."""
-        self._forget_handshakes(now)
+        self._negotiation.end(now)
+        self._negotiation.wipe()
         self._note(Moment.STOPPED, now.boot)
         # INVARIANT: the FIFO lets the datapath destroy these before it could install
         # their numbers again.
         for index in self._keypairs:
             self._context.indices.release(index)
         self._keypairs.clear()
-        self.set_preshared_key(None)
-        self._context.commands.append(DestroyPeer(self.id))
+        self._order(DestroyPeer(self.id))
 
     def wipe(self) -> None:
         """Zero what secrets there are: the device closes."""
-        self._drop_pending()
-        if self._crossing is not None:
-            self._crossing.wipe()
-        self.set_preshared_key(None)
+        self._negotiation.wipe()
 
     # --- handshake messages -----------------------------------------------------------
 
     def receive_initiation(
         self, received: ReceivedInitiation, event: HandshakeReceived, now: Now
     ) -> None:
-        """Answer an initiation that this peer made, unless it is old or too soon.
-
-        Departs from the paper where it crosses ours. Answered on both sides, crossing
-        initiations end in two sessions, each side sending in the one it began; the next
-        handshake then drops the session that the other side still sends in. So the
-        side with the greater public key holds its answer back: normally its own
-        initiation is answered within the round trip, which settles both. If not, the
-        answer goes out CROSSING_TIMEOUT after our initiation. The other side answers at
-        once, since a peer with a single slot has given up its own initiation for ours.
+        """Answer an initiation that this peer made, at once or when it is settled that ours,
+        which crossed it, gets no answer.
 
         Raises:
             ProtocolViolation: STALE_TIMESTAMP, TOO_SOON, WEAK_KEY.
         """
-        at = event.received_at
-        if received.timestamp <= self._greatest_timestamp:
-            received.wipe()
-            raise ProtocolViolation(DropReason.STALE_TIMESTAMP)
-        before = self._initiation_received_at
-        if before is not None and at < before + MIN_INITIATION_INTERVAL:
-            received.wipe()
-            raise ProtocolViolation(DropReason.TOO_SOON)
-        self._greatest_timestamp = received.timestamp
-        self._initiation_received_at = at
+        self._negotiation.accept(received, event.received_at)
         self._hear(event, now)
-        if self._prevails(now):
-            self._settle_crossing(now)
-            self._crossing = received
-            self._note(Moment.INITIATION_CROSSED, self._pending_sent_at)
-        else:
-            self._respond(received, now)
+        if not self._negotiation.hold_back(received, now):
+            self._answer(received, now)
 
     def receive_response(self, response: Response, event: HandshakeReceived, now: Now) -> None:
         """Finish the handshake that we began.
@@ -274,23 +202,19 @@ class Peer:
         Raises:
             ProtocolViolation: NOT_EXPECTED, BAD_TAG, WEAK_KEY; nothing is changed then.
         """
-        pending = self._pending
-        if pending is None or pending.our_index != response.receiver:
-            raise ProtocolViolation(DropReason.NOT_EXPECTED)
-        keys = pending.consume_response(response, preshared=self.preshared_key)
-        self._pending = None
+        keys = self._negotiation.consume_response(response)
         self._hear(event, now)
         self._install(Role.INITIATOR, keys, now)
         self._current = keys.our_index
         self._complete(now, now.wall)
 
     def receive_cookie(self, reply: CookieReply, now: Now) -> None:
-        """Keep the cookie for the next message; nothing else changes, no timer and no endpoint.
+        """Keep the cookie for the next message; no timer and no endpoint changes.
 
         Raises:
             ProtocolViolation: NOT_EXPECTED, BAD_TAG.
         """
-        self._stamper.consume_reply(reply, now.boot)
+        self._negotiation.consume_cookie(reply, now)
 
     # --- what the datapath tells ------------------------------------------------------
 
@@ -307,26 +231,28 @@ class Peer:
         INVARIANT: the datapath asks once. Whatever ends the search without a session
         has to send DropStaged, or it would never ask again.
         """
-        context = self._context
-        if self._wanted:
+        context, negotiation = self._context, self._negotiation
+        if negotiation.wanted:
             return
-        if not context.up or context.static is None or self.endpoint is None or self._weak:
-            context.commands.append(DropStaged(self.id))
+        possible = context.up and context.static is not None and self.endpoint is not None
+        if not possible or negotiation.weak:
+            self._order(DropStaged(self.id))
             return
-        self._wanted = True
-        self._forget_source = forget_source
-        if not self._wait_after_handshake(now):
+        negotiation.seek(forget_source=forget_source)
+        if not negotiation.must_wait(now):
             self._send_initiation(now)
 
     def confirm(self, event: KeypairConfirmed, now: Now) -> None:
         """The peer used the session that it began: both have the keys."""
-        if event.our_index in self._keypairs:
+        # One that was retired meanwhile may be confirmed by an event that was under way.
+        if self._keypairs.get(event.our_index) is not None:
             self._current = event.our_index
             self._complete(now, now.wall - (now.boot - event.at))
 
     def lose(self, event: KeypairGone) -> None:
         """The datapath has dropped a keypair."""
-        if self._keypairs.pop(event.our_index, None) is not None:
+        if event.our_index in self._keypairs:
+            del self._keypairs[event.our_index]
             self._context.indices.release(event.our_index)
             if self._current == event.our_index:
                 self._current = None
@@ -341,21 +267,14 @@ class Peer:
             self._context.notices.append(Roamed(self.public_key, now.wall, endpoint))
 
     def note_data_sent(self, now: Now) -> None:
-        """Nobody watches whether our data is answered: watch.
-
-        Also if it has been by now: somebody who is answered at once would otherwise
-        cost an event for every packet.
-        """
+        """Nobody watches whether our data is answered."""
         if self._context.up:
-            self._note(Moment.DATA_SENT, self._unanswered_data() or now.boot)
-            self._watch(Watch.DATA_SENT, True)
+            self._liveness.note_data_sent(now)
 
     def note_data_received(self, now: Now) -> None:
-        """Nobody watches whether we answer the peer's data: watch, as for what we sent."""
+        """Nobody watches whether we answer the peer's data."""
         if self._context.up:
-            instant = self._context.datapath.activity(self.id).data_received_at
-            self._note(Moment.DATA_RECEIVED, instant or now.boot)
-            self._watch(Watch.DATA_RECEIVED, True)
+            self._liveness.note_data_received(now)
 
     # --- timers -----------------------------------------------------------------------
 
@@ -370,150 +289,68 @@ class Peer:
         elif timer is Timer.ANSWER_CROSSING:
             self._answer_crossing(now)
         elif timer is Timer.NEW_HANDSHAKE:
-            self._check_answered(now)
+            if self._liveness.is_lost(now):
+                self.initiate(now, forget_source=True)
         elif timer is Timer.SEND_KEEPALIVE:
-            self._check_acknowledged(now)
+            self._liveness.acknowledge(now)
         elif timer is Timer.PERSISTENT_KEEPALIVE:
-            self._check_silence(now)
+            self._liveness.break_silence(now)
         else:
             self._erase_keys(now)
 
     def _retry_handshake(self, now: Now) -> None:
-        if not self._wanted:
+        negotiation = self._negotiation
+        if not negotiation.wanted:
             return
-        if self.attempts >= MAX_HANDSHAKE_ATTEMPTS:
+        if negotiation.exhausted:
             self._context.notices.append(
                 HandshakeGivenUp(self.public_key, now.wall, self.endpoint)
             )
             self._abandon(now)
-        elif not self._wait_after_handshake(now):
+        elif not negotiation.must_wait(now):
             self._send_initiation(now)
 
     def _answer_crossing(self, now: Now) -> None:
-        received, self._crossing = self._crossing, None
+        received = self._negotiation.take_held()
         if received is not None:
-            self._respond(received, now)
-
-    def _check_answered(self, now: Now) -> None:
-        self._watch(Watch.DATA_SENT, False)
-        instant = self._unanswered_data()
-        if not instant:
-            return
-        if now.boot < instant + NEW_HANDSHAKE_TIMEOUT:
-            self._note(Moment.DATA_SENT, instant)
-        else:
-            self.initiate(now, forget_source=True)
-            self._note(Moment.DATA_SENT, now.boot)
-        self._watch(Watch.DATA_SENT, True)
-
-    def _check_acknowledged(self, now: Now) -> None:
-        self._watch(Watch.DATA_RECEIVED, False)
-        activity = self._context.datapath.activity(self.id)
-        instant = activity.data_received_at
-        repeated, self._keepalive_at = self._keepalive_at, 0
-        if not instant:
-            return
-        # Ten seconds from the first data, or from our last keepalive if it was followed
-        # by data and by nothing else of ours: a mute receiver of steady data is heard
-        # every ten seconds, not every ten and a bit.
-        since_keepalive = repeated and activity.last_sent_at < repeated + _SENDING_DELAY
-        due = (repeated if since_keepalive else instant) + KEEPALIVE_TIMEOUT
-        if now.boot < due:
-            self._note(Moment.DATA_RECEIVED, due - KEEPALIVE_TIMEOUT)
-            self._watch(Watch.DATA_RECEIVED, True)
-            return
-        self._context.commands.append(SendKeepalive(self.id))
-        if activity.last_data_received_at > instant:
-            self._keepalive_at = now.boot
-            self._note(Moment.KEEPALIVE_REPEATED, now.boot)
-            self._watch(Watch.DATA_RECEIVED, True)
-
-    def _check_silence(self, now: Now) -> None:
-        latest = self._last_traversal()
-        if now.boot < latest + self.persistent_keepalive * SECOND:
-            self._await_silence(latest, self.persistent_keepalive)
-        else:
-            self._send_persistent_keepalive(now)
+            self._answer(received, now)
 
     def _erase_keys(self, now: Now) -> None:
         # A pending initiation is not touched: none outlives its retry.
         self._note(Moment.KEYS_ERASED, now.boot)
+        if self._keypairs:
+            self._retire_keypairs(EraseKeys(self.id))
+            self._context.notices.append(SessionExpired(self.public_key, now.wall, self.endpoint))
+
+    def _retire_keypairs(self, order: StopSending | EraseKeys) -> None:
         self._current = None
         if self._keypairs:
-            self._context.commands.append(EraseKeys(self.id))
-            self._context.notices.append(SessionExpired(self.public_key, now.wall, self.endpoint))
+            self._keypairs.update(dict.fromkeys(self._keypairs))
+            self._order(order)
 
     # --- handshakes -------------------------------------------------------------------
 
     def _send_initiation(self, now: Now) -> None:
-        context = self._context
-        static = context.static
-        if static is None:
-            return
-        self._drop_pending()
-        self.attempts += 1
-        # Also when none can be made: without randomness the next try may do better.
-        self._note(Moment.INITIATION_SENT, now.boot)
         try:
-            index = context.indices.reserve(self)
-        except OSError:
-            context.drops[DropReason.HANDSHAKE_FAILED] += 1
-            return
-        try:
-            self._pending = InitiatorHandshake.begin(
-                static=static,
-                their_static=self.public_key,
-                preshared=self.preshared_key,
-                our_index=index,
-                timestamp=context.timestamps.next(now.wall),
-                ephemeral=context.random(32),
-            )
-        except OSError:
-            context.indices.release(index)
-            context.drops[DropReason.HANDSHAKE_FAILED] += 1
-            return
+            message = self._negotiation.make_initiation(now)
         except ProtocolViolation as violation:
-            context.indices.release(index)
-            context.drops[violation.reason] += 1
-            self._weak = True
+            self._context.drops[violation.reason] += 1
             self._abandon(now)
             return
-        self._pending_sent_at = now.boot
-        self._send(self._pending.message, now, self._forget_source or self.attempts > 1)
+        if message is not None:
+            self._order(SendHandshake(self.id, message, self._negotiation.forgets_source))
 
-    def _respond(self, received: ReceivedInitiation, now: Now) -> None:
-        context = self._context
-        self._settle_crossing(now)
-        try:
-            index = context.indices.reserve(self)
-        except OSError:
-            received.wipe()
-            context.drops[DropReason.HANDSHAKE_FAILED] += 1
-            return
-        try:
-            message, keys = received.respond(
-                preshared=self.preshared_key, our_index=index, ephemeral=context.random(32)
-            )
-        except OSError:
-            received.wipe()
-            context.indices.release(index)
-            context.drops[DropReason.HANDSHAKE_FAILED] += 1
-            return
-        except ProtocolViolation:
-            context.indices.release(index)
-            raise
-        # INVARIANT: the keypair is in place before the peer can use it.
-        self._install(Role.RESPONDER, keys, now)
-        self._send(message, now, False)
-
-    def _send(self, message: bytes, now: Now, forget_source: bool) -> None:
-        self._handshake_sent_at = now.boot
-        stamped = self._stamper.stamp(message, now.boot)
-        self._context.commands.append(SendHandshake(self.id, stamped, forget_source))
+    def _answer(self, received: ReceivedInitiation, now: Now) -> None:
+        answer = self._negotiation.answer(received, now)
+        if answer is not None:
+            message, keys = answer
+            # INVARIANT: the keypair is in place before the peer can use it.
+            self._install(Role.RESPONDER, keys, now)
+            self._order(SendHandshake(self.id, message))
 
     def _install(self, role: Role, keys: SessionKeys, now: Now) -> None:
         self._keypairs[keys.our_index] = now.boot
-        self._context.commands.append(
+        self._order(
             InstallKeypair(
                 self.id,
                 role,
@@ -529,88 +366,27 @@ class Peer:
     def _hear(self, event: HandshakeReceived, now: Now) -> None:
         """An authentic handshake message came."""
         at = event.received_at
-        self._settled_at = max(self._settled_at, at)
+        self._liveness.settle(at)
         endpoint = event.endpoint._replace(learned_at=at)
         if self.endpoint is None or at >= self.endpoint.learned_at:
             self.roam(endpoint, now)
-            self._context.commands.append(SetPeerEndpoint(self.id, endpoint))
+            self._order(SetPeerEndpoint(self.id, endpoint))
         # Before the keypair: what is flushed under that has no answer yet.
-        self._context.commands.append(Touch(self.id, len(event.datagram), at))
+        self._order(Touch(self.id, len(event.datagram), at))
 
     def _complete(self, now: Now, wall: int) -> None:
-        # An initiation that is still out is dropped: whoever confirmed a session does
-        # not need another.
-        self._forget_handshakes(now)
+        self._negotiation.end(now)
         self.last_handshake = wall
         self._context.notices.append(HandshakeCompleted(self.public_key, wall, self.endpoint))
 
     def _abandon(self, now: Now) -> None:
         """Seek no session any more, until there is data again."""
-        self._forget_handshakes(now)
-        self._settled_at = now.boot
-        self._note(Moment.HANDSHAKE_GIVEN_UP, now.boot)
-        self._watch(Watch.DATA_RECEIVED, False)
-        self._context.commands.append(DropStaged(self.id))
-
-    def _forget_handshakes(self, now: Now) -> None:
-        self._wanted = False
-        self.attempts = 0
-        self._drop_pending()
-        self._settle_crossing(now)
-        self._note(Moment.HANDSHAKE_OVER, now.boot)
-
-    def _drop_pending(self) -> None:
-        if self._pending is not None:
-            self._context.indices.release(self._pending.our_index)
-            self._pending.wipe()
-            self._pending = None
-
-    def _settle_crossing(self, now: Now) -> None:
-        if self._crossing is not None:
-            self._crossing.wipe()
-            self._crossing = None
-            self._note(Moment.CROSSING_SETTLED, now.boot)
-
-    def _prevails(self, now: Now) -> bool:
-        """Whether our initiation is the one of two crossing ones that should be answered."""
-        public = self._context.public
-        return (
-            self._pending is not None
-            and now.boot < self._pending_sent_at + CROSSING_TIMEOUT
-            and public is not None
-            and self.public_key < public
-        )
-
-    def _wait_after_handshake(self, now: Now) -> bool:
-        """Whether the last message is so recent that the initiation has to wait."""
-        sent_at = self._handshake_sent_at
-        if sent_at is None or now.boot >= sent_at + REKEY_TIMEOUT:
-            return False
-        self._note(Moment.INITIATION_DUE_LATER, sent_at)
-        return True
-
-    # --- instants ---------------------------------------------------------------------
-
-    def _unanswered_data(self) -> int:
-        """When data was first sent that nothing came after; 0 for never."""
-        instant = self._context.datapath.activity(self.id).data_sent_at
-        return instant if instant > self._settled_at else 0
-
-    def _last_traversal(self) -> int:
-        activity = self._context.datapath.activity(self.id)
-        return max(activity.last_sent_at, activity.last_received_at)
-
-    def _send_persistent_keepalive(self, now: Now) -> None:
-        self._context.commands.append(SendKeepalive(self.id))
-        self._await_silence(now.boot, self.persistent_keepalive)
-
-    def _await_silence(self, since: int, seconds: int) -> None:
-        self._context.timers.note(
-            self._timers, Moment.PERSISTENT_KEEPALIVE_SENT, since, seconds * SECOND
-        )
+        self._negotiation.end(now)
+        self._liveness.give_up(now)
+        self._order(DropStaged(self.id))
 
     def _note(self, moment: Moment, at: int) -> None:
         self._context.timers.note(self._timers, moment, at)
 
-    def _watch(self, what: Watch, watched: bool) -> None:
-        self._context.datapath.watch(self.id, what, watched)
+    def _order(self, command: Command) -> None:
+        self._context.commands.append(command)

@@ -80,8 +80,8 @@ def test_initiations_closer_than_20_ms_are_dropped() -> None:
     pair.alice_sends()
     for _ in range(3):
         # The rate limit of our own side is not what is tried here.
-        pair.alice.device._peers[pair.bob.public]._handshake_sent_at = None
-        pair.alice.device._peers[pair.bob.public]._wanted = False
+        pair.alice.device._peers[pair.bob.public]._negotiation.allow_at_once()
+        pair.alice.device._peers[pair.bob.public]._negotiation.wanted = False
         pair.alice.device.initiate(pair.bob.public, pair.alice.now)
         pair.alice.turn()
     pair.run(0.5)
