@@ -6,6 +6,8 @@ has to come at once. What is wrong stands below, the first few of each kind.
 
 from __future__ import annotations
 
+from unicodedata import combining, east_asian_width
+
 from nvpn.cli.health import (
     clean,
     handshake_age,
@@ -18,6 +20,7 @@ from nvpn.cli.text import format_endpoint, newest_first
 from nvpn.control.client import PeerRecord, TunnelRecord
 
 _HEADINGS = ("PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS")
+_NUMBERS = (3, 4)
 _MOST_PROBLEMS = 20
 _MOST_PREFIXES = 3
 
@@ -37,11 +40,11 @@ def compact_prefixes(prefixes: list[str], most: int) -> str:
 
 def _format_tunnel(tunnel: TunnelRecord, now: int) -> str:
     rows = [_HEADINGS, *(_row(peer, now) for peer in newest_first(tunnel.peers))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     lines = [f"{tunnel.name}  {tunnel.public_key}  port {tunnel.listen_port}"]
     for row in rows:
         cells = [
-            cell.rjust(width) if index in (3, 4) else cell.ljust(width)
+            _pad(cell, width, to_the_right=index in _NUMBERS)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append(f"  {'  '.join(cells).rstrip()}")
@@ -53,6 +56,18 @@ def _format_tunnel(tunnel: TunnelRecord, now: int) -> str:
         rest = len(problems) - _MOST_PROBLEMS
         lines.append(f"  ! … and {rest:,} more; 'nvpn show --json' has them all")
     return "\n".join(lines) + "\n"
+
+
+def _columns(text: str) -> int:
+    """Columns that a terminal gives to the text: two for the wide characters of East Asia."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if east_asian_width(c) in "WF" else not combining(c) for c in text)
+
+
+def _pad(text: str, width: int, *, to_the_right: bool) -> str:
+    gap = " " * (width - _columns(text))
+    return gap + text if to_the_right else text + gap
 
 
 def _row(peer: PeerRecord, now: int) -> tuple[str, ...]:

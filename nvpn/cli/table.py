@@ -205,6 +205,8 @@ def _details(peers: list[PeerRecord]) -> Table:
         facts = ["with a preshared key" if peer.preshared_key else "no preshared key"]
         if peer.session_age is not None:
             facts.append(f"session {short_duration(peer.session_age // 10**9)} old")
+        if peer.persistent_keepalive:
+            facts.append(f"keepalive every {peer.persistent_keepalive} s")
         if peer.owner and peer.owner != "config":
             facts.append(f"owned by {clean(peer.owner)}")
         key = Text(peer.public_key, style="cyan")

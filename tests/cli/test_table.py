@@ -140,6 +140,13 @@ def test_very_many_peers_are_plain_rows() -> None:
     )
 
 
+def test_rows_stand_in_line_whatever_the_names_are() -> None:
+    names = ("東京事務所", "Zu\u0308rich", "plain", "")
+    record = tunnel(*(peer(n, name=names[n % 4]) for n in range(1, 60)))
+    rows = [line for line in format_rows([record], NOW).splitlines() if "192.0.2." in line]
+    assert len({cell_len(row.partition("192.0.2.")[0]) for row in rows}) == 1
+
+
 def test_very_many_problems_are_counted() -> None:
     text = format_rows([tunnel(*(peer(n, **PHONE) for n in range(1, 100)))], NOW)
     assert text.count("  ! phone: ") == 20

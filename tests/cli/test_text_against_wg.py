@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +16,16 @@ import pytest
 
 from nvpn.cli.text import FIELDS
 from nvpn.model.keys import PrivateKey
-from tests.support.cli import NVPN, Done, fake_daemon, key, run, run_on_terminal
+from tests.support.cli import (
+    NVPN,
+    Done,
+    clean_environment,
+    fake_daemon,
+    key,
+    run,
+    run_on_terminal,
+)
+from tests.support.own_namespace import in_new_namespace
 
 pytestmark = [
     pytest.mark.root,
@@ -254,6 +264,36 @@ def test_random_tunnels(bench: Bench) -> None:
         for arguments in (("wg0",), ("wg0", "dump"), ("all", "dump")):
             theirs, ours = bench.both(*arguments)
             assert ours == theirs, f"seed {seed}"
+
+
+@in_new_namespace
+def test_a_tunnel_of_our_own(bench: Bench) -> None:
+    """The real daemon instead of canned answers, told by wg what to be."""
+    private, psk = (bench.directory / name for name in ("private", "psk"))
+    for path in (private, psk):
+        path.touch(0o600)
+        path.write_text(run("wg", "genkey").out)
+    public = run("wg", "pubkey", stdin=run("wg", "genkey").out).out.strip()
+    daemon = subprocess.Popen(bench.argv(*NVPN, "-f", "s8own"), env=clean_environment())
+    try:
+        deadline = time.monotonic() + 20
+        while not (bench.directory / "s8own.sock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        wg_set = bench.argv("wg", "set", "s8own")
+        for settings in (
+            ("private-key", str(private), "fwmark", "0xca6c", "listen-port", "45678"),
+            ("peer", public, "preshared-key", str(psk), "endpoint", "[::1]:9",
+             "persistent-keepalive", "25", "allowed-ips", "10.0.0.0/8,fd00::/64"),
+        ):  # fmt: skip
+            assert run(*wg_set, *settings) == Done(0, "", "")
+        for arguments in ((), ("s8own",), *(("s8own", field) for field in FIELDS)):
+            theirs, ours = bench.both(*arguments)
+            assert ours == theirs
+            assert theirs.out
+        assert "public key: " in bench.both("s8own")[1].out
+    finally:
+        daemon.terminate()
+        assert daemon.wait(10) == 0
 
 
 def test_several_interfaces_at_once(bench: Bench) -> None:
