@@ -19,11 +19,10 @@ from typing import Any, Final
 import numpy as np
 from cryptography.exceptions import InvalidTag
 
-from nvpn.datapath.checksum import MODULUS
+from nvpn.datapath.checksum import MODULUS, word_sum
 from nvpn.datapath.coalesce import (
     MAX_PACKET,
     MAX_UDP_SEGMENTS,
-    Segment,
     TunWrite,
     finish_head,
     recognise_segment,
@@ -31,7 +30,7 @@ from nvpn.datapath.coalesce import (
 )
 from nvpn.datapath.inner import ECN_MASK, ECT0, NOT_ECT, parse_inner
 from nvpn.datapath.keypairs import Keypair
-from nvpn.datapath.offloads import PSH, TCP, UDP
+from nvpn.datapath.offloads import ACK, PSH, TCP, UDP
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.peer import Peer
 from nvpn.datapath.python.tun import Bytes, TunPort
@@ -112,35 +111,36 @@ class BatchOpener:
         # Outer marks of these kinds change nothing inside (RFC 6040, 4.2).
         if inner is None or tos & ECN_MASK not in (NOT_ECT, ECT0):
             return False
-        if self._core.routes.lookup(inner.version, inner.source) is not peer:
+        version, length, source, _ = inner
+        if self._core.routes.lookup(version, source) is not peer:
             return False
-        segment = recognise_segment(first[: inner.length], tso=tun.tso, uso=tun.uso)
-        if segment is None or not segment.payload or segment.ends:
+        train = views.train(version, length)
+        if train is None or not (tun.tso if train.protocol == TCP else tun.uso):
             return False
-        train = views.train(segment.flow[-1], inner.version, segment.head_size, inner.length)
-        if not train.holds(segment.sequence):
+        if not train.holds():
             return False
         pieces, packets, size = train.pieces, train.packets, train.size
         last = packets[-1]
         if views.rest:
             tail = _cut(views.plains[-1])
-            if tail is None or not train.continues(segment, tail, last):
+            if tail is None or not train.continues(tail):
                 return False
-            pieces = [*pieces, tail[segment.head_size :]]
+            pieces = [*pieces, tail[train.head_size :]]
             packets = [*packets, tail]
-            size += len(tail) - segment.head_size
+            size += len(tail) - train.head_size
             last = tail
         if size > MAX_PACKET or (train.protocol == UDP and len(packets) > MAX_UDP_SEGMENTS):
             return False
-        head = bytearray(first[: segment.head_size])
+        head = bytearray(first[: train.head_size])
         if train.protocol == TCP:
             head[train.flags_at] |= last[train.flags_at] & PSH
-        finish_head(head, segment.head_size, size)
-        virtio = virtio_header(head, segment.head_size, segment.payload)
+        finish_head(head, train.head_size, size)
+        if not train.virtio:
+            train.virtio = virtio_header(head, train.head_size, length - train.head_size)
         waiting = self._core.take_inner()
         if waiting:
             tun.write(waiting)
-        tun.write_merged(TunWrite([virtio, head, *pieces], packets))
+        tun.write_merged(TunWrite([train.virtio, head, *pieces], packets))
         return True
 
     def _views(self, segment: int, full: int, rest: int) -> _Views:
@@ -231,8 +231,35 @@ class _Views:
         """Make the nonces of what is in the source buffer."""
         self._numbers[...] = self.counters
 
-    def train(self, protocol: int, version: int, head_size: int, length: int) -> _Train:
-        """Views of the full packets as segments of one flow, each of ``length`` bytes."""
+    def train(self, version: int, length: int) -> _Train | None:
+        """Views of the full packets as segments of one flow, each of ``length`` bytes.
+
+        None if the first is nothing that the kernel would merge.
+        """
+        first = self.plains[0]
+        if version == 4:
+            protocol, start = first[9], 20
+            # No options, nobody may fragment it, and it is no fragment.
+            if first[0] != 0x45 or first[6] != 0x40 or first[7]:
+                return None
+        else:
+            protocol, start = first[6], 40
+        if length < start + 8:
+            return None
+        if protocol == TCP:
+            head_size = start + (first[start + 12] >> 4) * 4 if length > start + 20 else 0
+            if head_size < start + 20 or first[start + 12] & 0x0F or first[start + 13] != ACK:
+                return None
+        elif protocol == UDP:
+            head_size = start + 8
+            if (first[start + 4] << 8 | first[start + 5]) != length - start:
+                return None
+            if not (first[start + 6] or first[start + 7]):
+                return None  # no checksum, which a merged packet could not say
+        else:
+            return None
+        if length <= head_size:
+            return None
         key = protocol, version, head_size, length
         train = self._trains.get(key)
         if train is None:
@@ -243,7 +270,7 @@ class _Views:
                 self.plains[: self.full],
                 self._slot,
                 protocol,
-                20 if version == 4 else 40,
+                start,
                 head_size,
                 length,
             )
@@ -254,22 +281,25 @@ class _Train:
     """Packets of equal size in the plain buffer that may be segments of one flow.
 
     ``pieces`` are their payloads, ``packets`` the whole of them, ``size`` that of the
-    merged packet.
+    merged packet, ``virtio`` its header once it was made.
     """
 
     __slots__ = (
+        "_alike",
         "_checksums",
         "_heads",
-        "_mask",
         "_numbers",
         "_payload",
         "_scratch",
         "_sequences",
+        "_varying",
         "flags_at",
+        "head_size",
         "packets",
         "pieces",
         "protocol",
         "size",
+        "virtio",
     )
 
     def __init__(
@@ -284,19 +314,15 @@ class _Train:
     ) -> None:
         count = len(plains)
         self.protocol: Final = protocol
+        self.head_size: Final = head_size
         self.packets: Final[list[Bytes]] = [one[:length] for one in plains]
         self.pieces: Final[list[Bytes]] = [one[head_size:length] for one in plains]
         self.size: Final = head_size + count * (length - head_size)
-        self._payload = length - head_size
         self.flags_at: Final = start + 13
+        self.virtio = b""
+        self._payload = length - head_size
 
         mask = np.full((count, head_size), 0xFF, np.uint8)
-        self._numbers: Array | None = None
-        self._checksums: Array | None = None
-        if start == 20:
-            mask[:, 4:6] = mask[:, 10:12] = 0
-            self._numbers = np.ndarray((count,), "<u2", plain, 4, (slot,))
-            self._checksums = np.ndarray((count,), "<u2", plain, 10, (slot,))
         self._sequences: Array | None = None
         if protocol == TCP:
             mask[:, start + 4 : start + 8] = mask[:, start + 16 : start + 18] = 0
@@ -304,44 +330,54 @@ class _Train:
             self._sequences = np.ndarray((count,), ">u4", plain, start + 4, (slot,))
         else:
             mask[:, start + 6 : start + 8] = 0
-        self._mask: Array = mask.view("<u4")
-        self._heads: Array = np.ndarray(self._mask.shape, "<u4", plain, 0, (slot, 4))
-        self._scratch: Array = np.empty_like(self._mask)
+        # What must be equal if IPv4 packets all have one number, and if they count.
+        self._alike: Array = mask.copy().view("<u4")
+        self._numbers: Array | None = None
+        self._checksums: Array | None = None
+        if start == 20:
+            mask[:, 4:6] = mask[:, 10:12] = 0
+            self._numbers = np.ndarray((count,), "<u2", plain, 4, (slot,))
+            self._checksums = np.ndarray((count,), "<u2", plain, 10, (slot,))
+        self._varying: Array = mask.view("<u4")
+        self._heads: Array = np.ndarray(self._alike.shape, "<u4", plain, 0, (slot, 4))
+        self._scratch: Array = np.empty_like(self._alike)
 
-    def holds(self, sequence: int) -> bool:
-        """Whether they are: everything equal to the first that must be, none missing.
-
-        The first was recognised as a segment, without PSH; ``sequence`` is its own.
-        """
+    def holds(self) -> bool:
+        """Whether they are: everything equal to the first that must be, none missing."""
         heads, scratch = self._heads, self._scratch
-        np.bitwise_xor(heads, heads[0], out=scratch)
-        np.bitwise_and(scratch, self._mask, out=scratch)
-        if scratch.any():
-            return False
+        first = self.packets[0]
         if self._sequences is not None:
-            count, payload = len(self.pieces), self._payload
-            if sequence + count * payload >= _SEQUENCES:
+            sequences = self._sequences.tolist()
+            beyond = sequences[0] + len(sequences) * self._payload
+            if beyond >= _SEQUENCES:
                 return False
-            expected = range(sequence, sequence + count * payload, payload)
-            if self._sequences.tolist() != list(expected):
+            if sequences != list(range(sequences[0], beyond, self._payload)):
                 return False
-        if self._numbers is not None and self._checksums is not None:
-            # The first header's checksum was verified; the rest of the others is equal,
-            # so that number and checksum must make the same sum.
-            sums = np.add(self._numbers, self._checksums, dtype=np.uint32)
-            np.remainder(sums, MODULUS, out=sums)
-            return not np.not_equal(sums, sums[0]).any()
-        return True
+        np.bitwise_xor(heads, heads[0], out=scratch)
+        if self._numbers is None or self._checksums is None:
+            return not np.count_nonzero(np.bitwise_and(scratch, self._alike, out=scratch))
+        if word_sum(first[:20]):
+            return False
+        if not np.count_nonzero(scratch & self._alike):
+            return True
+        if np.count_nonzero(np.bitwise_and(scratch, self._varying, out=scratch)):
+            return False
+        # The first header's checksum is right, the rest of the others is equal: then
+        # number and checksum must make the same sum.
+        sums = np.add(self._numbers, self._checksums, dtype=np.uint32)
+        np.remainder(sums, MODULUS, out=sums)
+        return not np.count_nonzero(sums != sums[0])
 
-    def continues(self, segment: Segment, tail: memoryview, last: Bytes) -> bool:
+    def continues(self, tail: memoryview) -> bool:
         """Whether a shorter packet may be the end of it."""
         is_tcp = self.protocol == TCP
-        if is_tcp and last[self.flags_at] & PSH:
-            return False
+        first = recognise_segment(self.packets[0], tso=is_tcp, uso=not is_tcp)
         end = recognise_segment(tail, tso=is_tcp, uso=not is_tcp)
-        return (
-            end is not None
-            and end.flow == segment.flow
-            and 0 < end.payload <= segment.payload
-            and (not is_tcp or end.sequence == segment.sequence + len(self.pieces) * self._payload)
-        )
+        if first is None or end is None or end.flow != first.flow:
+            return False
+        if is_tcp and (
+            self.packets[-1][self.flags_at] & PSH
+            or end.sequence != first.sequence + len(self.pieces) * self._payload
+        ):
+            return False
+        return 0 < end.payload <= self._payload

@@ -7,7 +7,7 @@ from typing import Final
 from nvpn.datapath.inner import outer_tos, parse_inner, traffic_class
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, BadFrame, VirtioHeader, read_frame
 from nvpn.datapath.python.core import Core
-from nvpn.datapath.python.sealing import BatchSealer, recognise
+from nvpn.datapath.python.sealing import BatchSealer
 from nvpn.datapath.python.tun import MAX_FRAME, TunPort
 from nvpn.datapath.python.udp import UdpSender
 from nvpn.errors import DropReason
@@ -22,24 +22,28 @@ _AHEAD: Final = 16 - VIRTIO_HEADER_SIZE
 class Outbound:
     """Reads packets, hands them to :class:`Core` and sends the datagrams it makes."""
 
-    __slots__ = ("_buffer", "_core", "_sealer", "_tun", "_udp", "_view")
+    __slots__ = ("_core", "_frame", "_into", "_packet", "_sealer", "_tun", "_udp")
 
     def __init__(self, core: Core, tun: TunPort, udp: UdpSender, *, batches: bool) -> None:
         self._core: Final = core
         self._tun: Final = tun
         self._udp: Final = udp
-        self._buffer = bytearray(_AHEAD + MAX_FRAME)
-        self._view = [memoryview(self._buffer)[_AHEAD:]]
-        self._sealer = BatchSealer(self._buffer, udp.max_segments) if batches else None
+        buffer = bytearray(_AHEAD + MAX_FRAME)
+        self._frame: Final = memoryview(buffer)[_AHEAD:]
+        self._packet: Final = self._frame[VIRTIO_HEADER_SIZE:]
+        self._into: Final = [self._frame]
+        self._sealer: Final = (
+            BatchSealer(buffer, _AHEAD + VIRTIO_HEADER_SIZE, udp.max_segments) if batches else None
+        )
 
     def move(self, now: int) -> None:
         """Send a turn's share of what the device has."""
         moved = frames = 0
         while moved < _BYTES_A_TURN and frames < _FRAMES_A_TURN:
-            size = self._tun.read(self._view)
+            size = self._tun.read(self._into)
             if not size:
                 break
-            self._take(self._view[0][:size], now)
+            self._take(size, now)
             moved += size
             frames += 1
         self.flush()
@@ -50,13 +54,19 @@ class Outbound:
         if outgoing:
             self._udp.send(outgoing)
 
-    def _take(self, frame: memoryview, now: int) -> None:
+    def _take(self, size: int, now: int) -> None:
+        """Send what was read into the buffer: ``size`` bytes."""
+        frame = self._frame[:size]
         if not self._tun.vnet_hdr:
             self._core.send_inner(frame, now)
             return
         try:
             header = VirtioHeader.parse(frame)
-            if header.gso_type and self._seal_batch(header, frame[VIRTIO_HEADER_SIZE:], now):
+            if (
+                header.gso_type
+                and self._sealer is not None
+                and self._seal_batch(self._sealer, header, size - VIRTIO_HEADER_SIZE, now)
+            ):
                 return
             packets = read_frame(header, frame[VIRTIO_HEADER_SIZE:])
         except BadFrame:
@@ -65,26 +75,25 @@ class Outbound:
         for packet in packets:
             self._core.send_inner(packet, now)
 
-    def _seal_batch(self, header: VirtioHeader, packet: memoryview, now: int) -> bool:
+    def _seal_batch(self, sealer: BatchSealer, header: VirtioHeader, size: int, now: int) -> bool:
         """Send a superpacket in one go; False if it has to go the plain way."""
-        sealer, core = self._sealer, self._core
-        shape = recognise(header, packet) if sealer is not None else None
-        inner = parse_inner(packet)
-        if sealer is None or shape is None or inner is None or inner.length != len(packet):
+        core = self._core
+        layout = sealer.recognise(header, size, core.mtu)
+        inner = parse_inner(self._packet)
+        if layout is None or inner is None or inner.length != size:
             return False
         peer = core.routes.lookup(inner.version, inner.destination)
-        endpoint = peer.endpoint if peer is not None else None
-        keypair = peer.sending_keypair(now) if peer is not None else None
-        if peer is None or endpoint is None or keypair is None:
+        if peer is None or peer.endpoint is None:
             return False
-        sealed = sealer.seal(
-            shape, _AHEAD + VIRTIO_HEADER_SIZE, len(packet), keypair, core.mtu, now
-        )
-        if sealed is None:
+        endpoint, keypair = peer.endpoint, peer.sending_keypair(now)
+        if keypair is None:
+            return False
+        batches = sealer.seal(layout, size, keypair, now)
+        if batches is None:
             return False
         self.flush()
-        tos = outer_tos(traffic_class(packet))
-        for datagrams, segment, packets in sealed:
+        tos = outer_tos(traffic_class(self._packet))
+        for datagrams, segment, packets in batches:
             self._udp.send_many(peer.id, endpoint, [datagrams], segment, packets, tos)
             peer.note_sent(now, len(datagrams), packets, data=True, keypair=keypair)
         return True

@@ -14,10 +14,11 @@ called as few times as possible, for each call costs as much as 40 bytes of ciph
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,9 @@ _BUFFER_BYTES: Final = 1 << 17
 # A multiple of the modulus above every sum that occurs, so that differences stay positive.
 _ABOVE: Final = MODULUS << 44
 _SEQUENCES: Final = 1 << 32
+_FIRST: Final = TRANSPORT_HEADER_SIZE
+_U16: Final = struct.Struct(">H")
+_U32: Final = struct.Struct(">I")
 
 
 class Sealed(NamedTuple):
@@ -59,308 +63,359 @@ class Sealed(NamedTuple):
     packets: int
 
 
-class Superpacket(NamedTuple):
-    """Where things are in an unsegmented packet. ``start`` is the transport header's."""
+class BatchSealer:
+    """Owns the buffer that datagrams are made in.
 
-    version: int
+    Args:
+        source: what superpackets are read into.
+        at: where in it the IP header is.
+        max_segments: UDP_MAX_SEGMENTS.
+    """
+
+    __slots__ = ("_at", "_layouts", "_max_segments", "_mtu", "_out", "_source", "_view")
+
+    def __init__(self, source: bytearray, at: int, max_segments: int) -> None:
+        self._source: Final = source
+        self._at: Final = at
+        self._view: Final = memoryview(source)[at:]
+        self._out: Final = bytearray(_BUFFER_BYTES)
+        self._max_segments: Final = max_segments
+        self._mtu = -1
+        # False: not for us. Looked up by everything that decides that, and the layout.
+        self._layouts: dict[tuple[int, ...], Layout | Literal[False]] = {}
+
+    def recognise(self, header: VirtioHeader, size: int, mtu: int) -> Layout | None:
+        """How to cut the packet of ``size`` bytes in the source buffer.
+
+        None unless it is an ordinary superpacket.
+        """
+        flags, gso_type, _, gso_size, start, _ = header
+        packet = self._view
+        if size < 60 or start not in (20, 40):
+            return None
+        if mtu != self._mtu:
+            self._mtu = mtu
+            self._layouts.clear()
+        key = flags, gso_type, gso_size, start, packet[0], packet[6], packet[9], packet[start + 12]
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[key] = self._make_layout(*key)
+        if not layout or size <= layout.head_size + gso_size:
+            return None
+        return layout
+
+    def seal(
+        self, layout: Layout, size: int, keypair: Keypair, now: int
+    ) -> Iterator[Sealed] | None:
+        """Cut and seal the packet that ``recognise`` looked at.
+
+        Returns:
+            what to send, one after the other; None when this has to go the plain way.
+        """
+        full, rest = divmod(size - layout.head_size, layout.gso_size)
+        if not layout.prepare(self._view, size, keypair.header):
+            return None
+        counter = keypair.reserve(full + (rest > 0), now)
+        if counter == EXHAUSTED:
+            return None
+        return layout.seal(self._at, full, rest, keypair, counter)
+
+    def _make_layout(
+        self,
+        flags: int,
+        gso_type: int,
+        gso_size: int,
+        start: int,
+        first: int,
+        dont_fragment: int,
+        time_and_protocol: int,
+        data_offset: int,
+    ) -> Layout | Literal[False]:
+        if not flags & NEEDS_CSUM or not gso_size:
+            return False
+        # IPv4 without options, and not to be fragmented: then its number means nothing.
+        if start == 20 and first == 0x45 and dont_fragment == 0x40:
+            protocol, tcp = time_and_protocol, GSO_TCPV4
+        elif start == 40 and first >> 4 == 6:
+            protocol, tcp = dont_fragment, GSO_TCPV6  # in IPv6 the next header is there
+        else:
+            return False
+        if gso_type == tcp and protocol == TCP:
+            head_size = start + (data_offset >> 4) * 4
+            if head_size < start + 20:
+                return False
+        elif gso_type == GSO_UDP_L4 and protocol == UDP:
+            head_size = start + 8
+        else:
+            return False
+        if padded_size(head_size + gso_size, self._mtu) + TRANSPORT_OVERHEAD > MAX_UDP_PAYLOAD:
+            return False
+        return Layout(
+            Shape(protocol, start, head_size, gso_size),
+            self._mtu,
+            self._source,
+            self._out,
+            self._max_segments,
+        )
+
+
+class Shape(NamedTuple):
+    """Of a superpacket; ``start`` is where its transport header begins."""
+
     protocol: int
     start: int
     head_size: int
     gso_size: int
 
 
-def recognise(header: VirtioHeader, packet: memoryview) -> Superpacket | None:
-    """The superpacket that this is, if it is an ordinary one."""
-    if len(packet) < 60 or not header.gso_size or not header.flags & NEEDS_CSUM:
-        return None
-    version = packet[0] >> 4
-    if version == 4:
-        # Without options, and not to be fragmented: then its number means nothing.
-        if packet[0] != 0x45 or packet[6] != 0x40 or header.csum_start != 20:
-            return None
-        protocol, start = packet[9], 20
-    elif version == 6 and header.csum_start == 40:
-        protocol, start = packet[6], 40
-    else:
-        return None
-    if header.gso_type == (GSO_TCPV4 if version == 4 else GSO_TCPV6) and protocol == TCP:
-        head_size = start + (packet[start + 12] >> 4) * 4
-        if head_size < start + 20:
-            return None
-    elif header.gso_type == GSO_UDP_L4 and protocol == UDP:
-        head_size = start + 8
-    else:
-        return None
-    if head_size + header.gso_size >= len(packet):
-        return None
-    return Superpacket(version, protocol, start, head_size, header.gso_size)
+class Layout:
+    """Where the segments of one shape of superpacket lie, and what they share.
 
-
-class BatchSealer:
-    """Owns the buffer that datagrams are made in.
-
-    Args:
-        source: what superpackets are read into, at most 70,000 bytes.
-        max_segments: UDP_MAX_SEGMENTS.
+    ``prepare`` takes the headers apart: ``_template`` becomes what all datagrams begin
+    with, with zeros where they differ (counter, sequence number, checksum), and
+    ``_base`` the sum of everything in it that a full segment's checksum covers.
     """
 
-    __slots__ = ("_layouts", "_max_segments", "_out", "_out_view", "_source", "_source_view")
-
-    def __init__(self, source: bytearray, max_segments: int) -> None:
-        self._source: Final = source
-        self._source_view: Final = memoryview(source)
-        self._out: Final = bytearray(_BUFFER_BYTES)
-        self._out_view: Final = memoryview(self._out)
-        self._max_segments: Final = max_segments
-        self._layouts: dict[tuple[int, int, int, int], _Layout] = {}
-
-    def seal(
-        self, shape: Superpacket, at: int, size: int, keypair: Keypair, mtu: int, now: int
-    ) -> Iterator[Sealed] | None:
-        """Cut and seal the packet of ``size`` bytes at ``at`` in the source buffer.
-
-        Returns:
-            what to send, one after the other; None when this has to go the plain way.
-        """
-        layout = self._layout(shape, mtu)
-        payload = size - shape.head_size
-        full, rest = divmod(payload, shape.gso_size)
-        if layout is None:
-            return None
-        if shape.protocol == TCP:
-            sequence = int.from_bytes(
-                self._source_view[at + shape.start + 4 : at + shape.start + 8], "big"
-            )
-            if sequence + payload >= _SEQUENCES:
-                return None
-        counter = keypair.reserve(full + (rest > 0), now)
-        if counter == EXHAUSTED:
-            return None
-        return self._seal(shape, layout, at, size, keypair, counter, mtu)
-
-    def _seal(
-        self,
-        shape: Superpacket,
-        layout: _Layout,
-        at: int,
-        size: int,
-        keypair: Keypair,
-        counter: int,
-        mtu: int,
-    ) -> Iterator[Sealed]:
-        head = _Head(shape, self._source_view[at : at + shape.head_size], size)
-        at += shape.head_size
-        end = at + size - shape.head_size
-        gso_size = shape.gso_size
-        index = 0
-        while at + gso_size <= end:
-            count = min(layout.room, (end - at) // gso_size)
-            finished = at + count * gso_size
-            views = layout.views(count, at)
-            views.fill(head, keypair.header, counter, index, last=finished == end)
-            deque(map(keypair.seal, views.nonces, views.plains, _NONE, views.sealed), 0)
-            counter += count
-            index += count
-            at = finished
-            filled = count * layout.stride
-            if at < end < at + gso_size and count < self._max_segments:
-                more = self._tail_size(head, end - at, mtu)
-                if filled + more <= MAX_UDP_PAYLOAD:
-                    self._seal_tail(head, at, end, filled, keypair, counter, index, mtu)
-                    at = end
-                    count += 1
-                    filled += more
-            yield Sealed(self._out_view[:filled], layout.stride, count)
-        if at < end:
-            filled = self._seal_tail(head, at, end, 0, keypair, counter, index, mtu)
-            yield Sealed(self._out_view[:filled], filled, 1)
-
-    def _tail_size(self, head: _Head, payload: int, mtu: int) -> int:
-        return padded_size(head.size + payload, mtu) + TRANSPORT_OVERHEAD
-
-    def _seal_tail(
-        self,
-        head: _Head,
-        at: int,
-        end: int,
-        to: int,
-        keypair: Keypair,
-        counter: int,
-        index: int,
-        mtu: int,
-    ) -> int:
-        """The last segment, which is shorter. Returns the datagram's size."""
-        out = self._out
-        payload = self._source_view[at:end]
-        plain = head.segment(payload, index)
-        size = padded_size(len(plain), mtu)
-        first = to + TRANSPORT_HEADER_SIZE
-        number = counter.to_bytes(8, "little")
-        out[to:first] = keypair.header + number
-        out[first : first + size] = plain + bytes(size - len(plain))
-        keypair.seal(
-            b"\0\0\0\0" + number,
-            self._out_view[first : first + size],
-            None,
-            self._out_view[first : first + size + TAG_SIZE],
-        )
-        return size + TRANSPORT_OVERHEAD
-
-    def _layout(self, shape: Superpacket, mtu: int) -> _Layout | None:
-        key = (shape.start, shape.head_size, shape.gso_size, mtu)
-        layout = self._layouts.get(key)
-        if layout is None:
-            plain = padded_size(shape.head_size + shape.gso_size, mtu)
-            if plain + TRANSPORT_OVERHEAD > MAX_UDP_PAYLOAD:
-                return None
-            if len(self._layouts) >= _MAX_LAYOUTS:
-                self._layouts.clear()
-            layout = self._layouts[key] = _Layout(
-                shape, plain, self._source, self._out, self._max_segments
-            )
-        return layout
-
-
-class _Head:
-    """The headers of a superpacket, made into what all its segments share.
-
-    ``template`` has zeros where segments differ: sequence number and checksum. ``base``
-    is the sum of everything in it that a full segment's transport checksum covers.
-    """
-
-    __slots__ = ("base", "first_flags", "last_flags", "pseudo", "sequence", "shape", "template")
-
-    def __init__(self, shape: Superpacket, head: memoryview, size: int) -> None:
-        self.shape: Final = shape
-        start = shape.start
-        template = self.template = bytearray(head)
-        segment = shape.head_size + shape.gso_size
-        if shape.protocol == TCP:
-            field = start + TCP_CHECKSUM_OFFSET
-            flags = template[start + 13]
-            self.first_flags = flags & CWR
-            self.last_flags = flags & (FIN | PSH)
-            template[start + 13] = flags & ~(CWR | FIN | PSH)
-            self.sequence = int.from_bytes(template[start + 4 : start + 8], "big")
-            template[start + 4 : start + 8] = b"\0\0\0\0"
-        else:
-            field = start + UDP_CHECKSUM_OFFSET
-            self.first_flags = self.last_flags = self.sequence = 0
-        # The field holds the pseudo header's sum with the length of the whole.
-        self.pseudo = (template[field] << 8 | template[field + 1]) - (size - start)
-        template[field] = template[field + 1] = 0
-        self._fit(template, segment)
-        self.base = (self.pseudo + segment - start + word_sum(template[start:])) % MODULUS
-
-    @property
-    def size(self) -> int:
-        """Bytes of all headers."""
-        return self.shape.head_size
-
-    def segment(self, payload: memoryview, index: int) -> bytearray:
-        """The last segment as a whole packet: ``index`` full ones are before it."""
-        start, protocol = self.shape.start, self.shape.protocol
-        packet = bytearray(self.template)
-        length = len(packet) - start + len(payload)
-        self._fit(packet, start + length)
-        if protocol == TCP:
-            field = start + TCP_CHECKSUM_OFFSET
-            sequence = self.sequence + index * self.shape.gso_size
-            packet[start + 4 : start + 8] = sequence.to_bytes(4, "big")
-            packet[start + 13] |= self.last_flags
-        else:
-            field = start + UDP_CHECKSUM_OFFSET
-        total = self.pseudo + length + word_sum(packet[start:]) + word_sum(payload)
-        checksum = complement(total)
-        if protocol == UDP:
-            checksum = checksum or MODULUS
-        packet[field : field + 2] = checksum.to_bytes(2, "big")
-        packet += payload
-        return packet
-
-    def _fit(self, head: bytearray, size: int) -> None:
-        """Lengths, and the IPv4 header's checksum, of a segment of ``size`` bytes."""
-        start = self.shape.start
-        if start == 20:
-            head[2:4] = size.to_bytes(2, "big")
-            head[10:12] = b"\0\0"
-            head[10:12] = complement(word_sum(head[:20])).to_bytes(2, "big")
-        else:
-            head[4:6] = (size - 40).to_bytes(2, "big")
-        if self.shape.protocol == UDP:
-            head[start + 4 : start + 6] = (size - start).to_bytes(2, "big")
-
-
-class _Layout:
-    """Where the segments of one shape of superpacket lie: ``stride`` bytes apart."""
-
-    __slots__ = ("_by_count", "out", "plain", "room", "shape", "source", "stride")
+    __slots__ = (
+        "_base",
+        "_by_count",
+        "_first_flags",
+        "_last_flags",
+        "_mtu",
+        "_out",
+        "_plain",
+        "_pseudo",
+        "_room",
+        "_sequence",
+        "_source",
+        "_stride",
+        "_template",
+        "_template_array",
+        "gso_size",
+        "head_size",
+        "max_segments",
+        "shape",
+    )
 
     def __init__(
-        self,
-        shape: Superpacket,
-        plain: int,
-        source: bytearray,
-        out: bytearray,
-        max_segments: int,
+        self, shape: Shape, mtu: int, source: bytearray, out: bytearray, max_segments: int
     ) -> None:
         self.shape: Final = shape
-        self.plain: Final = plain
-        self.source: Final = source
-        self.out: Final = out
-        self.stride: Final = plain + TRANSPORT_OVERHEAD
-        self.room: Final = max(1, min(max_segments, MAX_UDP_PAYLOAD // self.stride))
+        self.head_size: Final = shape.head_size
+        self.gso_size: Final = shape.gso_size
+        self.max_segments: Final = max_segments
+        self._mtu: Final = mtu
+        self._source: Final = source
+        self._out: Final = out
+        self._plain: Final = padded_size(shape.head_size + shape.gso_size, mtu)
+        self._stride: Final = self._plain + TRANSPORT_OVERHEAD
+        self._room: Final = max(1, min(max_segments, MAX_UDP_PAYLOAD // self._stride))
         self._by_count: dict[tuple[int, int], _Views] = {}
+        self._template: Final = bytearray(TRANSPORT_HEADER_SIZE + shape.head_size)
+        self._template_array: Array = np.frombuffer(self._template, np.uint8)
+        self._base = self._pseudo = self._sequence = 0
+        self._first_flags = self._last_flags = 0
 
-    def views(self, count: int, at: int) -> _Views:
+    def prepare(self, packet: memoryview, size: int, header: bytes) -> bool:
+        """Take the headers apart; False if the sequence number would overflow on the way.
+
+        Args:
+            packet: the superpacket, of ``size`` bytes.
+            header: type and receiver index, as all datagrams begin.
+        """
+        protocol, start, head_size, gso_size = self.shape
+        template = self._template
+        template[:8] = header
+        template[_FIRST:] = packet[:head_size]
+        transport = _FIRST + start
+        if protocol == TCP:
+            field = transport + TCP_CHECKSUM_OFFSET
+            flags = template[transport + 13]
+            self._first_flags = flags & CWR
+            self._last_flags = flags & (FIN | PSH)
+            template[transport + 13] = flags & ~(CWR | FIN | PSH)
+            sequence = self._sequence = _U32.unpack_from(template, transport + 4)[0]
+            if sequence + size >= _SEQUENCES:
+                return False
+            _U32.pack_into(template, transport + 4, 0)
+        else:
+            field = transport + UDP_CHECKSUM_OFFSET
+        # The field holds the pseudo header's sum with the length of the whole.
+        self._pseudo = _U16.unpack_from(template, field)[0] - (size - start)
+        _U16.pack_into(template, field, 0)
+        length = head_size - start + gso_size
+        self._fit(template, _FIRST, start + length)
+        self._base = (self._pseudo + length + word_sum(template[transport:])) % MODULUS
+        return True
+
+    def seal(
+        self, at: int, full: int, rest: int, keypair: Keypair, counter: int
+    ) -> Iterator[Sealed]:
+        """Make the datagrams of ``full`` segments and one of ``rest`` bytes if that is not 0."""
+        gso_size, stride = self.gso_size, self._stride
+        at += self.head_size
+        done = 0
+        while done < full:
+            count = min(self._room, full - done)
+            views = self._views(count, at)
+            self._fill(views, counter, done, last=not rest and done + count == full)
+            deque(map(keypair.seal, views.nonces, views.plains, _NONE, views.sealed), 0)
+            counter += count
+            done += count
+            at += count * gso_size
+            filled = count * stride
+            if rest and done == full and count < self.max_segments:
+                more = padded_size(self.head_size + rest, self._mtu) + TRANSPORT_OVERHEAD
+                if filled + more <= MAX_UDP_PAYLOAD:
+                    self._seal_tail(at, rest, full, filled, keypair, counter)
+                    filled += more
+                    count += 1
+                    rest = 0
+            yield Sealed(memoryview(self._out)[:filled], stride, count)
+        if rest:
+            filled = self._seal_tail(at, rest, full, 0, keypair, counter)
+            yield Sealed(memoryview(self._out)[:filled], filled, 1)
+
+    def _views(self, count: int, at: int) -> _Views:
         """Ready-made views for ``count`` segments with payload from ``at`` on."""
         key = count, at
         views = self._by_count.get(key)
         if views is None:
-            if len(self._by_count) >= 2 * self.room:
+            if len(self._by_count) >= 2 * self._room:
                 self._by_count.clear()
-            views = self._by_count[key] = _Views(self, count, at)
+            views = self._by_count[key] = _Views(
+                self.shape, self._plain, self._stride, self._source, self._out, count, at
+            )
         return views
+
+    def _fill(self, views: _Views, counter: int, index: int, *, last: bool) -> None:
+        """Write everything but the ciphertext.
+
+        Args:
+            counter: of the first of the datagrams.
+            index: of the first segment within its superpacket.
+            last: whether the superpacket ends with these segments.
+        """
+        sums = views.sums
+        np.add(views.index, counter, out=views.counters)
+        views.heads[...] = self._template_array
+        views.counters_out[...] = views.counters
+        # In sums of little-endian words the number n of a big-endian one counts 256 n:
+        # swapping the bytes of a word is that, modulo 65535.
+        np.add.reduce(views.words, axis=1, dtype=np.uint64, out=sums)
+        views.payload_out[...] = views.payload
+        if views.padding is not None:
+            views.padding[...] = 0
+        if views.odd is not None:
+            np.add(sums, views.odd, out=sums)
+        total = self._base
+        if views.sequences is not None:
+            sequence = self._sequence + index * self.gso_size
+            total += sequence
+            np.add(views.offsets, sequence, out=views.scratch)
+            views.sequences[...] = views.scratch
+            if self._first_flags and not index:
+                self._out[views.first_flags] |= self._first_flags
+                sums[0] += np.uint64(self._first_flags << 8)
+            if last and self._last_flags:
+                self._out[views.last_flags] |= self._last_flags
+                sums[-1] += np.uint64(self._last_flags << 8)
+        np.subtract(views.above, sums, out=sums)
+        np.subtract(sums, total << 8, out=sums)
+        np.remainder(sums, MODULUS, out=sums)
+        if views.sequences is None:
+            sums[sums == 0] = MODULUS  # in UDP 0 means "no checksum"
+        views.checksums[...] = sums
+
+    def _seal_tail(
+        self, at: int, size: int, index: int, to: int, keypair: Keypair, counter: int
+    ) -> int:
+        """The last segment, which is shorter. Returns the datagram's size."""
+        protocol, start = self.shape.protocol, self.shape.start
+        out, first = self._out, to + _FIRST
+        length = self.head_size - start + size
+        plain = start + length
+        padded = padded_size(plain, self._mtu)
+        payload = memoryview(self._source)[at : at + size]
+        out[to:first] = self._template[:8] + counter.to_bytes(8, "little")
+        out[first : first + self.head_size] = self._template[_FIRST:]
+        out[first + self.head_size : first + padded] = bytes(payload) + bytes(padded - plain)
+        self._fit(out, first, plain)
+        transport = first + start
+        if protocol == TCP:
+            field = transport + TCP_CHECKSUM_OFFSET
+            _U32.pack_into(out, transport + 4, self._sequence + index * self.gso_size)
+            out[transport + 13] |= self._last_flags
+        else:
+            field = transport + UDP_CHECKSUM_OFFSET
+        checksum = complement(
+            self._pseudo
+            + length
+            + word_sum(out[transport : first + self.head_size])
+            + word_sum(payload)
+        )
+        _U16.pack_into(out, field, checksum or (MODULUS if protocol == UDP else 0))
+        body = memoryview(out)[first : first + padded + TAG_SIZE]
+        nonce = b"\0\0\0\0" + out[to + 8 : first]
+        keypair.seal(nonce, body[:padded], None, body)
+        return padded + TRANSPORT_OVERHEAD
+
+    def _fit(self, head: bytearray, at: int, size: int) -> None:
+        """Lengths, and the IPv4 header's checksum, of a segment of ``size`` bytes."""
+        start = self.shape.start
+        if start == 20:
+            _U16.pack_into(head, at + 2, size)
+            _U16.pack_into(head, at + 10, 0)
+            _U16.pack_into(head, at + 10, complement(word_sum(head[at : at + 20])))
+        else:
+            _U16.pack_into(head, at + 4, size - 40)
+        if self.shape.protocol == UDP:
+            _U16.pack_into(head, at + start + 4, size - start)
 
 
 class _Views:
     """``count`` segments in the output buffer, by column for numpy, by row for the cipher."""
 
     __slots__ = (
-        "_checksums",
-        "_counters",
-        "_counters_out",
-        "_first_flags",
-        "_heads",
-        "_index",
-        "_last_flags",
-        "_odd",
-        "_offsets",
-        "_out",
-        "_padding",
-        "_payload",
-        "_payload_out",
-        "_sequences",
-        "_shape",
-        "_sums",
-        "_words",
+        "above",
+        "checksums",
+        "counters",
+        "counters_out",
+        "first_flags",
+        "heads",
+        "index",
+        "last_flags",
         "nonces",
+        "odd",
+        "offsets",
+        "padding",
+        "payload",
+        "payload_out",
         "plains",
+        "scratch",
         "sealed",
+        "sequences",
+        "sums",
+        "words",
     )
 
-    def __init__(self, layout: _Layout, count: int, at: int) -> None:
-        shape, stride, out, source = layout.shape, layout.stride, layout.out, layout.source
-        head_size, gso_size, start = shape.head_size, shape.gso_size, shape.start
-        first = TRANSPORT_HEADER_SIZE
-        ends = first + head_size + gso_size
-        self._shape = shape
-        self._out = out
-
+    def __init__(
+        self,
+        shape: Shape,
+        plain: int,
+        stride: int,
+        source: bytearray,
+        out: bytearray,
+        count: int,
+        at: int,
+    ) -> None:
+        protocol, start, head_size, gso_size = shape
         view = memoryview(out)
         rows = range(0, count * stride, stride)
-        self.plains = [view[row + first : row + first + layout.plain] for row in rows]
-        self.sealed = [view[row + first : row + stride] for row in rows]
+        self.plains = [view[row + _FIRST : row + _FIRST + plain] for row in rows]
+        self.sealed = [view[row + _FIRST : row + stride] for row in rows]
         numbers = bytearray(16 * count)
         number_view = memoryview(numbers)
         # Four zero bytes, then the counter.
@@ -374,71 +429,31 @@ class _Views:
             made: Array = np.ndarray((count, width), np.uint8, out, offset, (stride, 1))
             return made
 
-        self._counters = np.ndarray((count,), "<u8", numbers, 8, (16,))
-        self._counters_out = column("<u8", 8)
-        self._index = np.arange(count, dtype=np.uint64)
-        self._heads = rectangle(0, first + head_size)
-        self._payload = np.ndarray((count, gso_size), np.uint8, source, at)
-        self._payload_out = rectangle(first + head_size, gso_size)
-        padding = first + layout.plain - ends
-        self._padding = rectangle(ends, padding) if padding else None
-        even = gso_size & ~1
+        self.counters: Array = np.ndarray((count,), "<u8", numbers, 8, (16,))
+        self.counters_out = column("<u8", 8)
+        self.index: Array = np.arange(count, dtype=np.uint64)
+        self.heads = rectangle(0, _FIRST + head_size)
+        self.payload: Array = np.ndarray((count, gso_size), np.uint8, source, at)
+        self.payload_out = rectangle(_FIRST + head_size, gso_size)
+        ends = head_size + gso_size
+        self.padding = rectangle(_FIRST + ends, plain - ends) if plain > ends else None
+        self.words: Array
         if gso_size % 4 == 0 and at % 4 == 0:
-            self._words = np.ndarray((count, gso_size // 4), "<u4", source, at)
+            self.words = np.ndarray((count, gso_size // 4), "<u4", source, at)
         else:
-            self._words = np.ndarray((count, even // 2), "<u2", source, at, (gso_size, 2))
-        self._odd = self._payload[:, -1] if gso_size & 1 else None
-        self._sums = np.zeros(count, np.uint64)
-        transport = first + start
-        self._sequences: Array | None = None
-        self._offsets = self._index * np.uint64(gso_size)
-        if shape.protocol == TCP:
-            self._sequences = column(">u4", transport + 4)
-            self._checksums = column("<u2", transport + TCP_CHECKSUM_OFFSET)
+            self.words = np.ndarray((count, gso_size // 2), "<u2", source, at, (gso_size, 2))
+        self.odd = self.payload[:, -1] if gso_size & 1 else None
+        self.sums: Array = np.zeros(count, np.uint64)
+        self.offsets: Array = self.index * np.uint64(gso_size)
+        self.scratch: Array = np.zeros(count, np.uint64)
+        transport = _FIRST + start
+        self.sequences: Array | None = None
+        if protocol == TCP:
+            self.above: Array = np.uint64(_ABOVE) - (self.offsets << np.uint64(8))
+            self.sequences = column(">u4", transport + 4)
+            self.checksums = column("<u2", transport + TCP_CHECKSUM_OFFSET)
         else:
-            self._checksums = column("<u2", transport + UDP_CHECKSUM_OFFSET)
-        self._first_flags = transport + 13
-        self._last_flags = (count - 1) * stride + transport + 13
-
-    def fill(self, head: _Head, header: bytes, counter: int, index: int, *, last: bool) -> None:
-        """Write everything but the ciphertext.
-
-        Args:
-            header: type and receiver index, as all datagrams begin.
-            counter: of the first of them.
-            index: of the first segment within its superpacket.
-            last: whether the superpacket ends with these segments.
-        """
-        sums = self._sums
-        np.add(self._index, counter, out=self._counters)
-        self._heads[...] = np.frombuffer(header + bytes(8) + head.template, np.uint8)
-        self._counters_out[...] = self._counters
-        self._payload_out[...] = self._payload
-        if self._padding is not None:
-            self._padding[...] = 0
-
-        # In sums of little-endian words the number n of a big-endian one counts 256 n:
-        # swapping the bytes of a word is that, modulo 65535.
-        np.add.reduce(self._words, axis=1, dtype=np.uint64, out=sums)
-        if self._odd is not None:
-            sums += self._odd
-        total = head.base
-        if self._sequences is not None:
-            sequence = head.sequence + index * self._shape.gso_size
-            total += sequence
-            self._sequences[...] = self._offsets + sequence
-            sums += self._offsets << _EIGHT
-            if head.first_flags and not index:
-                self._out[self._first_flags] |= head.first_flags
-                sums[0] += np.uint64(head.first_flags << 8)
-            if last and head.last_flags:
-                self._out[self._last_flags] |= head.last_flags
-                sums[-1] += np.uint64(head.last_flags << 8)
-        np.subtract(_ABOVE - (total << 8), sums, out=sums)
-        np.remainder(sums, MODULUS, out=sums)
-        if self._sequences is None:
-            sums[sums == 0] = MODULUS  # in UDP 0 means "no checksum"
-        self._checksums[...] = sums
-
-
-_EIGHT: Final = np.uint64(8)
+            self.above = np.full(count, _ABOVE, np.uint64)
+            self.checksums = column("<u2", transport + UDP_CHECKSUM_OFFSET)
+        self.first_flags = transport + 13
+        self.last_flags = (count - 1) * stride + transport + 13
