@@ -287,8 +287,8 @@ def test_a_wiped_handshake_leaves_nothing_for_the_garbage_collector() -> None:
         for _ in range(50):
             with pytest.raises(ProtocolViolation):
                 ReceivedInitiation.open(forged, static=static)
-        left = [one for one in gc.get_objects() if type(one).__module__.startswith("noise.")]
-        held = [one for one in left if isinstance(one, library.HandshakeState)]
+        # By type: other tests leave objects behind that answer questions strangely.
+        held = [one for one in gc.get_objects() if issubclass(type(one), library.HandshakeState)]
     finally:
         gc.enable()
     assert held == []
