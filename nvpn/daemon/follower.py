@@ -2,7 +2,8 @@
 
 People and scripts use `ip link` on a tunnel as on any other interface. With the link up
 the UDP sockets are bound and peers served; with the link down they are not, as with the
-kernel's WireGuard.
+kernel's WireGuard. In another network namespace its addresses and routes are the business
+of whoever moved it there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from nvpn.netconf.linux_namespace import call_where
 from nvpn.overlay.linux import tun_name
 
 _log: Final = logging.getLogger(__name__)
+
+VISIT_SECONDS: Final = 1.0
+"""How often an interface that was moved to another namespace is looked at."""
 
 
 class LinkFollower:
@@ -45,6 +49,7 @@ class LinkFollower:
         self._spawn = spawn
         self._monitor: LinkMonitor | None = None
         self._serving = False
+        self._is_elsewhere = False
         self._switching: asyncio.Task[None] | None = None
 
     def start(self, netconf: Netconf) -> None:
@@ -77,7 +82,7 @@ class LinkFollower:
             if isinstance(event, LinkChanged):
                 self._note(event.link)
             elif isinstance(event, LinkLeft):
-                self._find_again()
+                self._leave()
                 return
 
     def _note(self, link: Link) -> None:
@@ -87,7 +92,8 @@ class LinkFollower:
         if link.mtu != before.mtu:
             _log.info("the MTU is %d now", link.mtu)
             self._tunnel.backend.set_mtu(link.mtu)
-            self._host.follow_mtu()
+            if not self._is_elsewhere:
+                self._host.follow_mtu()
         if link.is_up != self._serving and self._switching is None:
             self._switching = self._spawn(self._switch())
 
@@ -102,30 +108,40 @@ class LinkFollower:
                     continue
                 await self._tunnel.backend.bring_up()
                 _log.info("the interface is up")
-                self._host.settle()
+                if not self._is_elsewhere:
+                    self._host.settle()
         except NvpnError as error:
             _log.error("%s; set the interface down and up to try again", error)
         finally:
             self._switching = None
 
-    def _find_again(self) -> None:
+    def _leave(self) -> None:
         """It left this namespace: deleted, or moved to another one."""
         self.close()
-        try:
-            netconf, monitor, link = call_where(self._tunnel.tun.fd, self._look_around)
-        except PlatformError as error:
-            # EBADFD from the first call: deleted. The datapath will say the same.
-            _log.info("the interface is gone: %s", error)
-            self._on_gone()
-            return
-        _log.info("the interface was moved to another network namespace")
-        self._host.move(netconf, link)
-        self._watch(monitor)
-        self._note(link)
+        self._is_elsewhere = True
+        self._spawn(self._visit())
 
-    def _look_around(self) -> tuple[LinuxNetconf, LinkMonitor, Link]:
+    async def _visit(self) -> None:
+        """Look at the interface where it is now, again and again.
+
+        A socket of ours over there would tell, but also keep the namespace alive.
+        """
+        _log.info("the interface has left this network namespace")
+        while True:
+            try:
+                link = call_where(self._tunnel.tun.fd, self._look)
+            except PlatformError as error:
+                # EBADFD: deleted. The datapath will say the same.
+                _log.info("the interface is gone: %s", error)
+                self._on_gone()
+                return
+            if link is not None:
+                self._note(link)
+            await asyncio.sleep(VISIT_SECONDS)
+
+    def _look(self) -> Link | None:
         netconf = LinuxNetconf()
-        link = netconf.find_link(tun_name(self._tunnel.tun.fd))
-        if link is None:
-            raise PlatformError("find the interface again")
-        return netconf, netconf.monitor(link), link
+        try:
+            return netconf.find_link(tun_name(self._tunnel.tun.fd))
+        finally:
+            netconf.close()

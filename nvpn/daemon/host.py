@@ -81,11 +81,6 @@ class TunnelHost:
         except PlatformError as error:
             _log.info("%s", error)  # an older kernel: slower, not wrong
 
-    def move(self, netconf: Netconf, link: Link) -> None:
-        """The interface is in another namespace now, which took its addresses and routes."""
-        self._netconf = netconf
-        self.link = replace(link, mtu=self.link.mtu, is_up=self.link.is_up)
-
     def raise_link(self) -> None:
         """Up. Raises PlatformError."""
         self._netconf.set_link(self.link, is_up=True)

@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from nvpn.daemon.background import Reporter, FrontReporter, run_in_background
+from nvpn.daemon.background import FrontReporter, Reporter, run_in_background
 
 if TYPE_CHECKING:
     from nvpn.config.model import TunnelConfig

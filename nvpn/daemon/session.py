@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ RESOLVE_SECONDS: Final = 3.0
 """How long a start or reload waits for names; slower ones come in when they do."""
 
 _DAY: Final = 86_400 * SECOND
-_MIN_BURST: Final = 100
+_MIN_BURST: Final = 20
 _INITIATION_TICK: Final = 0.01
 
 
@@ -81,9 +80,7 @@ class Session:
     ) -> None:
         if is_running(name):
             raise PlatformError(
-                f"start {name}",
-                errno=errno.EADDRINUSE,
-                hint=f"it is running already; see: nvpn show {name}",
+                f"start {name}", hint=f"it is running already; see: nvpn show {name}"
             )
         self._name = name
         self._around = around

@@ -18,8 +18,9 @@ from nvpn.protocol.tai64n import GRANULARITY, TimestampSource, stamp
 RESERVED: Final = 60 * SECOND
 """How far ahead of the clock a reservation reaches, and so the most that a crash moves us."""
 
-_BURST: Final = 100
-"""Stamps in reserve while the clock is behind them, however many peers there are."""
+_BURST: Final = 20
+"""Stamps in reserve while the clock is behind them; with more peers set ``burst``. A crash
+costs that many steps of 17 ms then: few enough that crashing once a second loses nothing."""
 
 
 class ReservedTimestamps(TimestampSource):

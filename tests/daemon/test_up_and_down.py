@@ -1,0 +1,415 @@
+"""A tunnel's life as a user sees it: up, down, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from nvpn.model.keys import PrivateKey
+from tests.daemon.conftest import Pair
+from tests.support.machines import Machine
+from tests.support.world import wait_until
+
+pytestmark = pytest.mark.root
+
+PEER = PrivateKey(bytes(range(32))).public().base64
+OTHER_PEER = PrivateKey(bytes(range(1, 33))).public().base64
+CONFIG = f"""
+[interface]
+private_key = "PRIVATE"
+address = ["10.9.0.1/24", "fd09::1/64"]
+
+[[peer]]
+name = "bob"
+public_key = "{PEER}"
+endpoint = "127.0.0.1:5"
+allowed_ips = ["10.9.0.2/32", "10.20.0.0/16", "fd09::2/128", "fd20::/48"]
+"""
+
+
+def test_up_makes_everything_and_down_removes_everything(machine: Machine) -> None:
+    machine.write(CONFIG)
+
+    up = machine.nvpn("up", "wg0.toml")
+
+    assert up.stdout == ""
+    assert up.stderr == ""
+    assert machine.addresses() == {"10.9.0.1/24", "fd09::1/64"}
+    assert machine.routes() == {"10.9.0.0/24", "10.20.0.0/16", "fd09::/64", "fd20::/48"}
+    (link,) = machine.ip("-d", "link", "show", "wg0")
+    assert "UP" in link["flags"]
+    assert link["txqlen"] == 1000
+    assert machine.record()[1][0] == PEER
+
+    down = machine.nvpn("down", "wg0")
+
+    assert down.stdout == ""
+    assert down.stderr == ""
+    assert machine.is_clean()
+
+
+def test_packets_go_through_as_soon_as_up_returns(pair: Pair) -> None:
+    for machine in (pair.alice, pair.bob):
+        machine.write(pair.configuration(machine))
+        machine.nvpn("up", "wg0.toml")
+
+    assert pair.alice.host.ping("10.9.0.2", count=3) == (3, 3)
+    assert pair.bob.host.ping("10.9.0.1", count=3) == (3, 3)
+
+
+def test_the_mtu_is_given_or_derived_from_the_path_to_the_endpoint(pair: Pair) -> None:
+    alice = pair.alice
+    device = next(link["ifname"] for link in alice.ip("link") if link["ifname"].startswith("v1"))
+    alice.host.run("ip", "link", "set", device, "mtu", "1400")
+    alice.write(pair.configuration(alice))
+    alice.nvpn("up", "wg0.toml")
+    assert alice.ip("link", "show", "wg0")[0]["mtu"] == 1320
+    assert alice.ip("-d", "link", "show", "wg0")[0]["gso_max_segs"] == 65507 // 1352
+    alice.nvpn("down", "wg0.toml")
+
+    alice.write(pair.configuration(alice).replace("[[peer]]", "mtu = 1280\n[[peer]]"))
+    alice.nvpn("up", "wg0.toml")
+    assert alice.ip("link", "show", "wg0")[0]["mtu"] == 1280
+
+
+def test_a_thousand_routes_do_not_hold_up_the_start(machine: Machine) -> None:
+    prefixes = ", ".join(f'"10.{100 + n // 250}.{n % 250}.0/24"' for n in range(1000))
+    machine.write(CONFIG.replace('"10.20.0.0/16"', prefixes))
+
+    machine.nvpn("up", "wg0.toml")
+
+    assert len(machine.routes()) == 1000 + 3
+
+
+def test_a_default_route_is_not_installed_and_the_user_is_told(machine: Machine) -> None:
+    machine.write(CONFIG.replace('"10.20.0.0/16"', '"0.0.0.0/0"'))
+
+    up = machine.nvpn("up", "wg0.toml")
+
+    assert "0.0.0.0/0" in up.stderr
+    assert "default route" in up.stderr
+    assert "default" not in machine.routes()
+
+
+def test_mistakes_are_told_all_at_once_and_nothing_is_made(machine: Machine) -> None:
+    machine.write(CONFIG.replace("10.9.0.1/24", "10.9.0/24").replace(":5", ":99999"))
+
+    up = machine.nvpn("up", "wg0.toml", status=1)
+
+    assert up.stderr.count("error: ") == 2
+    assert machine.is_clean()
+
+
+def test_a_second_daemon_of_the_name_is_refused(machine: Machine) -> None:
+    machine.write(CONFIG)
+    machine.nvpn("up", "wg0.toml")
+    process = machine.pid()
+
+    again = machine.nvpn("up", "wg0.toml", status=1)
+    bare = machine.nvpn("wg0", status=1)
+
+    expected = "error: cannot start wg0; it is running already; see: nvpn show wg0\n"
+    assert again.stderr == bare.stderr == expected
+    assert machine.pid() == process
+
+
+def test_an_interface_of_somebody_else_is_left_alone(machine: Machine) -> None:
+    machine.write(CONFIG)
+    machine.host.run("ip", "link", "add", "wg0", "type", "veth", "peer", "name", "wg1")
+
+    up = machine.nvpn("up", "wg0.toml", status=1)
+    down = machine.nvpn("down", "wg0", status=1)
+
+    assert "cannot create interface wg0: File exists" in up.stderr
+    assert down.stderr == (
+        "error: cannot take wg0 down; the interface is not nvpn's; try: wg-quick down wg0\n"
+    )
+    assert machine.has_link()
+    assert not (machine.run_directory / "wg0.sock").exists()
+
+
+def test_a_route_that_somebody_has_rolls_the_whole_start_back(machine: Machine) -> None:
+    machine.write(CONFIG)
+    machine.host.run("ip", "route", "add", "10.20.0.0/16", "dev", "lo")
+
+    up = machine.nvpn("up", "wg0.toml", status=1)
+
+    assert up.stderr == (
+        "error: cannot add route 10.20.0.0/16 to wg0: File exists;"
+        " another interface has it; see: ip route show 10.20.0.0/16\n"
+    )
+    assert machine.is_clean()
+    assert [route["dev"] for route in machine.ip("route")] == ["lo"]
+
+
+def test_a_taken_port_rolls_the_whole_start_back(machine: Machine) -> None:
+    machine.write(CONFIG.replace("[[peer]]", "listen_port = 7777\n[[peer]]"))
+    taken = machine.host.start(
+        "python3", "-c",
+        "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
+    )  # fmt: skip
+    wait_until(
+        lambda: "7777" in machine.host.run("ss", "-Hlun"), 5, "the other program has the port"
+    )
+
+    up = machine.nvpn("up", "wg0.toml", status=1)
+
+    assert "cannot bind UDP port 7777: Address already in use" in up.stderr
+    assert machine.is_clean()
+    taken.kill()
+
+
+def test_up_returns_only_when_a_name_had_its_chance_and_fails_nothing(machine: Machine) -> None:
+    machine.write(CONFIG.replace("127.0.0.1:5", "nowhere.invalid:5"))
+
+    up = machine.nvpn("up", "wg0.toml")
+
+    assert up.stderr.startswith("warning: bob: nowhere.invalid does not resolve yet (")
+    assert up.stderr.endswith("; trying on in the background\n")
+    assert machine.record()[1][2] == "(none)"
+
+
+def test_without_the_capability_one_sentence_says_what_is_missing(machine: Machine) -> None:
+    path = machine.write(CONFIG)
+    command = machine.host.argv(
+        "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin",
+        *machine.argv("up", str(path))[4:],
+    )  # fmt: skip
+
+    done = subprocess.run(
+        command, env=machine.environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert machine.is_clean()
+
+
+def test_the_capability_alone_is_enough_without_being_root(machine: Machine) -> None:
+    machine.directory.chmod(0o755)
+    for parent in machine.directory.parents:
+        if parent == parent.parent or str(parent) == "/tmp":
+            break
+        parent.chmod(0o755)
+    path = machine.write(CONFIG)
+    for owned in (machine.directory, machine.etc, path):
+        os.chown(owned, 65534, 65534)
+    # The interpreter and nvpn itself may lie where only root can read.
+    readers = "+dac_read_search"
+    process = subprocess.Popen(
+        machine.host.argv(
+            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+            f"--inh-caps=+net_admin,{readers}", f"--ambient-caps=+net_admin,{readers}",
+            *machine.argv("up", "-f", str(path))[4:],
+        ),
+        env=machine.environment,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+        wait_until(lambda: "10.20.0.0/16" in machine.routes(), 5, "routes")
+        process.terminate()
+        assert process.wait(5) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert machine.is_clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_within_a_second_with_status_0(machine: Machine, number: int) -> None:
+    machine.write(CONFIG)
+    process = machine.start("up", "-f", "wg0.toml")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+
+    began = time.monotonic()
+    process.send_signal(number)
+
+    assert process.wait(5) == 0
+    assert time.monotonic() - began < 1.5  # a second, and a loaded machine's share
+    assert machine.is_clean()
+
+
+def test_sigterm_at_any_moment_of_the_start_leaves_nothing(machine: Machine) -> None:
+    machine.write(CONFIG)
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    rounds = int(os.environ.get("NVPN_TEST_SIGNALS", "12"))
+    for attempt in range(rounds):
+        process = machine.start("up", "-f", "wg0.toml")
+        time.sleep(chance.uniform(0.05, 0.9))
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=5)
+        # Before the first line of ours runs, Python dies of the signal itself.
+        is_ours = "wg0:" in output
+        what = f"seed {seed}, attempt {attempt}: {output}"
+        assert process.returncode == 0 or not is_ours, what
+        assert "Traceback" not in output, what
+        assert machine.is_clean(), what
+
+
+def test_kill_9_leaves_nothing_that_the_next_up_cannot_clean(machine: Machine) -> None:
+    machine.write(CONFIG)
+    for _ in range(3):
+        machine.nvpn("up", "wg0.toml")
+        os.kill(machine.pid(), signal.SIGKILL)
+        wait_until(lambda: not machine.has_link(), 3, "the interface went with its process")
+        assert (machine.run_directory / "wg0.sock").exists()
+        assert "10.20.0.0/16" not in machine.host.run("ip", "route")
+    machine.nvpn("up", "wg0.toml")
+    machine.nvpn("down", "wg0.toml")
+    assert machine.is_clean()
+
+
+def test_down_clears_away_what_a_killed_daemon_left(machine: Machine) -> None:
+    machine.write(CONFIG)
+    machine.nvpn("up", "wg0.toml")
+    os.kill(machine.pid(), signal.SIGKILL)
+    wait_until(lambda: not machine.has_link(), 3, "the interface went with its process")
+
+    down = machine.nvpn("down", "wg0")
+
+    assert down.stderr == (
+        "warning: wg0 was not running; the socket of a killed daemon is removed\n"
+    )
+    assert machine.is_clean()
+
+
+def test_down_of_what_does_not_run_is_an_error(machine: Machine) -> None:
+    down = machine.nvpn("down", "wg0", status=1)
+
+    assert down.stderr == ("error: cannot take wg0 down; it is not running; see: nvpn show\n")
+
+
+def test_down_kills_a_daemon_that_hangs(machine: Machine) -> None:
+    machine.write(CONFIG)
+    machine.nvpn("up", "wg0.toml")
+    os.kill(machine.pid(), signal.SIGSTOP)
+
+    down = machine.nvpn("down", "wg0")
+
+    assert down.stderr == "warning: wg0 did not stop within 5 seconds and is killed\n"
+    wait_until(machine.is_clean, 3, "nothing is left")
+
+
+def test_down_does_not_touch_another_program_behind_the_socket(machine: Machine) -> None:
+    machine.run_directory.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(machine.run_directory / "wg0.sock"))
+        listening.listen()
+        process = subprocess.Popen(
+            machine.argv("down", "wg0"), env=machine.environment, stderr=subprocess.PIPE, text=True
+        )
+        listening.settimeout(10)
+        while process.poll() is None:
+            try:
+                listening.settimeout(0.2)
+                connection, _ = listening.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                if connection.recv(100):
+                    connection.sendall(b"listen_port=7\nerrno=0\n\n")
+    assert process.returncode == 1
+    assert process.stderr is not None
+    assert "another program runs it" in process.stderr.read()
+
+
+def test_the_interface_deleted_under_it_ends_it_cleanly(machine: Machine) -> None:
+    machine.write(CONFIG)
+    process = machine.start("up", "-f", "wg0.toml")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+
+    machine.host.run("ip", "link", "delete", "wg0")
+
+    assert process.wait(3) == 0
+    assert machine.is_clean()
+
+
+def test_the_socket_deleted_ends_it_cleanly(machine: Machine) -> None:
+    machine.write(CONFIG)
+    process = machine.start("up", "-f", "wg0.toml")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+
+    (machine.run_directory / "wg0.sock").unlink()
+
+    assert process.wait(3) == 0
+    assert machine.is_clean()
+
+
+def test_a_link_set_down_and_up_has_its_routes_again(pair: Pair) -> None:
+    text = pair.configuration(pair.alice).replace("/32", '/32", "10.30.0.0/16')
+    pair.alice.write(text)
+    pair.bob.write(pair.configuration(pair.bob))
+    for machine in (pair.alice, pair.bob):
+        machine.nvpn("up", "wg0.toml")
+    before = pair.alice.routes()
+    assert "10.30.0.0/16" in before
+
+    pair.alice.host.run("ip", "link", "set", "wg0", "down")
+    wait_until(lambda: "51820" not in pair.alice.host.run("ss", "-Hlun"), 3, "sockets close")
+    pair.alice.host.run("ip", "link", "set", "wg0", "up")
+
+    wait_until(lambda: pair.alice.routes() == before, 3, "the routes are back")
+    assert pair.alice.host.ping("10.9.0.2", count=2) == (2, 2)
+
+
+def test_no_descriptor_of_the_shell_stays_open_in_the_daemon(machine: Machine) -> None:
+    machine.write(CONFIG)
+    reading, writing = os.pipe()
+    done = subprocess.run(
+        machine.argv("up", "wg0.toml"),
+        env=machine.environment,
+        cwd=machine.etc,
+        pass_fds=(reading, writing),
+        check=False,
+    )
+    assert done.returncode == 0
+    os.close(writing)
+
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b"", "somebody still holds the other end"
+    targets = {
+        int(entry.name): os.readlink(entry)
+        for entry in Path(f"/proc/{machine.pid()}/fd").iterdir()
+    }
+    assert targets[0] == targets[1] == targets[2] == "/dev/null"
+
+
+def test_no_secret_is_in_arguments_environment_or_logs(pair: Pair) -> None:
+    alice = pair.alice
+    secret = alice.key.reveal_base64()
+    alice.write(pair.configuration(alice))
+    process = alice.start("up", "-f", "--log-level", "debug", "wg0.toml")
+    wait_until(lambda: "wg0" in alice.host.run("ip", "route"), 10, "it is up")
+    daemon = alice.pid()
+
+    for name in ("cmdline", "environ"):
+        with open(f"/proc/{daemon}/{name}", encoding="utf-8") as stream:
+            assert secret not in stream.read()
+    process.terminate()
+    output, _ = process.communicate(timeout=5)
+    assert "ready" in output
+    assert secret not in output
+    assert alice.key.reveal_hex() not in output
+
+
+def test_ctrl_c_while_it_starts_stops_the_daemon_too(machine: Machine) -> None:
+    machine.write(CONFIG.replace("127.0.0.1:5", "nowhere.invalid:5"))
+    process = machine.start("up", "wg0.toml")
+    wait_until(machine.has_link, 10, "the daemon works")
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(5) in (0, 130)
+    if process.returncode == 130:
+        machine.wait_until_clean()
+    else:
+        assert machine.has_link()  # it was ready before the key was
