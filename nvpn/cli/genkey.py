@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from nvpn.cli.output import write_output
 from nvpn.cli.secrets import add_output_argument, hand_over
 from nvpn.model.keys import KEY_LENGTH, PrivateKey
 
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         hand_over(key.reveal_base64(), args.output)
     elif args.output is not None:
         hand_over(key.reveal_base64(), args.output)
-        print(key.public().base64)
+        write_output(f"{key.public().base64}\n")
     else:
         # As a configuration file wants them, so that they can be pasted.
         private = f'private_key = "{key.reveal_base64()}"'

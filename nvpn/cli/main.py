@@ -12,7 +12,13 @@ from importlib import import_module
 from typing import Final
 
 from nvpn.cli import usage
-from nvpn.cli.output import OutputError, flush_output, write_output
+from nvpn.cli.output import (
+    OutputError,
+    flush_output,
+    prepare_output,
+    write_complaint,
+    write_output,
+)
 from nvpn.cli.paint import wants_colour
 from nvpn.cli.verbs import FOREIGN_WORDS, Verb, closest, find_verb, verb_words
 from nvpn.control.paths import is_interface_name
@@ -22,6 +28,8 @@ FAILED: Final = 1
 INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
 
+_ABOUT_ALL: Final = ("-h", "--help", "help")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit status.
@@ -29,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     With NVPN_DEBUG set, an unexpected exception is shown with its traceback.
     """
     try:
+        prepare_output()
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         flush_output()
     except BrokenPipeError:
@@ -53,10 +62,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     if not argv:
-        sys.stderr.write(usage.general_help(colour=wants_colour(sys.stderr)))
+        write_complaint(usage.general_help(colour=wants_colour(sys.stderr)))
         return usage.USAGE_ERROR
     word, rest = argv[0], argv[1:]
-    if word in ("-h", "--help") or (word == "help" and not rest):
+    if word == "help" and rest and rest[0] not in _ABOUT_ALL:
+        word, rest = rest[0], ["--help"]
+    if word in _ABOUT_ALL:
         write_output(usage.general_help(colour=wants_colour(sys.stdout)))
         return 0
     if word in ("-V", "--version", "version"):
@@ -64,8 +75,6 @@ def _dispatch(argv: list[str]) -> int:
 
         write_output(f"nvpn {__version__}\n")
         return 0
-    if word == "help":
-        word, rest = rest[0], ["--help"]
     verb = find_verb(word)
     if verb is not None:
         return _run(verb, rest, prog=f"nvpn {word}")

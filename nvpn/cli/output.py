@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
+from typing import TextIO
 
 from nvpn.errors import PlatformError
 
@@ -12,6 +15,13 @@ class OutputError(PlatformError):
     BrokenPipeError, and no reason to say anything."""
 
 
+def prepare_output() -> None:
+    """Let a character that the terminal's encoding lacks be a question mark, not a failure."""
+    stream = standard_stream("stdout")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+
+
 def write_output(text: str) -> None:
     """Write and flush.
 
@@ -19,8 +29,11 @@ def write_output(text: str) -> None:
         OutputError: the text did not arrive.
         BrokenPipeError: nobody reads any more.
     """
+    stream = standard_stream("stdout")
+    if stream is None:
+        raise OutputError("write to standard output", errno=errno.EBADF)
     try:
-        sys.stdout.write(text)
+        stream.write(text)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -30,12 +43,33 @@ def write_output(text: str) -> None:
 
 def flush_output() -> None:
     """Send what other code has printed. Raises as :func:`write_output` does."""
+    stream = standard_stream("stdout")
+    if stream is None:
+        return  # closed by whoever started us, who wants no output
     try:
-        sys.stdout.flush()
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         raise _cannot_write(error) from None
+
+
+def write_complaint(text: str) -> None:
+    """Write to standard error. When that fails, too, there is nobody left to tell."""
+    stream = standard_stream("stderr")
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        pass
+
+
+def standard_stream(name: str) -> TextIO | None:
+    """``stdin``, ``stdout`` or ``stderr``; None if we were started with it closed."""
+    stream: TextIO | None = getattr(sys, name)
+    return stream
 
 
 def _cannot_write(error: OSError) -> OutputError:

@@ -17,7 +17,7 @@ ERROR: Final = "\x1b[1;31m"
 WARNING: Final = "\x1b[1;33m"
 
 
-def wants_colour(stream: TextIO) -> bool:
+def wants_colour(stream: TextIO | None) -> bool:
     """Whether ``stream`` is a terminal whose user has not asked for plain text.
 
     NO_COLOR (no-color.org) wins over FORCE_COLOR; a dumb terminal gets none.
@@ -29,11 +29,11 @@ def wants_colour(stream: TextIO) -> bool:
     return os.environ.get("TERM") != "dumb" and is_terminal(stream)
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
     """``isatty`` that also answers for a stream that is closed or missing."""
     try:
-        return stream.isatty()
-    except (AttributeError, ValueError):
+        return stream is not None and stream.isatty()
+    except ValueError:
         return False
 
 

@@ -6,9 +6,8 @@ import argparse
 import errno
 import os
 import stat
-import sys
 
-from nvpn.cli.output import write_output
+from nvpn.cli.output import write_complaint, write_output
 from nvpn.errors import PlatformError
 
 
@@ -59,10 +58,9 @@ def _warn_if_others_can_read() -> None:
     except OSError:
         return
     if stat.S_ISREG(mode) and mode & stat.S_IRWXO:
-        print(
+        write_complaint(
             "Warning: writing to world accessible file.\n"
-            "Consider setting the umask to 077 and trying again.",
-            file=sys.stderr,
+            "Consider setting the umask to 077 and trying again.\n"
         )
 
 

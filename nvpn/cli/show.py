@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 
 from nvpn.cli import text
-from nvpn.cli.output import write_output
+from nvpn.cli.output import write_complaint, write_output
 from nvpn.cli.paint import is_terminal
-from nvpn.cli.usage import print_error
+from nvpn.cli.usage import USAGE_ERROR, print_error, print_usage_error
 from nvpn.control import client
 from nvpn.control.client import TunnelRecord
 from nvpn.control.paths import socket_path
@@ -53,8 +53,12 @@ def run(args: argparse.Namespace) -> int:
     """Print what was asked for. Texts, errors and statuses of the plain forms are wg's."""
     words: list[str] = args.words
     if len(words) > 2 or (len(words) == 2 and words[0] == "interfaces"):
-        print(_USAGE, file=sys.stderr)
+        write_complaint(f"{_USAGE}\n")
         return 1
+    ours = [option for option in ("json", "table", "verbose") if getattr(args, option)]
+    if ours and (len(words) == 2 or words == ["interfaces"]):
+        print_usage_error(f"--{ours[0]} does not go with '{words[-1]}'", command="nvpn show")
+        return USAGE_ERROR
     if words == ["interfaces"]:
         return _show_names()
     if len(words) == 2:
@@ -118,7 +122,7 @@ def _write_as_wg(tunnel: TunnelRecord, field: str | None, *, with_interface: boo
         write_output(text.format_tunnel(tunnel, now=now, colour=colour, show_keys=show_keys))
         return 0
     if field not in text.FIELDS:
-        print(f"Invalid parameter: `{field}'\n{_USAGE}", file=sys.stderr)
+        write_complaint(f"Invalid parameter: `{field}'\n{_USAGE}\n")
         return 1
     write_output(text.format_field(tunnel, field, with_interface=with_interface))
     return 0
@@ -130,7 +134,7 @@ def _wants_wg_colour() -> bool:
 
 
 def _fail(sentence: str, error: PlatformError | ControlError) -> int:
-    print(f"{sentence}: {os.strerror(error.errno)}", file=sys.stderr)
+    write_complaint(f"{sentence}: {os.strerror(error.errno)}\n")
     return 1
 
 
@@ -169,7 +173,9 @@ def _print_verbose(tunnels: list[TunnelRecord], now: int) -> None:
 
 def _print_for_people(tunnels: list[TunnelRecord], now: int, *, verbose: bool = False) -> None:
     if not tunnels:
-        print("No tunnel is up. 'nvpn up FILE' brings one up, 'nvpn demo' shows one at work.")
+        write_output(
+            "No tunnel is up. 'nvpn up FILE' brings one up, 'nvpn demo' shows one at work.\n"
+        )
     elif any(len(tunnel.peers) > MOST_TABLE_PEERS for tunnel in tunnels):
         from nvpn.cli.rows import format_rows
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn
 
 from nvpn.cli import paint
-from nvpn.cli.output import write_output
+from nvpn.cli.output import write_complaint, write_output
 from nvpn.cli.verbs import GROUPS, Verb, closest
 
 USAGE_ERROR: Final = 2
@@ -27,7 +27,7 @@ def print_error(message: str, *, tip: str = "") -> None:
     text = f"{paint.paint('error', paint.ERROR, on=on)}: {message}\n"
     if tip:
         text += f"\n  {paint.paint('tip', paint.HEADING, on=on)}: {tip}\n"
-    _write(sys.stderr, text)
+    write_complaint(text)
 
 
 def print_usage_error(message: str, *, tip: str = "", usage: str = "", command: str = "") -> None:
@@ -39,7 +39,7 @@ def print_usage_error(message: str, *, tip: str = "", usage: str = "", command: 
         text += f"\n{paint.paint('Usage:', paint.HEADING, on=on)} {usage}\n"
     asked = paint.paint(f"{command or 'nvpn'} --help", paint.LITERAL, on=on)
     text += f"\nFor more information, try '{asked}'.\n"
-    _write(sys.stderr, text)
+    write_complaint(text)
 
 
 def general_help(*, colour: bool) -> str:
@@ -113,7 +113,10 @@ class Parser(argparse.ArgumentParser):
         text = self.format_help()
         if paint.wants_colour(stream):
             text = _colour_help(text)
-        _write(stream, text)
+        if stream is sys.stdout:
+            write_output(text)
+        else:
+            stream.write(text)
 
     def _reword(self, message: str) -> tuple[str, str]:
         """argparse's sentence as ours, and a tip when we have one."""
@@ -173,11 +176,3 @@ def _colour_help(text: str) -> str:
             painted = f"  {paint.paint(words, paint.LITERAL, on=True)}{gap}{rest}"
         lines.append(painted)
     return "\n".join(lines)
-
-
-def _write(stream: TextIO, text: str) -> None:
-    if stream is sys.stdout:
-        write_output(text)
-    else:
-        stream.write(text)
-        stream.flush()

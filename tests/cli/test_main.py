@@ -18,7 +18,7 @@ from tests.support.cli import NVPN, clean_environment, nvpn, run, run_on_termina
 
 
 def test_help_names_every_verb_and_goes_to_standard_output() -> None:
-    for arguments in (("--help",), ("-h",), ("help",)):
+    for arguments in (("--help",), ("-h",), ("help",), ("help", "help"), ("help", "--help")):
         done = nvpn(*arguments)
         assert (done.status, done.err) == (0, "")
         for group in GROUPS:
@@ -77,6 +77,8 @@ def test_help_has_colours_on_a_terminal_and_none_for_no_color() -> None:
         (("--plan",), "unexpected option '--plan'", ""),
         (("show", "--plan"), "unexpected option '--plan'", "'--plain'"),
         (("show", "--json", "--plain"), "not allowed with", ""),
+        (("show", "--json", "wg0", "dump"), "--json does not go with 'dump'", ""),
+        (("show", "-v", "interfaces"), "--verbose does not go with 'interfaces'", ""),
         (("genkey", "wg0"), "unexpected argument 'wg0'", ""),
         (("genkey", "-o"), "expected one argument", ""),
         (("demo", "--seconds", "soon"), "expected seconds from 0.2 to 3600", ""),
@@ -214,6 +216,17 @@ def test_a_full_disk_is_a_failure() -> None:
         done = run("sh", "-c", f"{' '.join(NVPN)} {arguments} >/dev/full")
         assert done.status == 1
         assert done.err == "error: cannot write to standard output: No space left on device\n"
+
+
+def test_closed_streams_are_borne() -> None:
+    program = " ".join(NVPN)
+    assert run("sh", "-c", f"{program} shwo 2>&-").status == 2
+    assert run("sh", "-c", f"{program} pubkey </dev/null 2>&-").status == 1
+    done = run("sh", "-c", f"{program} pubkey <&-")
+    assert done.err == "error: cannot read the private key: Bad file descriptor\n"
+    done = run("sh", "-c", f"{program} genkey >&-")
+    assert done.status == 1
+    assert done.err == "error: cannot write to standard output: Bad file descriptor\n"
 
 
 def test_control_c_ends_a_waiting_verb_with_130() -> None:

@@ -106,6 +106,13 @@ def test_only_colours_that_a_theme_defines_are_used(wg0: str) -> None:
         assert f"[{background}m" not in screen
 
 
+def test_an_encoding_without_our_signs_is_borne(wg0: str) -> None:
+    done = nvpn("show", "--table", PYTHONIOENCODING="ascii")
+    assert (done.status, done.err) == (0, "")
+    assert "laptop1" in done.out
+    assert done.out.isascii()
+
+
 def test_the_table_follows_the_width_of_the_terminal(wg0: str) -> None:
     for columns in (60, 100):
         status, screen = run_on_terminal(
