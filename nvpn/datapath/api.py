@@ -251,6 +251,9 @@ class Why(enum.Enum):
 class HandshakeReceived:
     """A type 1, 2 or 3 message that passed admission.
 
+    Of types 2 and 3 only what answers a message of ours: the receiver index is that of a
+    keypair or of the peer's latest initiation.
+
     ``endpoint`` carries the source it came from and our address it came to.
     """
 

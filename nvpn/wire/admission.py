@@ -119,7 +119,9 @@ class Admission:
         if mac1_key is None or cookie_key is None or secret is None:
             return Dropped(DropReason.NOT_EXPECTED)
         if kind is MessageType.COOKIE_REPLY:
-            return _ACCEPTED  # carries no macs; opening one costs no Diffie-Hellman
+            # Carries no macs, and opening one costs no Diffie-Hellman. The caller has made
+            # sure that it answers a message of ours.
+            return _ACCEPTED
 
         mac1 = datagram[-2 * MAC_SIZE : -MAC_SIZE]
         if not equal(mac(mac1_key, before_mac1(datagram)), mac1):

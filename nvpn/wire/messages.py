@@ -173,6 +173,21 @@ def parse_handshake(datagram: bytes | memoryview) -> Handshake:
     raise ProtocolViolation(DropReason.MALFORMED)
 
 
+def sender_of(handshake: bytes | memoryview) -> int:
+    """The index that an initiation or response wants to be answered by."""
+    return int.from_bytes(handshake[4:8], "little")
+
+
+def receiver_of(datagram: bytes | memoryview) -> int | None:
+    """Which message of ours a response or cookie reply answers; None for anything else."""
+    kind = message_type(datagram)
+    if kind is MessageType.RESPONSE:
+        return int.from_bytes(datagram[8:12], "little")
+    if kind is MessageType.COOKIE_REPLY:
+        return int.from_bytes(datagram[4:8], "little")
+    return None
+
+
 def before_mac1(message: bytes | memoryview) -> bytes | memoryview:
     """What mac1 of an initiation or response covers."""
     return message[: -2 * MAC_SIZE]

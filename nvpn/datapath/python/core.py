@@ -68,6 +68,7 @@ from nvpn.wire.constants import (
     TRANSPORT_HEADER_SIZE,
     TRANSPORT_OVERHEAD,
 )
+from nvpn.wire.messages import MessageType, message_type, receiver_of, sender_of
 
 MAX_IPV4_DATAGRAM: Final = 65_507
 MAX_IPV6_DATAGRAM: Final = 65_527
@@ -107,6 +108,8 @@ class Core:
         self.routes: Final[AllowedIps[Peer]] = AllowedIps()
         self.receivers: Final[Receivers] = {}
         self.events: Final = EventQueue()
+        # Our initiations that are not answered yet, the latest of each peer, by our index.
+        self._initiations: Final[dict[int, Peer]] = {}
         self._random: Final = random
         self._admission: Final = Admission()
         self._staging: Final = StagingBudget()
@@ -168,11 +171,14 @@ class Core:
             self.drop(DropReason.HANDSHAKE_FAILED, peer.forget_staged())
         elif isinstance(command, DestroyPeer):
             self.routes.remove_peer(peer)
+            self._expect_answer(peer, None)
             peer.destroy()
             del self.peers[peer.id]
 
     def _install(self, peer: Peer, command: InstallKeypair, now: int) -> None:
         peer.install(Keypair(command))
+        if command.our_index == peer.initiation_index:
+            self._expect_answer(peer, None)
         if command.role is Role.INITIATOR and not self.flush(peer, now):
             # Tells the responder that we hold the key, so that it may use it too.
             self._send_keepalive(peer, now)
@@ -183,8 +189,19 @@ class Core:
         if peer.endpoint is None:
             self.drop(DropReason.NO_ENDPOINT)
             return
+        if message_type(command.datagram) is MessageType.INITIATION:
+            self._expect_answer(peer, sender_of(command.datagram))
         self._datagrams.append(Outgoing(peer.endpoint, command.datagram, TOS_HANDSHAKE, peer.id))
         peer.note_sent(now, len(command.datagram), data=False, keypair=None)
+
+    def _expect_answer(self, peer: Peer, index: int | None) -> None:
+        """To the initiation with this index, and to none before it."""
+        before = peer.initiation_index
+        if before is not None and self._initiations.get(before) is peer:
+            del self._initiations[before]
+        peer.initiation_index = index
+        if index is not None:
+            self._initiations[index] = peer
 
     def _send_keepalive(self, peer: Peer, now: int) -> None:
         if peer.endpoint is None:
@@ -284,6 +301,12 @@ class Core:
             self._receive_transport(datagram, endpoint, now, tos)
 
     def _receive_handshake(self, datagram: bytes, endpoint: Endpoint, now: int) -> None:
+        # Indices are random: whoever does not see our messages cannot make us queue answers
+        # to them. Cookie replies, which carry no mac, would be free for everybody otherwise.
+        index = receiver_of(datagram)
+        if index is not None and index not in self._initiations and index not in self.receivers:
+            self.drop(DropReason.UNKNOWN_INDEX)
+            return
         verdict = self._admission.judge(
             datagram,
             endpoint,
@@ -427,3 +450,4 @@ class Core:
             self.routes.remove_peer(peer)
             peer.destroy()
         self.peers.clear()
+        self._initiations.clear()

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from typing import Final
 
 from nvpn.datapath.api import EndpointRoamed, Event, HandshakeReceived, PeerId
 from nvpn.model.endpoint import Endpoint
 from nvpn.wire.constants import HANDSHAKE_QUEUE_SIZE
+from nvpn.wire.messages import MessageType, message_type
+
+MAX_COOKIE_REPLIES: Final = 64
+"""That wait. A flood of them, which only somebody who sees our messages can begin, costs
+nobody else a handshake."""
 
 
 class EventQueue:
     """Events on their way up.
 
-    Handshake messages wait in a queue of their own: its depth is the queued work by
+    Initiations and responses wait in a queue of their own: its depth is the queued work by
     which admission judges load, and the caller takes few at a time, so that neither a
-    flood of them nor the millisecond that each one costs delays anything else.
+    flood of them nor the millisecond that each one costs delays anything else. Cookie
+    replies are no such work, and wait in another queue.
 
     INVARIANT: the other events are as many as commands and peers allow: what packets
     can repeat is kept once per peer.
     """
 
-    __slots__ = ("_events", "_handshakes", "_once", "_roamed")
+    __slots__ = ("_cookie_replies", "_events", "_handshakes", "_once", "_roamed")
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._once: dict[Event, None] = {}
         self._handshakes: deque[HandshakeReceived] = deque()
+        self._cookie_replies: deque[HandshakeReceived] = deque()
         self._roamed: dict[PeerId, Endpoint] = {}
 
     def add(self, event: Event) -> None:
@@ -39,9 +47,12 @@ class EventQueue:
 
     def add_handshake(self, event: HandshakeReceived) -> bool:
         """Append a handshake message; False when the queue is full."""
-        if len(self._handshakes) >= HANDSHAKE_QUEUE_SIZE:
+        queue, room = self._handshakes, HANDSHAKE_QUEUE_SIZE
+        if message_type(event.datagram) is MessageType.COOKIE_REPLY:
+            queue, room = self._cookie_replies, MAX_COOKIE_REPLIES
+        if len(queue) >= room:
             return False
-        self._handshakes.append(event)
+        queue.append(event)
         return True
 
     def set_roamed(self, peer: PeerId, endpoint: Endpoint) -> None:
@@ -50,14 +61,17 @@ class EventQueue:
 
     @property
     def queued_handshakes(self) -> int:
-        """Handshake messages that wait."""
+        """Initiations and responses that wait."""
         return len(self._handshakes)
 
     def __bool__(self) -> bool:
-        return bool(self._events or self._once or self._handshakes or self._roamed)
+        return bool(
+            self._events or self._once or self._handshakes or self._cookie_replies or self._roamed
+        )
 
     def take(self, max_handshakes: int | None = None) -> list[Event]:
-        """Everything, but at most ``max_handshakes`` handshake messages.
+        """Everything, but at most ``max_handshakes`` initiations and responses, and as many
+        cookie replies.
 
         What concerns keys comes first, handshake messages last; each kind oldest first.
         """
@@ -67,9 +81,9 @@ class EventQueue:
         if self._roamed:
             taken.extend(EndpointRoamed(peer, at) for peer, at in self._roamed.items())
             self._roamed.clear()
-        queue = self._handshakes
-        count = len(queue) if max_handshakes is None else min(len(queue), max_handshakes)
-        taken.extend(islice(queue, count))
-        for _ in range(count):
-            queue.popleft()
+        for queue in (self._cookie_replies, self._handshakes):
+            count = len(queue) if max_handshakes is None else min(len(queue), max_handshakes)
+            taken.extend(islice(queue, count))
+            for _ in range(count):
+                queue.popleft()
         return taken

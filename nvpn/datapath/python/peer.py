@@ -46,6 +46,7 @@ class Peer:
         "data_sent_at",
         "endpoint",
         "id",
+        "initiation_index",
         "last_data_received_at",
         "last_received_at",
         "last_sent_at",
@@ -64,6 +65,8 @@ class Peer:
         self.endpoint: Endpoint | None = None
         self.slots: Final = KeypairSlots()
         self.staged: Final = StagedPackets(budget)
+        # Of our latest initiation; None once it is answered. The core's to change.
+        self.initiation_index: int | None = None
         self.data_sent_at = self.data_received_at = self.last_data_received_at = 0
         self.last_sent_at = self.last_received_at = 0
         self.rx_bytes = self.tx_bytes = self.rx_packets = self.tx_packets = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,9 @@ from nvpn.datapath.api import (
     CreatePeer,
     DataReceived,
     DataSent,
+    DestroyPeer,
     EndpointRoamed,
+    EraseKeys,
     HandshakeReceived,
     HandshakeWanted,
     InsertPrefix,
@@ -34,9 +37,17 @@ from nvpn.datapath.python.core import Core
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint, Source
+from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.wire.constants import REJECT_AFTER_MESSAGES
-from nvpn.wire.crypto import cookie_key, mac1_key
+from nvpn.wire.crypto import cookie_key, mac, mac1_key
+from nvpn.wire.messages import (
+    CookieReply,
+    Initiation,
+    Response,
+    before_mac1,
+    parse_handshake,
+)
 from tests.support.cores import THEM, Ends, endpoint, ipv4, ipv6, only
 from tests.support.vectors import unhex, vectors
 
@@ -537,13 +548,71 @@ def test_a_flood_is_asked_for_cookies_and_never_grows_the_queue() -> None:
     assert ends.bob.drops() == {DropReason.COOKIE_REQUIRED: 3000 - 128}
 
 
-def test_cookie_replies_wait_in_the_same_bounded_queue() -> None:
+def answer(kind: int, index: int) -> bytes:
+    """A response (2), past mac1, or a cookie reply (3), to the message with that index."""
+    if kind == 3:
+        return b"\3\0\0\0" + index.to_bytes(4, "little") + bytes(56)
+    (public,) = unhex(vectors()["handshakes"][1], "responder_static_public")
+    unsigned = Response(7, index, bytes(32), bytes(16)).pack()
+    mac1 = mac(mac1_key(PublicKey(public)), before_mac1(unsigned))
+    return Response(7, index, bytes(32), bytes(16), mac1).pack()
+
+
+@pytest.mark.parametrize("kind", [2, 3])
+def test_an_answer_to_no_message_of_ours_is_dropped_at_once(kind: int) -> None:
+    ends = session_of_the_vectors()
+    for index in range(2000):
+        receive(ends, answer(kind, index), ELSEWHERE)
+    assert ends.bob.events.queued_handshakes == 0
+    assert ends.bob.take_events() == []
+    assert ends.bob.drops() == {DropReason.UNKNOWN_INDEX: 2000}
+    receive(ends, initiation(), ELSEWHERE)
+    assert len(only(ends.bob.take_events(), HandshakeReceived)) == 1, "nobody is under load"
+
+
+@pytest.mark.parametrize("kind", [2, 3])
+def test_only_the_latest_initiation_may_be_answered_and_only_until_it_is(kind: int) -> None:
+    ends = session_of_the_vectors()
+    for index in (11, 12):
+        sent = Initiation(index, bytes(32), bytes(48), bytes(28)).pack()
+        ends.tell(ends.bob, SendHandshake(THEM, sent))
+    receive(ends, answer(kind, 11), ELSEWHERE)
+    assert ends.bob.take_events() == []
+    receive(ends, answer(kind, 12), ELSEWHERE)
+    assert len(ends.bob.take_events()) == 1
+
+    install, _ = ends.keypairs()
+    ends.tell(ends.bob, replace(install, our_index=12))
+    ends.tell(ends.bob, EraseKeys(THEM))
+    ends.bob.take_events()
+    receive(ends, answer(kind, 12), ELSEWHERE)
+    assert ends.bob.take_events() == []
+
+
+def test_a_removed_peer_expects_no_answer() -> None:
+    ends = session_of_the_vectors()
+    sent = Initiation(12, bytes(32), bytes(48), bytes(28)).pack()
+    ends.tell(ends.bob, SendHandshake(THEM, sent), DestroyPeer(THEM))
+    receive(ends, answer(3, 12), ELSEWHERE)
+    assert ends.bob.take_events() == []
+
+
+def test_a_flood_of_cookie_replies_to_a_message_of_ours_is_no_load() -> None:
     ends = session_of_the_vectors()
     for _ in range(2000):
-        receive(ends, b"\3\0\0\0" + bytes(60), ELSEWHERE)
-    assert ends.bob.events.queued_handshakes == 1024
-    assert ends.bob.drops() == {DropReason.QUEUE_FULL: 976}
-    assert len(ends.bob.take_events(max_handshakes=4)) == 4
+        receive(ends, answer(3, 0xAABBCCDD), ELSEWHERE)  # our index in the session
+    assert ends.bob.events.queued_handshakes == 0
+    assert ends.bob.drops() == {DropReason.QUEUE_FULL: 2000 - 64}
+    receive(ends, initiation(), ELSEWHERE)
+    assert [type(parse_handshake(e.datagram)) for e in handshakes(ends, 1)] == [
+        CookieReply,
+        Initiation,
+    ]
+
+
+def handshakes(ends: Ends, most: int) -> list[HandshakeReceived]:
+    events = ends.bob.take_events(max_handshakes=most)
+    return [event for event in events if isinstance(event, HandshakeReceived)]
 
 
 def test_without_a_private_key_handshakes_are_dropped() -> None:

@@ -29,6 +29,17 @@ def test_it_holds_1024_handshakes_and_no_more() -> None:
     assert not queue
 
 
+def test_cookie_replies_have_a_queue_of_their_own() -> None:
+    queue = EventQueue()
+    replies = [HandshakeReceived(b"\3\0\0\0" + bytes([n] * 60), endpoint(), n) for n in range(65)]
+    assert [queue.add_handshake(reply) for reply in replies] == [True] * 64 + [False]
+    assert queue
+    assert queue.queued_handshakes == 0
+    assert queue.add_handshake(handshake(1))
+    assert queue.take(2) == [*replies[:2], handshake(1)]
+    assert queue.take() == replies[2:64]
+
+
 def test_few_handshakes_at_a_time_and_everything_else_at_once() -> None:
     queue = EventQueue()
     others: list[Event] = [DataSent(PeerId(n)) for n in range(10)]
