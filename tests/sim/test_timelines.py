@@ -316,3 +316,44 @@ def test_no_two_handshake_messages_of_a_side_are_closer_than_five_seconds_when_i
         for before, after in pairwise(messages):
             if after.kind is INITIATION:
                 assert after.at - before.at >= 5 * SECOND - 4 * MILLISECOND
+
+
+def test_a_responder_that_waited_for_its_first_session_asks_again_when_it_is_old(
+    make: PairMaker,
+) -> None:
+    pair = make()
+    confirming = pair.world.hold_next(TRANSPORT, "alice")
+    pair.alice_sends()
+    pair.run(0.1)
+    waiting = pair.bob_sends(b"staged until the session is confirmed")
+    pair.run(0.1)
+    pair.world.fly(confirming[0], 0)
+    pair.run(0.1)
+    assert pair.alice.delivered == [waiting]
+
+    pair.run(200)
+    packet = pair.bob_sends(b"under a new session")
+    pair.run(0.1)
+    assert pair.alice.delivered == [waiting, packet]
+    assert len(pair.world.sent(INITIATION, "bob")) == 1
+
+
+def test_after_giving_up_a_live_session_new_data_is_watched_again(make: PairMaker) -> None:
+    pair = make()
+    pair.connect()
+    pair.bob_sends()  # bob is responder: nothing but silence makes him call
+    mute(pair, "alice", "bob")
+    mute(pair, "bob", "alice")
+    pair.run(124)
+    assert len(pair.world.sent(INITIATION, "bob")) == 20
+    assert isinstance(pair.bob.notices[-1], HandshakeGivenUp)
+    pair.world.flights.clear()
+    pair.run(10)
+    assert pair.world.sent(sender="bob") == []
+
+    begin = pair.world.time
+    pair.bob_sends()
+    pair.run(20)
+    assert [flight.kind for flight in pair.world.sent(sender="bob")] == [TRANSPORT, INITIATION]
+    (call,) = seconds(pair.world.sent(INITIATION, "bob"), begin)
+    assert 15 <= call <= 15 + JITTER + SLACK
