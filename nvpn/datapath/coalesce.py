@@ -54,7 +54,8 @@ class TunWrite(NamedTuple):
 class _Train:
     """Packets of one flow, merged so far."""
 
-    flow: bytes
+    protocol: int
+    alike: bytes
     next_sequence: int
     head_size: int
     segment: int
@@ -66,11 +67,13 @@ class _Train:
 class Segment(NamedTuple):
     """A packet that could be a part of a train.
 
-    ``flow`` is made of every byte that must be equal, the protocol at its end; ``ends``
-    tells that nothing may be appended to it (PSH).
+    ``flow`` is whom it belongs to: addresses and ports; ``alike`` every other byte that
+    must be equal within a train. ``ends`` tells that nothing may be appended (PSH).
     """
 
+    protocol: int
     flow: bytes
+    alike: bytes
     sequence: int
     head_size: int
     payload: int
@@ -89,7 +92,7 @@ def coalesce(packets: Iterable[Packet], *, tso: bool, uso: bool) -> list[TunWrit
     for packet in packets:
         segment = recognise_segment(packet, tso=tso, uso=uso)
         if segment is None:
-            trains.append(_Train(b"", 0, 0, 0, 0, False, [packet]))
+            trains.append(_Train(0, b"", 0, 0, 0, 0, False, [packet]))
             # What it belongs to is unknown here: nothing may overtake it.
             current.clear()
             continue
@@ -101,7 +104,8 @@ def coalesce(packets: Iterable[Packet], *, tso: bool, uso: bool) -> list[TunWrit
             train.open = not segment.ends and segment.payload == train.segment
         else:
             train = current[segment.flow] = _Train(
-                segment.flow,
+                segment.protocol,
+                segment.alike,
                 (segment.sequence + segment.payload) & 0xFFFFFFFF,
                 segment.head_size,
                 segment.payload,
@@ -116,10 +120,11 @@ def coalesce(packets: Iterable[Packet], *, tso: bool, uso: bool) -> list[TunWrit
 def _may_join(train: _Train, segment: Segment) -> bool:
     return (
         train.open
+        and train.alike == segment.alike
         and 0 < segment.payload <= train.segment
         and train.size + segment.payload <= MAX_PACKET
-        and (segment.sequence == train.next_sequence or train.flow[-1] == UDP)
-        and (len(train.packets) < MAX_UDP_SEGMENTS or train.flow[-1] == TCP)
+        and (segment.sequence == train.next_sequence or train.protocol == UDP)
+        and (len(train.packets) < MAX_UDP_SEGMENTS or train.protocol == TCP)
     )
 
 
@@ -133,20 +138,20 @@ def recognise_segment(packet: Packet, *, tso: bool, uso: bool) -> Segment | None
         if word_sum(packet[:20]):
             return None
         protocol, start = packet[9], 20
-        network = bytes(packet[0:2]) + bytes(packet[8:10]) + bytes(packet[12:20])
+        addresses, rest = bytes(packet[12:20]), bytes(packet[1:2]) + bytes(packet[8:9])
     else:
         if len(packet) < 48:
             return None
         protocol, start = packet[6], 40
-        network = bytes(packet[0:4]) + bytes(packet[6:40])
+        addresses, rest = bytes(packet[8:40]), bytes(packet[0:4]) + bytes(packet[7:8])
     if protocol == TCP and tso:
-        return _recognise_tcp(packet, start, network)
+        return _recognise_tcp(packet, start, addresses, rest)
     if protocol == UDP and uso:
-        return _recognise_udp(packet, start, network)
+        return _recognise_udp(packet, start, addresses, rest)
     return None
 
 
-def _recognise_tcp(packet: Packet, start: int, network: bytes) -> Segment | None:
+def _recognise_tcp(packet: Packet, start: int, addresses: bytes, rest: bytes) -> Segment | None:
     if len(packet) < start + 20:
         return None
     head_size = start + (packet[start + 12] >> 4) * 4
@@ -156,15 +161,15 @@ def _recognise_tcp(packet: Packet, start: int, network: bytes) -> Segment | None
     if packet[start + 12] & 0x0F:
         return None
     return Segment(
-        # ports, acknowledgement, data offset | window, urgent pointer, options
+        TCP,
+        addresses + bytes(packet[start : start + 4]) + b"\6",
+        # acknowledgement, data offset | window | urgent pointer, options
         b"".join(
             (
-                network,
-                packet[start : start + 4],
+                rest,
                 packet[start + 8 : start + 13],
                 packet[start + 14 : start + 16],
                 packet[start + 18 : head_size],
-                b"\x06",
             )
         ),
         int.from_bytes(packet[start + 4 : start + 8], "big"),
@@ -174,12 +179,14 @@ def _recognise_tcp(packet: Packet, start: int, network: bytes) -> Segment | None
     )
 
 
-def _recognise_udp(packet: Packet, start: int, network: bytes) -> Segment | None:
+def _recognise_udp(packet: Packet, start: int, addresses: bytes, rest: bytes) -> Segment | None:
     length = packet[start + 4] << 8 | packet[start + 5]
     if length != len(packet) - start or not (packet[start + 6] or packet[start + 7]):
         return None
     return Segment(
-        network + bytes(packet[start : start + 4]) + b"\x11",
+        UDP,
+        addresses + bytes(packet[start : start + 4]) + b"\x11",
+        rest,
         0,
         start + 8,
         len(packet) - start - 8,
@@ -193,7 +200,7 @@ def _write(train: _Train) -> TunWrite:
         return TunWrite([NO_OFFLOAD, packets[0]], packets)
     cut = train.head_size
     head = bytearray(packets[0][:cut])
-    if train.flow[-1] == TCP:
+    if train.protocol == TCP:
         start = 20 if head[0] >> 4 == 4 else 40
         head[start + 13] |= packets[-1][start + 13] & PSH
     finish_head(head, cut, train.size)

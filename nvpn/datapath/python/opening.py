@@ -373,7 +373,7 @@ class _Train:
         is_tcp = self.protocol == TCP
         first = recognise_segment(self.packets[0], tso=is_tcp, uso=not is_tcp)
         end = recognise_segment(tail, tso=is_tcp, uso=not is_tcp)
-        if first is None or end is None or end.flow != first.flow:
+        if first is None or end is None or end.flow != first.flow or end.alike != first.alike:
             return False
         if is_tcp and (
             self.packets[-1][self.flags_at] & PSH
