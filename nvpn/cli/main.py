@@ -81,7 +81,9 @@ def _dispatch(argv: list[str]) -> int:
     if word in ("-f", "--foreground"):
         return _run_device(argv)
     if word.startswith("-"):
-        usage.print_usage_error(f"unexpected option '{word}'", usage="nvpn COMMAND [OPTIONS]")
+        usage.print_usage_error(
+            f"unexpected option {usage.quoted(word)}", usage="nvpn COMMAND [OPTIONS]"
+        )
         return usage.USAGE_ERROR
     refusal = _why_no_interface(word)
     if refusal is not None:
@@ -112,7 +114,7 @@ def _why_no_interface(word: str) -> tuple[str, str] | None:
     what looks like a verb is refused. A digit says that it is meant as a name, and so
     does wg-quick when it runs us.
     """
-    message = f"unrecognized command '{word}'"
+    message = f"unrecognized command {usage.quoted(word)}"
     if word.endswith((".toml", ".conf")):
         return message, f"to bring up a tunnel from a file: 'nvpn up {word}'"
     may_be_name = is_interface_name(word)

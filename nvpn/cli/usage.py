@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import Any, Final, NoReturn
 
@@ -17,6 +18,18 @@ from nvpn.cli.verbs import GROUPS, Verb, closest
 
 USAGE_ERROR: Final = 2
 """The exit status of a command line that makes no sense."""
+
+# What argparse says, on all Pythons that we serve.
+_UNRECOGNIZED: Final = re.compile(r"unrecognized arguments: (?P<words>.*)", re.DOTALL)
+_MISSING: Final = re.compile(r"the following arguments are required: (?P<what>.*)")
+_NO_VALUE: Final = re.compile(r"argument (?P<option>\S+): expected one argument")
+_BAD_CHOICE: Final = re.compile(
+    r"argument (?P<option>\S+): invalid choice: (?P<value>.*) \(choose from (?P<choices>.*)\)",
+    re.DOTALL,
+)
+_BAD_VALUE: Final = re.compile(r"argument (?P<option>-\S+): (?P<reason>expected .*)")
+
+_LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9+/]{40}")
 
 _TAGLINE: Final = "A WireGuard VPN: one file, one command on each host."
 
@@ -40,6 +53,11 @@ def print_usage_error(message: str, *, tip: str = "", usage: str = "", command: 
     asked = paint.paint(f"{command or 'nvpn'} --help", paint.LITERAL, on=on)
     text += f"\nFor more information, try '{asked}'.\n"
     write_complaint(text)
+
+
+def quoted(word: str) -> str:
+    """A word of the command line, to be repeated; unless it could be a key."""
+    return "(not repeated: it may be a key)" if _LIKE_A_KEY.search(word) else f"'{word}'"
 
 
 def general_help(*, colour: bool) -> str:
@@ -120,19 +138,27 @@ class Parser(argparse.ArgumentParser):
 
     def _reword(self, message: str) -> tuple[str, str]:
         """argparse's sentence as ours, and a tip when we have one."""
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown == message:
-            missing = message.removeprefix("the following arguments are required: ")
-            if missing != message:
-                return f"{missing} is missing", ""
-            return message, ""
-        word = unknown.split()[0]
+        if found := _UNRECOGNIZED.fullmatch(message):
+            return self._unexpected(found["words"].split()[0])
+        if found := _MISSING.fullmatch(message):
+            return f"{found['what']} is missing", ""
+        if found := _NO_VALUE.fullmatch(message):
+            return f"'{found['option']}' needs a value", ""
+        if found := _BAD_CHOICE.fullmatch(message):
+            choices = found["choices"].replace("'", "")
+            return f"'{found['option']}' cannot be {found['value']}", f"it may be {choices}"
+        if found := _BAD_VALUE.fullmatch(message):
+            return f"'{found['option']}': {found['reason']}", ""
+        return message, ""
+
+    def _unexpected(self, word: str) -> tuple[str, str]:
         if not word.startswith("-"):
-            return f"unexpected argument '{word}'", ""
-        options = [option for action in self._actions for option in action.option_strings]
-        guess = closest(word.partition("=")[0], [o for o in options if o.startswith("--")])
+            return f"unexpected argument {quoted(word)}", ""
+        option = word.partition("=")[0]
+        known = [name for action in self._actions for name in action.option_strings]
+        guess = closest(option, [name for name in known if name.startswith("--")])
         tip = f"there is a similar option: '{guess}'" if guess else ""
-        return f"unexpected option '{word.partition('=')[0]}'", tip
+        return f"unexpected option {quoted(option)}", tip
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -77,11 +77,19 @@ def test_help_has_colours_on_a_terminal_and_none_for_no_color() -> None:
         (("--plan",), "unexpected option '--plan'", ""),
         (("show", "--plan"), "unexpected option '--plan'", "'--plain'"),
         (("show", "--json", "--plain"), "not allowed with", ""),
+        (("up",), "FILE|NAME is missing", ""),
+        (
+            ("up", "--log-level", "loud", "x"),
+            "'--log-level' cannot be 'loud'",
+            "it may be debug, ",
+        ),
+        (("up", "--log-level"), "'--log-level' needs a value", ""),
+        (("up", "--log-levle=info", "x"), "unexpected option '--log-levle'", "'--log-level'"),
         (("show", "--json", "wg0", "dump"), "--json does not go with 'dump'", ""),
         (("show", "-v", "interfaces"), "--verbose does not go with 'interfaces'", ""),
         (("genkey", "wg0"), "unexpected argument 'wg0'", ""),
-        (("genkey", "-o"), "expected one argument", ""),
-        (("demo", "--seconds", "soon"), "expected seconds from 0.2 to 3600", ""),
+        (("genkey", "-o"), "'-o/--output' needs a value", ""),
+        (("demo", "--seconds", "soon"), "'--seconds': expected seconds from 0.2 to 3600", ""),
     ],
 )
 def test_a_command_line_without_sense_gets_a_sentence_and_a_tip(
@@ -95,6 +103,14 @@ def test_a_command_line_without_sense_gets_a_sentence_and_a_tip(
     assert tip in done.err
     assert "--help'.\n" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("verb", ["genkey", "pubkey", "up", "", "--"])
+def test_what_may_be_a_key_is_not_repeated(verb: str) -> None:
+    key = "q" * 43 + "="
+    done = nvpn(*filter(None, (verb, "-x" if verb == "up" else "", key)))
+    assert done.status == 2
+    assert key[:20] not in done.err + done.out
 
 
 def test_a_refused_name_says_how_to_force_it() -> None:
