@@ -11,8 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from nvpn.backend.api import Notice, NoticeKind
 from nvpn.daemon.memory import PeerMemory, TunnelMemory, write_memory
@@ -36,6 +36,7 @@ class StateKeeper:
     Args:
         path: of the state file.
         memory: what it held at the start.
+        spawn: starts a background task of the daemon.
         is_known: whether a peer is still configured; others are forgotten.
         remembers_peers: False for a device that others configure: then timestamps alone.
     """
@@ -46,11 +47,13 @@ class StateKeeper:
         memory: TunnelMemory,
         *,
         loop: asyncio.AbstractEventLoop,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         is_known: Callable[[PublicKey], bool],
         remembers_peers: bool = True,
     ) -> None:
         self._path = path
         self._loop = loop
+        self._spawn = spawn
         self._is_known = is_known
         self._remembers_peers = remembers_peers
         self._peers = dict(memory.peers) if remembers_peers else {}
@@ -60,7 +63,6 @@ class StateKeeper:
             memory.timestamp, save_now=self._reserve_now, save_soon=self._reserve_soon
         )
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
         self._pause = _FIRST_DELAY
         self._last_written_at = float("-inf")
         self._disk = threading.Lock()
@@ -127,7 +129,7 @@ class StateKeeper:
             self._timer = self._loop.call_later(wait, self._start_saving)
 
     def _start_saving(self) -> None:
-        self._task = self._loop.create_task(self._save())
+        self._spawn(self._save())
 
     async def _save(self) -> None:
         memory, version = self._collect()

@@ -96,6 +96,7 @@ class Session:
             path,
             self._memory,
             loop=around.loop,
+            spawn=around.spawn,
             is_known=self._is_known,
             remembers_peers=has_memory,
         )

@@ -132,10 +132,16 @@ class Supervisor:
 
     async def _stop(self) -> None:
         """Undo the start, in reverse. Nothing in here may wait for the network."""
+        await self._cancel_tasks()
+        try:
+            await self._undo.aclose()
+        finally:
+            await self._cancel_tasks()  # the end may have begun some
+
+    async def _cancel_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._undo.aclose()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)

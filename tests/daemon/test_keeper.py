@@ -33,6 +33,7 @@ def make(path: Path, memory: TunnelMemory | None = None, **options: object) -> S
         str(path),
         memory or TunnelMemory(),
         loop=asyncio.get_running_loop(),
+        spawn=asyncio.get_running_loop().create_task,
         **{"is_known": lambda peer: True, **options},
     )
 

@@ -413,3 +413,32 @@ def test_ctrl_c_while_it_starts_stops_the_daemon_too(machine: Machine) -> None:
         machine.wait_until_clean()
     else:
         assert machine.has_link()  # it was ready before the key was
+
+
+def test_a_bug_inside_ends_it_loudly_and_leaves_nothing(machine: Machine) -> None:
+    """Half a VPN is worse than none. The bug is put in where packets turn into decisions."""
+    machine.write(CONFIG)
+    with_bug = (
+        "import sys\n"
+        "from nvpn.protocol.device import Device\n"
+        "def bug(self, event, now): raise RuntimeError('planted')\n"
+        "Device.handle_event = bug\n"
+        "from nvpn.cli.main import main\n"
+        "sys.exit(main(['up', '-f', 'wg0.toml']))\n"
+    )
+    process = subprocess.Popen(
+        [*machine.argv()[:5], "-c", with_bug],
+        env=machine.environment,
+        cwd=machine.etc,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+
+    machine.host.run("ping", "-c", "1", "-W", "1", "10.9.0.2", check=False)
+
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 1
+    assert "critical: internal error" in errors
+    assert "RuntimeError: planted" in errors
+    assert machine.is_clean()

@@ -1,0 +1,176 @@
+"""The bare device, as wireguard-go makes it, and what people then do to it by `ip link`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from nvpn.model.keys import PrivateKey
+from tests.support.machines import Machine
+from tests.support.world import wait_until
+
+pytestmark = pytest.mark.root
+
+
+def set_over_socket(machine: Machine, *lines: str) -> None:
+    script = f"from nvpn.control.client import request; request('wg0', 'set', {list(lines)!r})"
+    subprocess.run([machine.argv()[4], "-c", script], env=machine.environment, check=True)
+
+
+def has_port(machine: Machine, port: int) -> bool:
+    return f":{port} " in machine.host.run("ss", "-Hlun")
+
+
+def test_it_returns_when_device_and_socket_are_there(machine: Machine) -> None:
+    done = machine.nvpn("wg0")
+
+    assert (done.stdout, done.stderr) == ("", "")
+    (link,) = machine.ip("link", "show", "wg0")
+    assert link["mtu"] == 1420
+    assert "UP" not in link["flags"]
+    assert machine.addresses() == set()
+    assert machine.record() == [["(none)", "(none)", "0", "off"]]
+    machine.nvpn("down", "wg0")
+    assert machine.is_clean()
+
+
+def test_sockets_follow_the_link_and_the_port_is_set_before(machine: Machine) -> None:
+    machine.nvpn("wg0")
+    set_over_socket(machine, f"private_key={machine.key.reveal_hex()}", "listen_port=7777")
+    assert machine.record()[0][2] == "7777"
+    assert not has_port(machine, 7777)
+
+    machine.host.run("ip", "link", "set", "wg0", "up")
+    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+
+    machine.host.run("ip", "link", "set", "wg0", "down")
+    wait_until(lambda: not has_port(machine, 7777), 3, "the port is free")
+    machine.host.run("ip", "link", "set", "wg0", "up")
+    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound again")
+
+
+def test_a_flapping_link_ends_where_it_ends(machine: Machine) -> None:
+    machine.nvpn("wg0")
+    set_over_socket(machine, "listen_port=7777")
+    for _ in range(20):
+        machine.host.run("ip", "link", "set", "wg0", "up")
+        machine.host.run("ip", "link", "set", "wg0", "down")
+    machine.host.run("ip", "link", "set", "wg0", "up")
+
+    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+
+
+def test_a_port_that_is_taken_when_the_link_comes_up_is_tried_again_later(
+    machine: Machine,
+) -> None:
+    taken = machine.host.start(
+        "python3", "-c",
+        "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
+    )  # fmt: skip
+    wait_until(lambda: has_port(machine, 7777), 5, "the other program has the port")
+    machine.nvpn("wg0")
+    set_over_socket(machine, "listen_port=7777")
+
+    machine.host.run("ip", "link", "set", "wg0", "up")
+    machine.host.run("ip", "link", "set", "wg0", "down")
+    taken.kill()
+    taken.wait()
+    machine.host.run("ip", "link", "set", "wg0", "up")
+
+    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+
+
+def test_the_mtu_is_followed(machine: Machine) -> None:
+    machine.nvpn("wg0")
+
+    machine.host.run("ip", "link", "set", "wg0", "mtu", "1300")
+
+    def segments() -> int:
+        (link,) = machine.ip("-d", "link", "show", "wg0")
+        found: int = link["gso_max_segs"]
+        return found
+
+    wait_until(lambda: segments() == 65507 // 1332, 3, "batches follow the MTU")
+
+
+def test_a_rename_is_survived(machine: Machine) -> None:
+    machine.nvpn("wg0")
+    set_over_socket(machine, "listen_port=7777")
+
+    machine.host.run("ip", "link", "set", "wg0", "name", "renamed")
+    machine.host.run("ip", "link", "set", "renamed", "up")
+
+    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+    machine.nvpn("down", "wg0")
+    assert machine.is_clean("renamed")
+
+
+def test_in_another_namespace_it_serves_with_the_sockets_of_its_own(machine: Machine) -> None:
+    """How containers get a tunnel as their only way out."""
+    inner = Machine(machine.world, "inner")
+    process = machine.start("-f", "wg0")
+    wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+    set_over_socket(machine, "listen_port=7777")
+
+    machine.host.run("ip", "link", "set", "wg0", "netns", inner.host.netns)
+    inner.host.run("ip", "link", "set", "wg0", "up")
+
+    wait_until(lambda: has_port(machine, 7777), 5, "the port is bound, here")
+    assert not has_port(inner, 7777)
+    inner.host.run("ip", "link", "set", "wg0", "down")
+    wait_until(lambda: not has_port(machine, 7777), 5, "the port is free")
+
+    # Nothing of ours keeps the namespace alive.
+    subprocess.run(["ip", "netns", "delete", inner.host.netns], check=True)
+    assert process.wait(5) == 0
+    assert machine.is_clean()
+
+
+def test_wireguard_go_s_environment_chooses_the_log_level(machine: Machine) -> None:
+    def output(level: str) -> str:
+        machine.environment["LOG_LEVEL"] = level
+        process = machine.start("-f", "wg0")
+        wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+        process.terminate()
+        return process.communicate(timeout=5)[0]
+
+    assert "ready" in output("verbose")
+    assert output("error") == ""
+    assert output("silent") == ""
+
+
+def test_a_name_that_cannot_be_one_is_refused(machine: Machine) -> None:
+    done = machine.nvpn("device", "a-name-that-is-too-long", status=1)
+
+    assert "an interface name has 1 to 15" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_on_a_signal(machine: Machine, number: int) -> None:
+    machine.nvpn("wg0")
+
+    os.kill(machine.pid(), number)
+
+    assert machine.wait_until_clean() < 1.5
+
+
+def test_its_timestamps_survive_it(machine: Machine) -> None:
+    """Also of a key that `wg` sets: the file holds when it last spoke, not to whom."""
+    machine.nvpn("wg0")
+    peer = PrivateKey(bytes(range(32))).public().hex
+    set_over_socket(
+        machine, f"private_key={machine.key.reveal_hex()}", f"public_key={peer}",
+        "endpoint=127.0.0.1:9", "persistent_keepalive_interval=1", "allowed_ip=10.9.0.2/32",
+    )  # fmt: skip
+    machine.host.run("ip", "link", "set", "wg0", "up")
+    state = machine.state_directory / "wg0.json"
+    wait_until(state.exists, 5, "a timestamp is reserved")
+
+    text = state.read_text()
+
+    assert '"timestamp": "4000' in text
+    assert '"peers": {}' in text
+    assert state.stat().st_mode & 0o777 == 0o600
