@@ -193,7 +193,11 @@ class Host:
                 *engine.command,
                 "-f",
                 tunnel.interface,
-                env={**os.environ, **engine.environment},
+                env={
+                    **os.environ,
+                    **engine.environment,
+                    "NVPN_STATE_DIR": str(self.world.directory / "state"),
+                },
                 stdout=log,
                 stderr=log,
             )
