@@ -5,7 +5,7 @@ datagrams under one key with consecutive counters, and inside them one TCP flow.
 opened by the cipher; everything else is asked of all of them at once.
 
 Nothing is decided here that ``Core`` would decide otherwise: what is not the common case
-goes back to it, as it came. ``tests/datapath/test_batches.py`` compares the two.
+goes back to it, as it came. ``tests/datapath/python/test_batches.py`` compares the two.
 
 The style gives way to speed here, as in :mod:`nvpn.datapath.python.sealing`.
 """

@@ -5,7 +5,7 @@ send wants, [header | segment | tag] again and again: numpy fills the columns in
 the segments differ, then each is sealed where it lies.
 
 What it makes equals what ``offloads.read_frame`` and ``Core.send_inner`` make of the
-same packet, byte for byte; ``tests/datapath/test_batches.py`` holds it to that. It is
+same packet, byte for byte; ``tests/datapath/python/test_batches.py`` holds it to that. It is
 for the common case alone: anything odd it leaves to them.
 
 The style gives way to speed here: views are made once per layout and kept, and numpy is
