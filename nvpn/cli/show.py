@@ -30,13 +30,20 @@ _USAGE = f"Usage: nvpn show {{ <interface> | all | interfaces }} [{' | '.join(te
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``wg show``, and ours."""
+    parser.usage = "%(prog)s [OPTIONS] [INTERFACE [FIELD]]"
     parser.add_argument(
-        "words",
-        nargs="*",
+        "interface",
+        nargs="?",
         metavar="INTERFACE",
-        help="Only this one; 'all', or 'interfaces' for their names. May be followed by one of "
-        f"{', '.join(text.FIELDS)}",
+        help="Only this one; or 'all', or 'interfaces' for their names",
     )
+    parser.add_argument(
+        "field",
+        nargs="?",
+        metavar="FIELD",
+        help=f"Only this, for scripts: {', '.join(text.FIELDS)}",
+    )
+    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--plain", action="store_true", help="The text of `wg show`, always")
     form.add_argument("--table", action="store_true", help="The table, even through a pipe")
@@ -51,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was asked for. Texts, errors and statuses of the plain forms are wg's."""
-    words: list[str] = args.words
+    words: list[str] = [word for word in (args.interface, args.field) if word is not None]
+    words += args.rest
     if len(words) > 2 or (len(words) == 2 and words[0] == "interfaces"):
         write_complaint(f"{_USAGE}\n")
         return 1

@@ -180,7 +180,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def _help_width() -> int:
     """Columns for help: the terminal's, within reason. (argparse would import shutil.)"""
     try:
-        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns or 80)
     except (ValueError, OSError):
         columns = 80
     return min(max(columns - 2, 40), 98)

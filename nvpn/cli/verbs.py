@@ -68,7 +68,7 @@ GROUPS: Final = (
                 "`wg show`: the very text that `wg show` prints.",
                 (
                     ("nvpn show", "all tunnels, as a table"),
-                    ("nvpn show -v wg0", "one, with counters and dropped packets"),
+                    ("nvpn show -v wg0", "one, with full keys and dropped packets"),
                     ("nvpn show wg0 dump", "for scripts, as `wg show wg0 dump`"),
                     ("nvpn show --json | jq .", "everything that is known"),
                 ),
