@@ -1,7 +1,7 @@
 """Which handshake messages are worth a Diffie-Hellman: macs, cookies and the limiter.
 
 Knows no peers. Its state is three keys, the instant until which we count as loaded, and
-a bounded table of sources; its inputs are the datagram, where it came from, how much
+two bounded tables of sources; its inputs are the datagram, where it came from, how much
 work is queued, the time and randomness. A datapath in another language repeats it from
 this file and the same vectors.
 
@@ -22,6 +22,8 @@ from nvpn.errors import DropReason
 from nvpn.model.endpoint import Endpoint
 from nvpn.wire.constants import (
     COOKIE_NONCE_SIZE,
+    COOKIE_REPLY_BURST,
+    COOKIE_REPLY_INTERVAL,
     LIMITED_BURST,
     LIMITED_INTERVAL,
     LIMITER_SWEEP_INTERVAL,
@@ -29,6 +31,7 @@ from nvpn.wire.constants import (
     MAX_LIMITED_SOURCES,
     UNDER_LOAD_QUEUED,
     UNDER_LOAD_TIME,
+    ZERO_MAC,
 )
 from nvpn.wire.crypto import cookie_for, equal, mac, xchacha_seal
 from nvpn.wire.messages import (
@@ -54,7 +57,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Forget the message, count it as COOKIE_REQUIRED, and send these 64 bytes back."""
+    """Forget the message, count it as COOKIE_REQUIRED, and send these 64 bytes back.
+
+    When there are too many to answer, a message that needs a cookie is merely dropped, for
+    the same reason.
+    """
 
     cookie_reply: bytes = field(repr=False)
 
@@ -67,7 +74,7 @@ _ACCEPTED: Final = Accepted()
 class Admission:
     """Judges each datagram of type 1, 2 or 3. Until it is configured it drops them all."""
 
-    __slots__ = ("_cookie_key", "_limiter", "_loaded_until", "_mac1_key", "_secret")
+    __slots__ = ("_cookie_key", "_limiter", "_loaded_until", "_mac1_key", "_ration", "_secret")
 
     def __init__(self) -> None:
         self._mac1_key: bytes | None = None
@@ -75,6 +82,7 @@ class Admission:
         self._secret: bytes | None = None
         self._loaded_until = 0
         self._limiter = SourceLimiter()
+        self._ration = ReplyRation()
 
     def configure(
         self, mac1_key: bytes | None, cookie_key: bytes | None, secret: bytes | None
@@ -129,8 +137,14 @@ class Admission:
         if not self.under_load(queued, now):
             return _ACCEPTED  # mac2 may hold anything
 
-        cookie = cookie_for(secret, endpoint)
-        if not equal(mac(cookie, before_mac2(datagram)), datagram[-MAC_SIZE:]):
+        mac2 = datagram[-MAC_SIZE:]
+        has_cookie = mac2 != ZERO_MAC and equal(
+            mac(cookie_for(secret, endpoint), before_mac2(datagram)), mac2
+        )
+        if not has_cookie:
+            if not self._ration.admit(endpoint, now):
+                return Dropped(DropReason.COOKIE_REQUIRED)
+            cookie = cookie_for(secret, endpoint)
             return _ask_for_cookie(cookie_key, cookie, datagram, random)
         if not self._limiter.admit(endpoint, now):
             return Dropped(DropReason.RATE_LIMITED)
@@ -176,6 +190,32 @@ class SourceLimiter:
         self._whole_again = {
             source: instant for source, instant in self._whole_again.items() if instant > now
         }
+
+
+class ReplyRation:
+    """How many cookie replies we make, first of all for sources that ask moderately.
+
+    A source has the same allowance as a sender with a cookie. Beyond it, it is served as
+    long as more than half of the ration is left: anybody can ask in anybody's name here,
+    and must not be able to use up a victim's share by asking a little more than it.
+    """
+
+    __slots__ = ("_sources", "_whole_again")
+
+    def __init__(self) -> None:
+        self._sources = SourceLimiter()
+        self._whole_again = 0
+
+    def admit(self, endpoint: Endpoint, now: int) -> bool:
+        """Whether one more reply there is within the ration; if so it is counted."""
+        room = COOKIE_REPLY_BURST * COOKIE_REPLY_INTERVAL
+        if not self._sources.admit(endpoint, now):
+            room //= 2
+        whole_again = max(self._whole_again, now) + COOKIE_REPLY_INTERVAL
+        if whole_again - now > room:
+            return False
+        self._whole_again = whole_again
+        return True
 
 
 def _ask_for_cookie(

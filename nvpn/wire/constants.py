@@ -77,3 +77,8 @@ LIMITED_INTERVAL: Final = SECOND // 20  # between messages of one source, with c
 LIMITED_BURST: Final = 5
 MAX_LIMITED_SOURCES: Final = 65_536
 LIMITER_SWEEP_INTERVAL: Final = 1 * SECOND
+
+# Ours; the paper knows no such limit. A reply costs several times what looking at a message
+# does, and so much work at most is left to a flood.
+COOKIE_REPLY_INTERVAL: Final = SECOND // 5_000  # between cookie replies, to everybody
+COOKIE_REPLY_BURST: Final = 1_000

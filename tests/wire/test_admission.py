@@ -11,7 +11,12 @@ from nvpn.model.clock import MILLISECOND, SECOND
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.wire.admission import Accepted, Admission, Answered, Dropped, SourceLimiter, Verdict
-from nvpn.wire.constants import MAX_LIMITED_SOURCES, UNDER_LOAD_QUEUED
+from nvpn.wire.constants import (
+    COOKIE_REPLY_BURST,
+    LIMITED_BURST,
+    MAX_LIMITED_SOURCES,
+    UNDER_LOAD_QUEUED,
+)
 from nvpn.wire.crypto import cookie_for, cookie_key, mac, mac1_key
 from nvpn.wire.messages import CookieReply, parse_handshake
 from tests.support.vectors import handshake_vector, unhex, vectors
@@ -194,6 +199,50 @@ def test_a_source_with_a_cookie_is_still_limited() -> None:
     message = with_cookie(INITIATION, cookie_for(SECRET, SOURCE))
     verdicts = [judge(admission, message, queued=BUSY) for _ in range(6)]
     assert verdicts == [Accepted()] * 5 + [Dropped(DropReason.RATE_LIMITED)]
+
+
+def asked(admission: Admission, count: int, *, now: int = NOW, sources: int = 1) -> int:
+    """How many of so many initiations, from so many addresses, get a cookie reply."""
+    return sum(
+        isinstance(
+            judge(
+                admission,
+                INITIATION,
+                source=Endpoint((0x0A000000 + number % sources).to_bytes(4, "big"), 9),
+                queued=BUSY,
+                now=now,
+            ),
+            Answered,
+        )
+        for number in range(count)
+    )
+
+
+def test_a_flood_from_one_source_uses_up_half_of_the_cookie_replies() -> None:
+    admission = admission_of(RESPONDER)
+    assert asked(admission, 5_000) == COOKIE_REPLY_BURST // 2
+    other = judge(admission, INITIATION, queued=BUSY)
+    assert isinstance(other, Answered), "another source has its share"
+
+
+def test_cookie_replies_are_rationed_over_all_sources() -> None:
+    admission = admission_of(RESPONDER)
+    assert asked(admission, 5_000, sources=5_000) == COOKIE_REPLY_BURST
+    later = NOW + 10 * MILLISECOND
+    assert asked(admission, 5_000, now=later, sources=5_000) == 50, "5,000 a second"
+
+
+def test_a_source_whose_allowance_is_gone_is_served_while_there_is_plenty() -> None:
+    admission = admission_of(RESPONDER)
+    asked(admission, LIMITED_BURST + 50)
+    assert asked(admission, 1) == 1
+
+
+def test_a_message_that_gets_no_cookie_reply_is_counted_all_the_same() -> None:
+    admission = admission_of(RESPONDER)
+    asked(admission, 5_000, sources=5_000)
+    verdict = judge(admission, INITIATION, queued=BUSY)
+    assert verdict == Dropped(DropReason.COOKIE_REQUIRED)
 
 
 def test_without_randomness_there_is_silence_and_no_exception() -> None:
