@@ -1,0 +1,340 @@
+"""A datapath between a host that is a test and peers that are a few lines of Python.
+
+Whatever implements ``datapath.api.Datapath`` is driven here through its descriptors: a
+TUN device in memory, UDP on loopback. Its clock is the test's. A :class:`Correspondent`
+is a peer written from the paper on a plain socket, so that both sides of a conversation
+are never the code under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvloop
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from nvpn.datapath.ancillary import CONTROL_BYTES, build_control, parse_control
+from nvpn.datapath.api import (
+    Command,
+    CreatePeer,
+    Datapath,
+    Event,
+    InsertPrefix,
+    InstallKeypair,
+    PeerId,
+    Role,
+    SetPeerEndpoint,
+)
+from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
+from nvpn.datapath.python.engine import NO_OFFLOADS, Offloads, PythonDatapath
+from nvpn.model.clock import SECOND
+from nvpn.model.endpoint import Endpoint, Source
+from nvpn.model.prefixes import Prefix
+from nvpn.overlay.api import Tun
+from nvpn.overlay.memory import open_memory_tun
+from nvpn.transport.udp import UdpSockets, open_udp
+
+MTU = 1420
+PATIENCE = 10.0
+"""Seconds of real time after which something that should happen is said not to."""
+
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """An implementation, a device with or without headers, and offloads on or off."""
+
+    name: str
+    vnet_hdr: bool
+    offloads: Offloads
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+    def make(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tun: Tun,
+        sockets: UdpSockets,
+        clock: Callable[[], int],
+        on_events: Callable[[], None],
+    ) -> Datapath:
+        return PythonDatapath(
+            loop,
+            tun,
+            sockets,
+            mtu=MTU,
+            clock=clock,
+            on_events=on_events,
+            offloads=self.offloads,
+        )
+
+
+SETUPS = (
+    Setup("python", True, Offloads(), uvloop.new_event_loop),
+    Setup("python on asyncio", True, Offloads()),
+    Setup("python, no batches", True, Offloads(batches=False)),
+    Setup("python, bare device", False, Offloads()),
+    Setup("python, no merged datagrams", True, Offloads(gso=False, gro=False)),
+    Setup("python, no offloads", False, NO_OFFLOADS),
+)
+
+
+class Rig:
+    """One datapath and everything around it. Use as a context manager."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.now = 1_000 * SECOND
+        self.loop = setup.new_loop()
+        self.errors: list[dict[str, object]] = []
+        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.tun, self.host = open_memory_tun(vnet_hdr=setup.vnet_hdr)
+        self.sockets = open_udp()
+        self.events: list[Event] = []
+        self.taken: list[int] = []
+        self.delivered: list[bytes] = []
+        self._correspondents: list[Correspondent] = []
+        self.datapath = setup.make(
+            self.loop, self.tun, self.sockets, lambda: self.now, self._take_events
+        )
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.datapath.close()
+        for one in self._correspondents:
+            one.socket.close()
+        self.host.close()
+        self.tun.close()
+        self.sockets.close()
+        self.loop.close()
+        if failure[0] is None:
+            assert self.errors == []
+
+    # --- the loop ---------------------------------------------------------------------
+
+    def turn(self, turns: int = 1) -> None:
+        """Let the loop go round."""
+        for _ in range(turns):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+            self._read_host()
+
+    def until(self, condition: Callable[[], bool], what: str = "it") -> None:
+        """Let the loop go round until something is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen"
+            self.turn()
+
+    def settle(self) -> None:
+        """Let everything that is under way arrive."""
+        self.turn(20)
+
+    def tell(self, *commands: Command) -> None:
+        """Apply a batch; returns when it is acknowledged."""
+        acknowledged: list[None] = []
+        self.datapath.apply(commands, lambda: acknowledged.append(None))
+        assert acknowledged == [], "an acknowledgement comes on the loop"
+        self.until(lambda: bool(acknowledged), "the acknowledgement")
+
+    def _take_events(self) -> None:
+        events = self.datapath.take_events()
+        self.taken.append(len(events))
+        self.events += events
+
+    # --- the host ---------------------------------------------------------------------
+
+    def send(self, packet: bytes, header: VirtioHeader | None = None) -> None:
+        """The host sends a packet into its device."""
+        vnet = (header or VirtioHeader()).pack() if self.tun.vnet_hdr else b""
+        self.host.send(vnet + packet)
+
+    def _read_host(self) -> None:
+        while True:
+            try:
+                frame = self.host.recv(1 << 17)
+            except OSError:  # empty, or closed by the test
+                return
+            if not frame:
+                return
+            if self.tun.vnet_hdr:
+                header = VirtioHeader.parse(frame)
+                self.delivered += read_frame(header, frame[VIRTIO_HEADER_SIZE:])
+            else:
+                self.delivered.append(frame)
+
+    def take(self, count: int) -> list[bytes]:
+        """The next packets that the host gets."""
+        self.until(lambda: len(self.delivered) >= count, f"the delivery of {count} packets")
+        taken, self.delivered = self.delivered[:count], self.delivered[count:]
+        return taken
+
+    def take_event(self, kind: type) -> Event:
+        """The next event of a kind; earlier ones of other kinds stay."""
+
+        def found() -> bool:
+            return any(isinstance(event, kind) for event in self.events)
+
+        self.until(found, kind.__name__)
+        event = next(event for event in self.events if isinstance(event, kind))
+        self.events.remove(event)
+        return event
+
+    # --- peers ------------------------------------------------------------------------
+
+    def correspondent(self, number: int = 1, version: int = 4, host: str = "") -> Correspondent:
+        """A peer that the datapath knows by now: no session yet.
+
+        It owns 10.0.N.0/24 and fd00:N::/64.
+        """
+        made = Correspondent(self, PeerId(number), version, host)
+        self._correspondents.append(made)
+        self.tell(
+            CreatePeer(made.peer),
+            SetPeerEndpoint(made.peer, made.endpoint),
+            InsertPrefix(made.peer, Prefix.parse(f"10.0.{number}.0/24")),
+            InsertPrefix(made.peer, Prefix.parse(f"fd00:{number}::/64")),
+        )
+        return made
+
+
+class Correspondent:
+    """A WireGuard peer without handshakes: keys come from the test."""
+
+    def __init__(self, rig: Rig, peer: PeerId, version: int, host: str) -> None:
+        self.rig = rig
+        self.peer = peer
+        self.version = version
+        self.sessions = 0
+        self.socket = self._open(host)
+
+    def _open(self, host: str) -> socket.socket:
+        family = socket.AF_INET if self.version == 4 else socket.AF_INET6
+        opened = socket.socket(family, socket.SOCK_DGRAM)
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
+        if self.version == 4:
+            opened.setsockopt(socket.IPPROTO_IP, 13, 1)  # IP_RECVTOS
+        else:
+            opened.setsockopt(socket.IPPROTO_IPV6, 66, 1)  # IPV6_RECVTCLASS
+        opened.bind((host or LOOPBACK[self.version], 0))
+        return opened
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is reached."""
+        return Endpoint.from_sockaddr(self.socket.getsockname())
+
+    def move(self, host: str = "") -> None:
+        """Be somewhere else from now on."""
+        self.socket.close()
+        self.socket = self._open(host)
+
+    # --- sessions ---------------------------------------------------------------------
+
+    def keypair(
+        self, role: Role = Role.INITIATOR, *, born_at: int | None = None
+    ) -> InstallKeypair:
+        """A new session: the datapath's half, whose role is given. Ours begins at once."""
+        self.sessions += 1
+        seed = self.peer * 16 + self.sessions
+        ours, theirs = bytes([seed]) * 32, bytes([seed ^ 0xFF]) * 32
+        self.their_index = 0xD0000000 + seed
+        self.our_index = 0xC0000000 + seed
+        self._seal = ChaCha20Poly1305(ours)
+        self._open_key = ChaCha20Poly1305(theirs)
+        self.counter = 0
+        return InstallKeypair(
+            self.peer,
+            role,
+            self.their_index,
+            self.our_index,
+            bytearray(theirs),
+            bytearray(ours),
+            self.rig.now if born_at is None else born_at,
+        )
+
+    def establish(self) -> None:
+        """A session under which the datapath sends; its first keepalive is taken."""
+        self.rig.tell(self.keypair())
+        assert self.take_plain(1) == [b""]
+
+    # --- packets ----------------------------------------------------------------------
+
+    def seal(self, plain: bytes, *, counter: int | None = None) -> bytes:
+        """A transport message around any plaintext."""
+        if counter is None:
+            counter, self.counter = self.counter, self.counter + 1
+        nonce = struct.pack("<IQ", 0, counter)
+        sealed = self._seal.encrypt(nonce, plain, None)
+        return struct.pack("<IIQ", 4, self.their_index, counter) + sealed
+
+    def packet_from(self, packet: bytes) -> bytes:
+        """A transport message around a packet, padded."""
+        return self.seal(packet + bytes(-len(packet) % 16))
+
+    def send(self, *datagrams: bytes, to: str = "", tos: int = 0) -> None:
+        """Send datagrams to the datapath's socket."""
+        for datagram in datagrams:
+            self.socket.sendmsg(
+                [datagram],
+                build_control(self.version, tos=tos),
+                0,
+                (to or LOOPBACK[self.version], self.rig.sockets.port),
+            )
+
+    def send_merged(self, datagrams: list[bytes], to: str = "") -> None:
+        """Send datagrams of one size in one call, so that they may arrive in one."""
+        self.socket.sendmsg(
+            [b"".join(datagrams)],
+            build_control(self.version, segment=len(datagrams[0])),
+            0,
+            (to or LOOPBACK[self.version], self.rig.sockets.port),
+        )
+
+    def receive(self) -> Iterator[tuple[bytes, Endpoint, int]]:
+        """Datagrams that wait: bytes, where from, TOS."""
+        while True:
+            try:
+                data, control, _, sockaddr = self.socket.recvmsg(1 << 16, CONTROL_BYTES)
+            except BlockingIOError:
+                return
+            yield data, Endpoint.from_sockaddr(sockaddr), parse_control(control).tos
+
+    def take(self, count: int) -> list[tuple[bytes, Endpoint, int]]:
+        """The next datagrams that come here, as ``receive`` gives them."""
+        taken: list[tuple[bytes, Endpoint, int]] = []
+
+        def arrived() -> bool:
+            taken.extend(self.receive())
+            return len(taken) >= count
+
+        self.rig.until(arrived, f"the arrival of {count} datagrams")
+        assert len(taken) == count
+        return taken
+
+    def take_plain(self, count: int) -> list[bytes]:
+        """The plaintexts of the next transport messages."""
+        return [self.open(datagram) for datagram, _, _ in self.take(count)]
+
+    def open(self, datagram: bytes) -> bytes:
+        """The plaintext; the message must be for our session."""
+        kind, index, counter = struct.unpack_from("<IIQ", datagram)
+        assert (kind, index) == (4, self.our_index)
+        return self._open_key.decrypt(struct.pack("<IQ", 0, counter), datagram[16:], None)
+
+    def silent(self) -> bool:
+        """Whether nothing has come here."""
+        self.rig.settle()
+        return not list(self.receive())
+
+
+def source(host: str) -> Source:
+    """A source address, whatever its interface."""
+    return Source(Endpoint.parse(f"{host}:0" if ":" not in host else f"[{host}]:0").address)
