@@ -90,6 +90,8 @@ class RequestReader:
         self._limits = limits
         self._buffer = bytearray()
         self._chunk = bytearray(_READ_BYTES)
+        self.is_idle = True
+        """Whether nothing has been asked that is not answered."""
 
     async def next(self) -> Request | None:
         """The next request; None when the client has hung up between two.
@@ -99,8 +101,10 @@ class RequestReader:
             UnknownOperation: close.
             TimeoutError, OSError: close.
         """
-        if not self._buffer and not await self._receive(self._limits.idle_seconds):
+        self.is_idle = not self._buffer
+        if self.is_idle and not await self._receive(self._limits.idle_seconds):
             return None
+        self.is_idle = False
         deadline = self._loop.time() + self._limits.request_seconds
         operation = await self._read_operation(deadline)
         body = await self._read_body(operation, deadline)

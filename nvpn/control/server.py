@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import socket
@@ -67,7 +68,8 @@ class ControlServer:
         self._listener: socket.socket | None = None
         self._watch: RemovalWatch | None = None
         self._pause: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Oldest first: who is to go when there is no room.
+        self._tasks: dict[asyncio.Task[None], RequestReader] = {}
 
     @property
     def path(self) -> str:
@@ -105,7 +107,7 @@ class ControlServer:
             self._listener.close()
             self._listener = None
         # An operation may be what closes us: it ends by itself.
-        tasks = self._tasks - {asyncio.current_task()}
+        tasks = self._tasks.keys() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -129,12 +131,30 @@ class ControlServer:
                 self._pause_accepting(error)
                 return
             connection.setblocking(False)
-            if len(self._tasks) >= self._limits.connections or not _is_allowed(connection):
+            if not _is_allowed(connection) or not self._make_room():
                 connection.close()
                 continue
-            task = self._loop.create_task(self._serve(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            reader = RequestReader(connection, self._names, self._limits)
+            task = self._loop.create_task(self._serve(connection, reader))
+            self._tasks[task] = reader
+            task.add_done_callback(functools.partial(self._ended, connection))
+
+    def _make_room(self) -> bool:
+        """Whether one more connection may be served: one that asks nothing has to go for it."""
+        if len(self._tasks) < self._limits.connections:
+            return True
+        for task, reader in self._tasks.items():
+            if reader.is_idle:
+                del self._tasks[task]
+                task.cancel()
+                return True
+        return False
+
+    def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        # Closed here and not in the task: one that is cancelled before its first step
+        # never runs.
+        connection.close()
+        self._tasks.pop(task, None)
 
     def _pause_accepting(self, error: OSError) -> None:
         # The listener stays readable, so that the loop would call us again for ever.
@@ -150,8 +170,7 @@ class ControlServer:
         if self._listener is not None:
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
-    async def _serve(self, connection: socket.socket) -> None:
-        reader = RequestReader(connection, self._names, self._limits)
+    async def _serve(self, connection: socket.socket, reader: RequestReader) -> None:
         try:
             while (request := await reader.next()) is not None:
                 try:
@@ -164,7 +183,6 @@ class ControlServer:
             pass  # it gets no answer
         finally:
             reader.wipe()
-            connection.close()
 
     async def _answer(self, connection: socket.socket, request: Request) -> None:
         answer = _Answer(connection, self._limits.answer_seconds)

@@ -477,16 +477,32 @@ def test_random_requests_in_random_pieces_do_no_harm(
 
 
 def test_connections_beyond_the_limit_are_refused_at_once(backend: RecordingBackend) -> None:
-    limits = Limits(connections=8, idle_seconds=30)
+    limits = Limits(connections=8, request_seconds=30)
     with running(backend, limits=limits) as server:
         held = [server.connect() for _ in range(8)]
         for connection in held:
             assert connection.ask("get=1\n\n").endswith(OK)
+            connection.send("set=1\n")
+        server.settle()
         with server.connect() as refused:
             assert refused.is_closed()
         held.pop().socket.close()
         _until_served(server)
         for connection in held:
+            connection.socket.close()
+
+
+def test_who_asks_nothing_makes_room_for_who_does(backend: RecordingBackend) -> None:
+    limits = Limits(connections=8, idle_seconds=30)
+    with running(backend, limits=limits) as server:
+        idle = [server.connect() for _ in range(8)]
+        for connection in idle:
+            assert connection.ask("get=1\n\n").endswith(OK)
+        with server.connect() as late:
+            assert late.ask("get=1\n\n").endswith(OK)
+            assert idle[0].is_closed(), "the one that was there for longest"
+        assert idle[7].ask("get=1\n\n").endswith(OK)
+        for connection in idle:
             connection.socket.close()
 
 

@@ -84,6 +84,15 @@ class RunningServer:
         """The result of a coroutine that runs on the server's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
+    def settle(self) -> None:
+        """Let the server take notice of all that was sent by now."""
+
+        async def turns() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+        self.run(turns())
+
     def connect(self, timeout: float = 10) -> Client:
         return Client(self.path, timeout)
 
