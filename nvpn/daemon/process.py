@@ -40,7 +40,7 @@ def _work(
 ) -> int:
     # Until the loop takes over: there is nothing to remove yet.
     signal.signal(signal.SIGTERM, _leave)
-    _harden(name)
+    _set_up_process(name)
     from nvpn.daemon import logs
 
     if in_front:
@@ -72,8 +72,10 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _harden(name: str) -> None:
+def _set_up_process(name: str) -> None:
     os.umask(0o077)
+    # A thread that reads a large file lets packets through every millisecond, not every five.
+    sys.setswitchinterval(0.001)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
     # One thread moves the packets; numpy's linear algebra would keep a pool for nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

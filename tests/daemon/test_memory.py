@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvpn.daemon.memory import PeerMemory, TunnelMemory, read_memory, write_memory
@@ -75,6 +75,7 @@ def test_a_broken_file_is_as_good_as_none(tmp_path: Path, content: bytes) -> Non
     assert read_memory(str(path)) == (TunnelMemory(), "it is not a state file")
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), st.lists))
 def test_no_value_in_the_place_of_peers_raises(tmp_path_factory, value: object) -> None:
     path = tmp_path_factory.mktemp("state") / "wg0.json"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -401,18 +403,49 @@ def test_no_secret_is_in_arguments_environment_or_logs(pair: Pair) -> None:
     assert alice.key.reveal_hex() not in output
 
 
-def test_ctrl_c_while_it_starts_stops_the_daemon_too(machine: Machine) -> None:
-    machine.write(CONFIG.replace("127.0.0.1:5", "nowhere.invalid:5"))
-    process = machine.start("up", "wg0.toml")
-    wait_until(machine.has_link, 10, "the daemon works")
+@pytest.fixture
+def waiting(pair: Pair) -> Iterator[Machine]:
+    """A machine whose name server does not answer, so that a start takes its three seconds."""
+    machine = pair.alice
+    directory = Path("/etc/netns") / machine.host.netns
+    directory.mkdir(parents=True)
+    (directory / "resolv.conf").write_text("nameserver 10.77.1.77\n")
+    try:
+        machine.write(CONFIG.replace("127.0.0.1:5", "silent.example:5"))
+        yield machine
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_ctrl_c_while_it_starts_stops_the_daemon_too(waiting: Machine) -> None:
+    process = waiting.start("up", "wg0.toml")
+    wait_until(waiting.has_link, 10, "the daemon works")
 
     process.send_signal(signal.SIGINT)
 
-    assert process.wait(5) in (0, 130)
-    if process.returncode == 130:
-        machine.wait_until_clean()
-    else:
-        assert machine.has_link()  # it was ready before the key was
+    assert process.wait(5) == 130
+    assert waiting.is_clean()
+
+
+def test_a_resolver_that_hangs_does_not_keep_it_from_ending(waiting: Machine) -> None:
+    process = waiting.start("up", "-f", "wg0.toml")
+    wait_until(waiting.has_link, 10, "it waits for the name")
+
+    began = time.monotonic()
+    process.terminate()
+
+    assert process.wait(5) == 0
+    assert time.monotonic() - began < 1.5
+    assert waiting.is_clean()
+
+
+def test_a_resolver_that_hangs_costs_three_seconds_and_a_warning(waiting: Machine) -> None:
+    up = waiting.nvpn("up", "wg0.toml")
+
+    assert up.stderr == (
+        "warning: bob: silent.example does not resolve yet (no answer yet);"
+        " trying on in the background\n"
+    )
 
 
 def test_a_bug_inside_ends_it_loudly_and_leaves_nothing(machine: Machine) -> None:

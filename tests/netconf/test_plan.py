@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvpn.model.prefixes import Interface, Prefix, parse_address
@@ -92,6 +92,7 @@ def test_default_routes_are_not_planned() -> None:
     assert plan_routes(prefixes("0.0.0.0/0", "::/0"), ()) == frozenset()
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.tuples(st.integers(0, 255), st.integers(1, 32)), max_size=20),
     st.lists(st.tuples(st.integers(0, 255), st.integers(0, 32)), max_size=3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvpn.netconf import rtnetlink as rt
@@ -29,6 +29,7 @@ def test_a_nest_is_marked_and_read_back() -> None:
     assert rt.parse_attributes(rt.parse_attributes(nest)[18]) == {1: b"veth\0"}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_parsers_raise(data: bytes) -> None:
     rt.parse_attributes(data)
