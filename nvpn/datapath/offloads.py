@@ -100,9 +100,9 @@ def read_frame(header: VirtioHeader, packet: bytes | bytearray | memoryview) -> 
     """
     kind = header.gso_type & ~_GSO_ECN
     if kind == GSO_NONE:
-        if not header.flags & NEEDS_CSUM:
-            return [bytes(packet)]
-        return [_complete(header, packet)]
+        whole = bytearray(packet)
+        complete_checksum(header, whole)
+        return [bytes(whole)]
     if kind == GSO_UDP_L4:
         return _split(header, packet, UDP)
     if kind in (GSO_TCPV4, GSO_TCPV6):
@@ -110,15 +110,20 @@ def read_frame(header: VirtioHeader, packet: bytes | bytearray | memoryview) -> 
     raise BadFrame(f"offload {header.gso_type} was never asked for")
 
 
-def _complete(header: VirtioHeader, packet: bytes | bytearray | memoryview) -> bytes:
+def complete_checksum(header: VirtioHeader, packet: bytearray | memoryview) -> None:
+    """Do in place what the kernel left undone in a packet that needs no splitting.
+
+    Raises:
+        BadFrame: the checksum would lie outside of the packet.
+    """
+    if not header.flags & NEEDS_CSUM:
+        return
     start, field = header.csum_start, header.csum_start + header.csum_offset
     if field + 2 > len(packet):
         raise BadFrame("the checksum lies outside of the packet")
-    whole = bytearray(packet)
     # The field holds the pseudo header's sum, so that it is summed up with the rest.
-    total = word_sum(memoryview(whole)[start:])
-    _U16.pack_into(whole, field, complement(total) or _zero(header.csum_offset))
-    return bytes(whole)
+    total = complement(word_sum(packet[start:]))
+    _U16.pack_into(packet, field, total or _zero(header.csum_offset))
 
 
 def _zero(csum_offset: int) -> int:

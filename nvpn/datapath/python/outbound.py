@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from nvpn.datapath.inner import outer_tos, parse_inner, traffic_class
-from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, BadFrame, VirtioHeader, read_frame
+from nvpn.datapath.offloads import (
+    VIRTIO_HEADER_SIZE,
+    BadFrame,
+    VirtioHeader,
+    complete_checksum,
+    read_frame,
+)
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.sealing import BatchSealer
 from nvpn.datapath.python.tun import MAX_FRAME, TunPort
@@ -60,20 +66,17 @@ class Outbound:
         if not self._tun.vnet_hdr:
             self._core.send_inner(frame, now)
             return
+        packet = frame[VIRTIO_HEADER_SIZE:]
         try:
             header = VirtioHeader.parse(frame)
-            if (
-                header.gso_type
-                and self._sealer is not None
-                and self._seal_batch(self._sealer, header, size - VIRTIO_HEADER_SIZE, now)
-            ):
-                return
-            packets = read_frame(header, frame[VIRTIO_HEADER_SIZE:])
+            if not header.gso_type:
+                complete_checksum(header, packet)
+                self._core.send_inner(packet, now)
+            elif not self._sealer or not self._seal_batch(self._sealer, header, len(packet), now):
+                for segment in read_frame(header, packet):
+                    self._core.send_inner(segment, now)
         except BadFrame:
             self._core.drop(DropReason.BAD_INNER)
-            return
-        for packet in packets:
-            self._core.send_inner(packet, now)
 
     def _seal_batch(self, sealer: BatchSealer, header: VirtioHeader, size: int, now: int) -> bool:
         """Send a superpacket in one go; False if it has to go the plain way."""
