@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -33,11 +32,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NvpnError: the file has mistakes, or the tunnel could not be started.
     """
+    from dataclasses import replace
+
     from nvpn.config.load import find, load
     from nvpn.daemon.logs import LEVELS
     from nvpn.daemon.process import run_tunnel
 
-    # The daemon reads it again on a reload, from another directory.
     path = find(args.file)
-    config = load(path.absolute() if not os.path.isabs(args.file) else path)
+    # Mistakes are told by the name that was typed; a reload needs one that outlives it.
+    config = replace(load(path), path=path.absolute())
     return run_tunnel(config.name, config, in_front=args.foreground, level=LEVELS[args.log_level])

@@ -20,6 +20,7 @@ from nvpn.config.plan import diff, full_plan
 from nvpn.control.client import is_running
 from nvpn.control.paths import state_path
 from nvpn.control.server import ControlServer, Operation
+from nvpn.daemon.drops import report_drops
 from nvpn.daemon.follower import LinkFollower
 from nvpn.daemon.host import HostSettings
 from nvpn.daemon.keeper import StateKeeper
@@ -121,6 +122,8 @@ class Session:
         undo.callback(self._follower.close)
         self._mtu = 0
         self._backend.subscribe(self._notice)
+        if _log.isEnabledFor(logging.DEBUG):
+            around.spawn(report_drops(lambda: self._backend.snapshot().drops))
 
     @property
     def config(self) -> TunnelConfig | None:

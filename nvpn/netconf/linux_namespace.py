@@ -1,7 +1,8 @@
 """Follows a TUN device that was moved to another network namespace of Linux.
 
 Its descriptor goes on working there, but netlink sockets see only the namespace that
-they were made in: so new ones are made over there, by a thread that enters it.
+they were made in: so a thread enters the other one. No socket may stay behind there, for
+it would keep the namespace alive.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nvpn.daemon import logs
+from nvpn.daemon import drops, logs
+from nvpn.errors import DropReason
 
 
 @pytest.fixture
@@ -143,3 +145,18 @@ def test_a_critical_sentence_always_passes() -> None:
     guard = logs.FloodGuard()
 
     assert all(passed(guard, record("bug", level=logging.CRITICAL)) for _ in range(50))
+
+
+def test_drops_are_told_as_differences_by_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drops, "INTERVAL_SECONDS", 0.0)
+    counts = iter([{DropReason.NO_ROUTE: 2}, {DropReason.NO_ROUTE: 2}, {DropReason.NO_ROUTE: 5}])
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError):  # the counts run out
+        asyncio.run(drops.report_drops(lambda: next(counts)))
+
+    told = [
+        (made.getMessage(), made.reason) for made in caplog.records if made.name == drops.__name__
+    ]
+    assert told == [("2 packets dropped", "no-route"), ("3 packets dropped", "no-route")]
