@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from nvpn.daemon.background import FrontReporter, Reporter, run_in_background
+from nvpn.errors import NvpnError
 
 if TYPE_CHECKING:
     from nvpn.config.model import TunnelConfig
+
+_log: Final = logging.getLogger(__name__)
 
 
 def run_tunnel(name: str, config: TunnelConfig | None, *, in_front: bool, level: int) -> int:
@@ -50,6 +54,14 @@ def _work(
     loop = _new_loop()
     try:
         return loop.run_until_complete(_supervise(name, config, reporter))
+    except NvpnError as error:
+        if not in_front:
+            _log.error("%s", error)
+        raise
+    except Exception as error:
+        # A traceback shows lines of the program, no values: no key gets into the log.
+        _log.critical("internal error", exc_info=error)
+        return 1
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way out already
         loop.close()
