@@ -242,7 +242,7 @@ class _Answer:
         self._seconds = seconds
         self._deadline: float | None = None
 
-    async def send(self, piece: bytearray) -> None:
+    async def send(self, piece: bytearray | memoryview) -> None:
         """Send a piece, then zero it. Raises TimeoutError, OSError."""
         # The time begins with the answer, not with the work that it took.
         now = self._loop.time()

@@ -35,7 +35,7 @@ from nvpn.model.changes import (
     SetPrivateKey,
 )
 from nvpn.model.endpoint import UDP_PATH, Endpoint
-from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.keys import KEY_LENGTH, PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 
@@ -184,50 +184,62 @@ def format_get(snapshot: TunnelSnapshot) -> bytes:
     return b"".join(iter_get(snapshot))
 
 
-def iter_get(snapshot: TunnelSnapshot) -> Iterator[bytearray]:
-    """The lines that answer ``get`` in pieces of about 16 KiB.
+def iter_get(snapshot: TunnelSnapshot) -> Iterator[memoryview]:
+    """The lines that answer ``get`` in pieces of 16 KiB.
 
-    Each piece is a buffer of its own which the caller zeroes after use: keys are in it.
+    Each piece is a buffer of its own which the caller zeroes after use: keys are in it,
+    written straight there, so that no copy of them is left anywhere else.
     """
-    piece = bytearray()
-    for line in _get_lines(snapshot):
-        piece += line.encode()
-        piece += b"\n"
-        if len(piece) >= _CHUNK_BYTES:
-            yield piece
-            piece = bytearray()
-    if piece:
-        yield piece
+    piece, used = bytearray(_CHUNK_BYTES), 0
+    for part in _get_parts(snapshot):
+        if not isinstance(part, str):
+            if used + 2 * KEY_LENGTH > _CHUNK_BYTES:
+                yield memoryview(piece)[:used]
+                piece, used = bytearray(_CHUNK_BYTES), 0
+            part.write_hex(piece, used)
+            used += 2 * KEY_LENGTH
+            continue
+        rest = part.encode()
+        while rest:
+            fits = rest[: _CHUNK_BYTES - used]
+            piece[used : used + len(fits)] = fits
+            used += len(fits)
+            rest = rest[len(fits) :]
+            if used == _CHUNK_BYTES:
+                yield memoryview(piece)
+                piece, used = bytearray(_CHUNK_BYTES), 0
+    if used:
+        yield memoryview(piece)[:used]
 
 
-def _get_lines(snapshot: TunnelSnapshot) -> Iterator[str]:
+def _get_parts(snapshot: TunnelSnapshot) -> Iterator[str | PrivateKey | PresharedKey]:
     # `wg` wants everything about the device before the first peer.
     if snapshot.private_key is not None:
-        yield f"private_key={snapshot.private_key.reveal_hex()}"
+        yield "private_key="
+        yield snapshot.private_key
+        yield "\n"
     if snapshot.listen_port:
-        yield f"listen_port={snapshot.listen_port}"
+        yield f"listen_port={snapshot.listen_port}\n"
     if snapshot.fwmark:
-        yield f"fwmark={snapshot.fwmark}"
+        yield f"fwmark={snapshot.fwmark}\n"
     if snapshot.private_key is not None:
-        yield f"nvpn_public_key={snapshot.private_key.public().hex}"
-    yield f"nvpn_mtu={snapshot.mtu}"
-    yield f"nvpn_datapath={_one_line(snapshot.datapath)}"
+        yield f"nvpn_public_key={snapshot.private_key.public().hex}\n"
+    yield f"nvpn_mtu={snapshot.mtu}\n"
+    yield f"nvpn_datapath={_one_line(snapshot.datapath)}\n"
     for reason, count in snapshot.drops.items():
-        yield f"nvpn_drop={reason.value} {count}"
+        yield f"nvpn_drop={reason.value} {count}\n"
     for peer in snapshot.peers:
+        yield f"public_key={peer.public_key.hex}\npreshared_key="
+        yield _NO_KEY if peer.preshared_key is None else peer.preshared_key
         yield _peer_lines(peer)
         for prefix in peer.allowed_ips:
-            yield f"allowed_ip={prefix}"
+            yield f"allowed_ip={prefix}\n"
 
 
 def _peer_lines(peer: PeerSnapshot) -> str:
-    preshared_key = _NO_KEY if peer.preshared_key is None else peer.preshared_key.reveal_hex()
+    """What follows the preshared key: its line end, then whole lines."""
     seconds, nanoseconds = divmod(peer.last_handshake, _SECOND)
-    lines = [
-        f"public_key={peer.public_key.hex}",
-        f"preshared_key={preshared_key}",
-        "protocol_version=1",
-    ]
+    lines = ["", "protocol_version=1"]
     # `wg` understands addresses only; what is reached otherwise has none for it.
     if peer.endpoint is not None and peer.endpoint.path == UDP_PATH:
         lines.append(f"endpoint={peer.endpoint}")
@@ -245,6 +257,7 @@ def _peer_lines(peer: PeerSnapshot) -> str:
         lines.append(f"nvpn_session_age={peer.session_age}")
     if peer.handshake_attempts:
         lines.append(f"nvpn_handshake_attempts={peer.handshake_attempts}")
+    lines.append("")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 KEY_LENGTH: Final = 32
 
 _S = TypeVar("_S", bound="_SecretKey")
+_DIGITS: Final = tuple(b"%02x" % number for number in range(256))
 
 
 def decode_base64_key(text: str) -> bytes:
@@ -138,6 +139,12 @@ class _SecretKey:
     def reveal_hex(self) -> str:
         """64 lower-case digits, for the control socket."""
         return self._buffer.hex()
+
+    def write_hex(self, into: bytearray | memoryview, at: int) -> None:
+        """What ``reveal_hex`` gives, written to ``into[at : at + 64]`` and nowhere else."""
+        for number in self._buffer:
+            into[at : at + 2] = _DIGITS[number]
+            at += 2
 
     @property
     def is_zero(self) -> bool:

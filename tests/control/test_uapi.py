@@ -329,3 +329,25 @@ def test_a_peer_with_131_thousand_prefixes_is_written_in_small_pieces() -> None:
     assert [line for line in lines if line.startswith("allowed_ip=")] == [
         f"allowed_ip={prefix}" for prefix in prefixes
     ]
+
+
+def test_a_long_name_and_keys_at_the_edge_of_a_piece_come_out_whole() -> None:
+    keys = [PresharedKey(bytes([n]) * 32) for n in range(1, 201)]
+    names = ["n" * length for length in range(0, 40_000, 200)]
+    peers = tuple(
+        PeerSnapshot(PublicKey(bytes([n]) * 32), name=name, preshared_key=key)
+        for n, (key, name) in enumerate(zip(keys, names, strict=True), 1)
+    )
+    told = parse_get(
+        "wg0", format_get(TunnelSnapshot("wg0", peers=peers)).decode().splitlines()
+    ).peers
+    assert [peer.name for peer in told] == names
+    assert [peer.preshared_key for peer in told] == [key.reveal_base64() for key in keys]
+
+
+def test_every_piece_can_be_zeroed_in_place() -> None:
+    key = PrivateKey(b"k" * 32)
+    peers = (PeerSnapshot(PublicKey(b"p" * 32), preshared_key=PresharedKey(b"s" * 32)),)
+    for piece in iter_get(TunnelSnapshot("wg0", private_key=key, peers=peers)):
+        piece[:] = bytes(len(piece))
+        assert not any(piece)

@@ -97,3 +97,10 @@ def test_hex_is_64_digits_or_refused(text: str) -> None:
 def test_keys_of_different_kinds_are_never_equal() -> None:
     assert PresharedKey(clamp(RAW)) != PrivateKey(RAW)
     assert PublicKey(RAW) != RAW
+
+
+def test_hex_is_written_in_place_and_nowhere_else() -> None:
+    key = PresharedKey(bytes(range(32)))
+    into = bytearray(b"<" * 70)
+    key.write_hex(into, 3)
+    assert into == b"<<<" + key.reveal_hex().encode() + b"<<<"
