@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nvpn.daemon.background import FrontReporter, Reporter, run_in_background
+from nvpn.daemon.secrecy import keep_memory_private
 from nvpn.errors import NvpnError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _set_up_process(name: str) -> None:
     os.umask(0o077)
     # A thread that reads a large file lets packets through every millisecond, not every five.
     sys.setswitchinterval(0.001)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
+    keep_memory_private()
     # One thread moves the packets; numpy's linear algebra would keep a pool for nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
