@@ -12,7 +12,6 @@ The style gives way to speed here, as in :mod:`nvpn.datapath.python.sealing`.
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import pairwise, repeat
 from typing import Any, Final
 
@@ -35,7 +34,8 @@ from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.peer import Peer
 from nvpn.datapath.python.tun import Bytes, TunPort
 from nvpn.datapath.python.udp import Arrival
-from nvpn.wire.constants import TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD
+from nvpn.errors import DropReason
+from nvpn.wire.constants import TAG_SIZE, TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD
 from nvpn.wire.messages import MessageType
 
 Array = np.ndarray[Any, Any]
@@ -52,19 +52,18 @@ _SEQUENCES: Final = 1 << 32
 
 
 class BatchOpener:
-    """Owns the buffer that packets are opened into.
+    """Opens datagrams where they lie.
 
     Args:
-        source: what datagrams are read into, 65,536 bytes.
+        buffer: what datagrams are read into, 65,536 bytes.
     """
 
-    __slots__ = ("_core", "_layouts", "_plain", "_source", "_tun")
+    __slots__ = ("_buffer", "_core", "_layouts", "_tun")
 
-    def __init__(self, core: Core, tun: TunPort, source: bytearray) -> None:
+    def __init__(self, core: Core, tun: TunPort, buffer: bytearray) -> None:
         self._core: Final = core
         self._tun: Final = tun
-        self._source: Final = source
-        self._plain: Final = bytearray(1 << 17)
+        self._buffer: Final = buffer
         self._layouts: dict[tuple[int, int, int], _Views] = {}
 
     def open(self, arrival: Arrival, now: int) -> bool:
@@ -89,19 +88,44 @@ class BatchOpener:
         if not keypair.may_receive_at(now) or not _may_accept(keypair, counters):
             return False
         views.number()
-        try:
-            deque(map(keypair.open, views.nonces, views.sealed, _NONE, views.plains), 0)
-        except InvalidTag:
-            # The source is as it was: one by one it will be seen which ones are forged.
-            return False
-        _accept(keypair, counters)
         core = self._core
+        opened: list[int] = []
+        try:
+            opened.extend(map(keypair.open, views.nonces, views.sealed, _NONE, views.plains))
+        except InvalidTag:
+            self._take_up_to(len(opened), arrival, now, views, peer, keypair, counters)
+            return True
+        _accept(keypair, counters)
         core.note_authentic(peer, keypair, endpoint, now, size, count, data=True)
         if not self._deliver_merged(peer, views, tos):
             for plain in views.plains:
                 if plain:
                     core.deliver(peer, bytearray(plain), tos)
         return True
+
+    def _take_up_to(
+        self,
+        forged: int,
+        arrival: Arrival,
+        now: int,
+        views: _Views,
+        peer: Peer,
+        keypair: Keypair,
+        counters: list[int],
+    ) -> None:
+        """What is before a forged datagram is authentic; what is after is judged alone."""
+        size, segment, endpoint, tos = arrival
+        core = self._core
+        if forged:
+            _accept(keypair, counters[:forged])
+            core.note_authentic(peer, keypair, endpoint, now, forged * segment, forged, data=True)
+            for plain in views.plains[:forged]:
+                core.deliver(peer, bytearray(plain), tos)
+        core.drop(DropReason.BAD_TAG)
+        buffer = memoryview(self._buffer)
+        for start in range((forged + 1) * segment, size, segment):
+            datagram = buffer[start : min(start + segment, size)]
+            core.receive(datagram, endpoint, now, tos=tos)
 
     def _deliver_merged(self, peer: Peer, views: _Views, tos: int) -> bool:
         """Write the packets as one, if they are a flow that the device takes merged."""
@@ -149,7 +173,7 @@ class BatchOpener:
         if views is None:
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
-            views = self._layouts[key] = _Views(self._source, self._plain, segment, full, rest)
+            views = self._layouts[key] = _Views(self._buffer, segment, full, rest)
         return views
 
 
@@ -180,15 +204,15 @@ def _cut(plain: memoryview) -> memoryview | None:
 
 
 class _Views:
-    """Datagrams in the source buffer and their places in the plain one.
+    """Datagrams in the buffer, by column for numpy, by row for the cipher.
 
     ``full`` of ``segment`` bytes, then one of ``rest`` bytes unless that is 0.
     """
 
     __slots__ = (
+        "_buffer",
         "_numbers",
-        "_plain",
-        "_slot",
+        "_segment",
         "_trains",
         "counters",
         "full",
@@ -199,36 +223,29 @@ class _Views:
         "sealed",
     )
 
-    def __init__(
-        self, source: bytearray, plain: bytearray, segment: int, full: int, rest: int
-    ) -> None:
+    def __init__(self, buffer: bytearray, segment: int, full: int, rest: int) -> None:
         self.full: Final = full
         self.rest: Final = rest
         count = full + (rest > 0)
         sizes = [segment] * full + [rest] * (rest > 0)
-        view, plain_view = memoryview(source), memoryview(plain)
-        # Slots are aligned, so that headers can be compared four bytes at a time.
-        slot = self._slot = (segment - TRANSPORT_OVERHEAD + 15) & ~15
-        self._plain = plain
-        self.sealed = [
-            view[i * segment + TRANSPORT_HEADER_SIZE : i * segment + size]
-            for i, size in enumerate(sizes)
-        ]
-        self.plains = [
-            plain_view[i * slot : i * slot + size - TRANSPORT_OVERHEAD]
-            for i, size in enumerate(sizes)
-        ]
+        view = memoryview(buffer)
+        self._buffer = buffer
+        self._segment = segment
+        first = TRANSPORT_HEADER_SIZE
+        rows = [(i * segment + first, i * segment + size) for i, size in enumerate(sizes)]
+        self.sealed = [view[start:end] for start, end in rows]
+        self.plains = [view[start : end - TAG_SIZE] for start, end in rows]
         numbers = bytearray(16 * count)
         number_view = memoryview(numbers)
         # Four zero bytes, then the counter.
         self.nonces = [number_view[16 * i + 4 : 16 * i + 16] for i in range(count)]
         self._numbers: Array = np.ndarray((count,), "<u8", numbers, 8, (16,))
-        self.headers: Array = np.ndarray((count,), "<u8", source, 0, (segment,))
-        self.counters: Array = np.ndarray((count,), "<u8", source, 8, (segment,))
+        self.headers: Array = np.ndarray((count,), "<u8", buffer, 0, (segment,))
+        self.counters: Array = np.ndarray((count,), "<u8", buffer, 8, (segment,))
         self._trains: dict[tuple[int, int, int, int], _Train] = {}
 
     def number(self) -> None:
-        """Make the nonces of what is in the source buffer."""
+        """Make the nonces of what is in the buffer."""
         self._numbers[...] = self.counters
 
     def train(self, version: int, length: int) -> _Train | None:
@@ -266,9 +283,9 @@ class _Views:
             if len(self._trains) >= _MAX_TRAINS:
                 self._trains.clear()
             train = self._trains[key] = _Train(
-                self._plain,
+                self._buffer,
                 self.plains[: self.full],
-                self._slot,
+                self._segment,
                 protocol,
                 start,
                 head_size,
@@ -278,7 +295,7 @@ class _Views:
 
 
 class _Train:
-    """Packets of equal size in the plain buffer that may be segments of one flow.
+    """Opened packets of equal size that may be segments of one flow.
 
     ``pieces`` are their payloads, ``packets`` the whole of them, ``size`` that of the
     merged packet, ``virtio`` its header once it was made.
@@ -304,15 +321,15 @@ class _Train:
 
     def __init__(
         self,
-        plain: bytearray,
+        buffer: bytearray,
         plains: list[memoryview],
-        slot: int,
+        stride: int,
         protocol: int,
         start: int,
         head_size: int,
         length: int,
     ) -> None:
-        count = len(plains)
+        count, first = len(plains), TRANSPORT_HEADER_SIZE
         self.protocol: Final = protocol
         self.head_size: Final = head_size
         self.packets: Final[list[Bytes]] = [one[:length] for one in plains]
@@ -327,7 +344,7 @@ class _Train:
         if protocol == TCP:
             mask[:, start + 4 : start + 8] = mask[:, start + 16 : start + 18] = 0
             mask[-1, self.flags_at] = 0xFF & ~PSH
-            self._sequences = np.ndarray((count,), ">u4", plain, start + 4, (slot,))
+            self._sequences = np.ndarray((count,), ">u4", buffer, first + start + 4, (stride,))
         else:
             mask[:, start + 6 : start + 8] = 0
         # What must be equal if IPv4 packets all have one number, and if they count.
@@ -336,10 +353,10 @@ class _Train:
         self._checksums: Array | None = None
         if start == 20:
             mask[:, 4:6] = mask[:, 10:12] = 0
-            self._numbers = np.ndarray((count,), "<u2", plain, 4, (slot,))
-            self._checksums = np.ndarray((count,), "<u2", plain, 10, (slot,))
+            self._numbers = np.ndarray((count,), "<u2", buffer, first + 4, (stride,))
+            self._checksums = np.ndarray((count,), "<u2", buffer, first + 10, (stride,))
         self._varying: Array = mask.view("<u4")
-        self._heads: Array = np.ndarray(self._alike.shape, "<u4", plain, 0, (slot, 4))
+        self._heads: Array = np.ndarray(self._alike.shape, "<u4", buffer, first, (stride, 4))
         self._scratch: Array = np.empty_like(self._alike)
 
     def holds(self) -> bool:
