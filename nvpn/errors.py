@@ -37,6 +37,7 @@ class DropReason(enum.Enum):
     # A packet on its way out.
     NO_ROUTE = "no-route"
     NO_ENDPOINT = "no-endpoint"
+    ROUTING_LOOP = "routing-loop"
     STAGING_FULL = "staging-full"
     HANDSHAKE_FAILED = "handshake-failed"
     TOO_BIG = "too-big"

@@ -22,6 +22,9 @@ ECT0: Final = 2
 CE: Final = 3
 ECN_MASK: Final = 3
 
+_UDP: Final = 17
+_FRAGMENT: Final = 44
+
 
 class Inner(NamedTuple):
     """The part of an inner packet's header that routing needs; addresses as integers."""
@@ -58,6 +61,25 @@ def parse_inner(packet: Bytes) -> Inner | None:
             int.from_bytes(packet[24:40], "big"),
         )
     return None
+
+
+def udp_payload(packet: Bytes, version: int) -> int | None:
+    """Where the payload of a UDP packet begins, or that of one's first fragment.
+
+    None for everything else; it may lie beyond the end of what is there. ``packet`` is past
+    ``parse_inner``. Extension headers other than the fragment's are not followed.
+    """
+    if version == 4:
+        if packet[9] != _UDP or packet[6] & 0x1F or packet[7]:
+            return None
+        return (packet[0] & 0x0F) * 4 + 8
+    if packet[6] == _UDP:
+        return IPV6_HEADER_SIZE + 8
+    if packet[6] != _FRAGMENT or len(packet) < IPV6_HEADER_SIZE + 8:
+        return None
+    if packet[40] != _UDP or packet[42] or packet[43] & 0xF8:
+        return None
+    return IPV6_HEADER_SIZE + 16
 
 
 def padded_size(size: int, mtu: int) -> int:

@@ -53,6 +53,7 @@ from nvpn.datapath.inner import (
     traffic_class,
 )
 from nvpn.datapath.keypairs import EXHAUSTED, Keypair, zero
+from nvpn.datapath.loops import OwnDatagrams
 from nvpn.datapath.python.events import EventQueue
 from nvpn.datapath.python.peer import Peer, Receivers
 from nvpn.datapath.staging import StagingBudget
@@ -75,6 +76,7 @@ MAX_IPV6_DATAGRAM: Final = 65_527
 _FITS_ALWAYS: Final = MAX_IPV4_DATAGRAM - TRANSPORT_OVERHEAD - PADDING
 
 _TRANSPORT: Final = struct.Struct("<4xIQ")
+_INITIATION_HEAD: Final = struct.Struct("<II")
 _NONCE: Final = struct.Struct("<4xQ")
 _TYPE_TRANSPORT: Final = b"\4\0\0\0"
 
@@ -107,6 +109,7 @@ class Core:
         self.peers: Final[dict[PeerId, Peer]] = {}
         self.routes: Final[AllowedIps[Peer]] = AllowedIps()
         self.receivers: Final[Receivers] = {}
+        self.own: Final[OwnDatagrams[Peer]] = OwnDatagrams()
         self.events: Final = EventQueue()
         # Our initiations that are not answered yet, the latest of each peer, by our index.
         self._initiations: Final[dict[int, Peer]] = {}
@@ -138,7 +141,7 @@ class Core:
             return
         if isinstance(command, CreatePeer):
             self.peers[command.peer] = Peer(
-                command.peer, self.receivers, self.events, self._staging
+                command.peer, self.receivers, self.own, self.events, self._staging
             )
             return
         known = self.peers.get(command.peer)
@@ -197,11 +200,14 @@ class Core:
     def _expect_answer(self, peer: Peer, index: int | None) -> None:
         """To the initiation with this index, and to none before it."""
         before = peer.initiation_index
-        if before is not None and self._initiations.get(before) is peer:
-            del self._initiations[before]
+        if before is not None:
+            self.own.discard(_INITIATION_HEAD.pack(MessageType.INITIATION, before), peer)
+            if self._initiations.get(before) is peer:
+                del self._initiations[before]
         peer.initiation_index = index
         if index is not None:
             self._initiations[index] = peer
+            self.own.add(_INITIATION_HEAD.pack(MessageType.INITIATION, index), peer)
 
     def _send_keepalive(self, peer: Peer, now: int) -> None:
         if peer.endpoint is None:
@@ -223,6 +229,9 @@ class Core:
         peer = self.routes.lookup(inner.version, inner.destination)
         if peer is None:
             self.refuse(packet, DropReason.NO_ROUTE, now)
+            return
+        if self.own.hold(packet, inner):
+            self.drop(DropReason.ROUTING_LOOP)
             return
         if peer.endpoint is None:
             self.refuse(packet, DropReason.NO_ENDPOINT, now)

@@ -86,7 +86,7 @@ class Outbound:
         if layout is None or inner is None or inner.length != size:
             return False
         peer = core.routes.lookup(inner.version, inner.destination)
-        if peer is None or peer.endpoint is None:
+        if peer is None or peer.endpoint is None or core.own.hold(self._packet, inner):
             return False
         endpoint, keypair = peer.endpoint, peer.sending_keypair(now)
         if keypair is None:

@@ -22,6 +22,7 @@ from nvpn.datapath.api import (
     Why,
 )
 from nvpn.datapath.keypairs import Keypair, KeypairSlots
+from nvpn.datapath.loops import OwnDatagrams
 from nvpn.datapath.python.events import EventQueue
 from nvpn.datapath.staging import StagedPackets, StagingBudget
 from nvpn.model.endpoint import Endpoint
@@ -36,6 +37,7 @@ class Peer:
     __slots__ = (
         "_events",
         "_heard_at",
+        "_own",
         "_receivers",
         "_said_no_key",
         "_told_received",
@@ -59,7 +61,12 @@ class Peer:
     )
 
     def __init__(
-        self, peer_id: PeerId, receivers: Receivers, events: EventQueue, budget: StagingBudget
+        self,
+        peer_id: PeerId,
+        receivers: Receivers,
+        own: OwnDatagrams[Peer],
+        events: EventQueue,
+        budget: StagingBudget,
     ) -> None:
         self.id: Final = peer_id
         self.endpoint: Endpoint | None = None
@@ -71,6 +78,7 @@ class Peer:
         self.last_sent_at = self.last_received_at = 0
         self.rx_bytes = self.tx_bytes = self.rx_packets = self.tx_packets = 0
         self._receivers: Final = receivers
+        self._own: Final = own
         self._events: Final = events
         self._heard_at = 0  # when anything authentic last confirmed the endpoint
         self._said_no_key = False
@@ -184,6 +192,7 @@ class Peer:
         """Take a new keypair; packets may arrive for it from now on."""
         self._said_no_key = False
         self._receivers[keypair.our_index] = self, keypair
+        self._own.add(keypair.header, self)
         self._retire(self.slots.install(keypair))
 
     def confirm(self, keypair: Keypair, now: int) -> bool:
@@ -235,6 +244,7 @@ class Peer:
 
     def _release(self, keypair: Keypair) -> None:
         self._receivers.pop(keypair.our_index, None)
+        self._own.discard(keypair.header, self)
         keypair.wipe()
 
     # --- what the protocol reads ------------------------------------------------------
