@@ -1,52 +1,40 @@
-"""Links, addresses and routes of Linux, by rtnetlink.
+"""Links, addresses and routes of Linux, by pyroute2.
 
 Routes go into the main table with the protocol "static". The kernel removes addresses
 and routes together with the interface, so nothing here needs to be undone at exit.
+
+Importing this takes pyroute2's 80 ms: for the daemon and the demonstration only.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
+
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, nlmsg
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_SETLINK,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_PERMANENT, ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from nvpn.errors import PlatformError
-from nvpn.model.prefixes import Interface, Prefix
-from nvpn.netconf import rtnetlink as rt
+from nvpn.model.prefixes import Interface, Prefix, format_address, parse_address
 from nvpn.netconf.api import Link, Path
-from nvpn.netconf.linux_monitor import LinuxMonitor, parse_link
+from nvpn.netconf.linux_monitor import LinuxMonitor, read_link
+from nvpn.netconf.linux_netlink import BATCH, Connection, Refusal
+from nvpn.netconf.linux_routes import list_routes, pack_gone_routes, pack_new_routes
 
-_IFLA_IFNAME: Final = 3
-_IFLA_MTU: Final = 4
-_IFLA_TXQLEN: Final = 13
-_IFLA_LINKINFO: Final = 18
-_IFLA_NET_NS_FD: Final = 28
-_IFLA_AF_SPEC: Final = 26
-_IFLA_GSO_MAX_SEGS: Final = 40
-_IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _IN6_ADDR_GEN_MODE_NONE: Final = 1
-_IFLA_INFO_KIND: Final = 1
-_IFLA_INFO_DATA: Final = 2
-_VETH_INFO_PEER: Final = 1
-_IFF_UP: Final = 0x1
-
-_IFA_ADDRESS: Final = 1
-_IFA_LOCAL: Final = 2
-_IFA_F_PERMANENT: Final = 0x80
-
-_RTA_DST: Final = 1
-_RTA_OIF: Final = 4
-_RTA_METRICS: Final = 8
-_RTA_MARK: Final = 16
-_RTAX_MTU: Final = 2
-_RT_TABLE_MAIN: Final = 254
-_RTPROT_STATIC: Final = 4
-_RT_SCOPE_UNIVERSE: Final = 0
-_RT_SCOPE_LINK: Final = 253
-_RT_SCOPE_NOWHERE: Final = 255
-_RTN_UNICAST: Final = 1
 
 _NO_LINK_LOCAL: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
 _GONE: Final = frozenset({errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT})
@@ -57,7 +45,7 @@ class LinuxNetconf:
     """The network configuration of the network namespace this was made in."""
 
     def __init__(self) -> None:
-        self._connection = rt.Connection()
+        self._connection = Connection()
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -65,15 +53,15 @@ class LinuxNetconf:
 
     def find_link(self, name: str) -> Link | None:
         """The interface of that name, if there is one."""
-        body = rt.LINK.pack(0, 0, 0, 0, 0) + rt.pack_attribute(_IFLA_IFNAME, name)
+        message = _link_message(("IFLA_IFNAME", name.encode(errors="surrogateescape")))
         try:
-            answer = self._connection.ask(rt.Request(rt.RTM_GETLINK, 0, body))
-        except rt.Refusal as refusal:
+            answer = self._connection.ask(message, RTM_GETLINK)
+        except Refusal as refusal:
             # ERANGE, EINVAL: a name that no interface can have.
             if refusal.errno in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
                 return None
             raise _translate(refusal, f"look up interface {name}") from None
-        return parse_link(answer.body)
+        return read_link(answer)
 
     def set_link(
         self,
@@ -86,21 +74,22 @@ class LinuxNetconf:
     ) -> None:
         """Change what is given; None leaves it alone. Raises PlatformError."""
         wanted = (
-            (_IFLA_MTU, mtu),
-            (_IFLA_GSO_MAX_SEGS, gso_max_segs),
-            (_IFLA_TXQLEN, tx_queue_length),
+            ("IFLA_MTU", mtu),
+            ("IFLA_GSO_MAX_SEGS", gso_max_segs),
+            ("IFLA_TXQLEN", tx_queue_length),
         )
-        attributes = [
-            rt.pack_attribute(kind, value) for kind, value in wanted if value is not None
-        ]
-        flags = _IFF_UP if is_up else 0
-        mask = 0 if is_up is None else _IFF_UP
+        message = _link_message(
+            *((name, value) for name, value in wanted if value is not None), index=link.index
+        )
         told = [f"MTU {mtu}"] if mtu is not None else []
         if is_up is not None:
+            message["flags"] = IFF_UP if is_up else 0
+            message["change"] = IFF_UP
             told.append("up" if is_up else "down")
-        self._execute(
+        self._change(
             f"set interface {link.name} {' and '.join(told) or 'up for batches'}",
-            [_link_request(link, flags, mask, attributes)],
+            message,
+            RTM_SETLINK,
         )
 
     def forbid_link_local(self, link: Link) -> None:
@@ -109,62 +98,63 @@ class LinuxNetconf:
         Without it the kernel sends router solicitations and multicast reports into the
         tunnel. A kernel without IPv6 has nothing to forbid.
         """
-        mode = rt.pack_attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_IN6_ADDR_GEN_MODE_NONE]))
-        family = rt.pack_attribute(socket.AF_INET6, [mode])
-        specification = rt.pack_attribute(_IFLA_AF_SPEC, [family])
-        self._execute(
+        family = _nest(("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE))
+        self._change(
             f"turn off link-local addresses of {link.name}",
-            [_link_request(link, 0, 0, [specification])],
+            _link_message(("IFLA_AF_SPEC", _nest(("AF_INET6", family))), index=link.index),
+            RTM_SETLINK,
             ignored=_NO_LINK_LOCAL,
         )
 
     def addresses(self, link: Link) -> frozenset[Interface]:
         """Its addresses, those the kernel chose by itself left out."""
-        body = rt.ADDRESS.pack(0, 0, 0, 0, link.index)
-        answers = self._dump(f"list addresses of {link.name}", rt.RTM_GETADDR, body)
+        message = ifaddrmsg()
+        message["index"] = link.index
+        try:
+            answers = self._connection.dump(message, RTM_GETADDR)
+        except Refusal as refusal:
+            if refusal.errno in _GONE:
+                return frozenset()
+            raise _translate(refusal, f"list addresses of {link.name}") from None
         found = set()
         for answer in answers:
-            family, length, flags, _, index = rt.ADDRESS.unpack_from(answer)
-            attributes = rt.parse_attributes(answer[rt.ADDRESS.size :])
-            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-            if index != link.index or not packed or not flags & _IFA_F_PERMANENT:
+            # Between two ends IFA_ADDRESS is the other one's.
+            text = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
+            if answer["index"] != link.index or not answer["flags"] & IFA_F_PERMANENT:
                 continue
-            if family == socket.AF_INET6 and packed[:2] == b"\xfe\x80" and length == 64:
-                continue
-            found.add(Interface(packed, length))
+            address = Interface(parse_address(text), answer["prefixlen"])
+            if address.address[:2] != b"\xfe\x80" or address.length != 64:
+                found.add(address)
         return frozenset(found)
 
     def add_address(self, link: Link, address: Interface) -> None:
         """Give it an address; one it has already is no error. Raises PlatformError."""
-        self._execute(
+        self._change(
             f"give address {address} to {link.name}",
-            [_address_request(rt.RTM_NEWADDR, link, address)],
+            _address_message(link, address),
+            RTM_NEWADDR,
+            NLM_F_CREATE | NLM_F_EXCL,
             ignored=frozenset({errno.EEXIST}),
             hints=_ADDRESS_HINTS,
         )
 
     def remove_address(self, link: Link, address: Interface) -> None:
         """Take an address away; one it does not have is no error. Raises PlatformError."""
-        self._execute(
+        self._change(
             f"take address {address} from {link.name}",
-            [_address_request(rt.RTM_DELADDR, link, address)],
+            _address_message(link, address),
+            RTM_DELADDR,
             ignored=_GONE,
         )
 
     def routes(self, link: Link) -> frozenset[Prefix]:
         """The prefixes that the main table sends there, connected networks included."""
-        found = set()
-        for family in (socket.AF_INET, socket.AF_INET6):
-            body = rt.ROUTE.pack(family, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, _RTN_UNICAST, 0)
-            body += rt.pack_attribute(_RTA_OIF, link.index)
-            for answer in self._dump(f"list routes of {link.name}", rt.RTM_GETROUTE, body):
-                _, length, _, _, table, *_ = rt.ROUTE.unpack_from(answer)
-                attributes = rt.parse_attributes(answer[rt.ROUTE.size :])
-                if table != _RT_TABLE_MAIN or _u32(attributes.get(_RTA_OIF)) != link.index:
-                    continue
-                size = 4 if family == socket.AF_INET else 16
-                found.add(Prefix.of(attributes.get(_RTA_DST, bytes(size)), length))
-        return frozenset(found)
+        try:
+            return list_routes(self._connection, link.index)
+        except Refusal as refusal:
+            if refusal.errno in _GONE:
+                return frozenset()
+            raise _translate(refusal, f"list routes of {link.name}") from None
 
     def add_routes(self, link: Link, prefixes: Collection[Prefix]) -> None:
         """Send the prefixes there, longest first; a route that it has already is no error.
@@ -175,11 +165,10 @@ class LinuxNetconf:
         """
         missing = set(prefixes) - self.routes(link) if prefixes else set()
         ordered = sorted(missing, key=lambda prefix: (-prefix.length, prefix))
-        requests = [_route_request(rt.RTM_NEWROUTE, link, prefix) for prefix in ordered]
         try:
-            self._connection.execute(requests, ignored=frozenset())
-        except rt.Refusal as refusal:
-            self.remove_routes(link, ordered)
+            self._connection.execute(pack_new_routes(link.index, ordered))
+        except Refusal as refusal:
+            self.remove_routes(link, ordered[: refusal.index + BATCH])
             prefix = ordered[refusal.index]
             hint = _ROUTE_HINTS.get(refusal.errno, "")
             raise _translate(
@@ -188,30 +177,26 @@ class LinuxNetconf:
 
     def remove_routes(self, link: Link, prefixes: Collection[Prefix]) -> None:
         """Take routes away; those that are not there are no error. Raises PlatformError."""
-        self._execute(
-            f"remove routes from {link.name}",
-            [_route_request(rt.RTM_DELROUTE, link, prefix) for prefix in prefixes],
-            ignored=_GONE,
-        )
+        try:
+            self._connection.execute(pack_gone_routes(link.index, prefixes), ignored=_GONE)
+        except Refusal as refusal:
+            raise _translate(refusal, f"remove routes from {link.name}") from None
 
     def path_to(self, address: bytes, *, fwmark: int = 0) -> Path | None:
         """How an address (4 or 16 bytes) is reached now; None when it is not."""
-        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-        body = rt.ROUTE.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, 0)
-        body += rt.pack_attribute(_RTA_DST, address)
+        message = rtmsg()
+        message["family"] = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        message["dst_len"] = len(address) * 8
+        message["attrs"] = [("RTA_DST", format_address(address))]
         if fwmark:
-            body += rt.pack_attribute(_RTA_MARK, fwmark)
+            message["attrs"].append(("RTA_MARK", fwmark))
         try:
-            answer = self._connection.ask(rt.Request(rt.RTM_GETROUTE, 0, body))
-        except rt.Refusal:
+            answer = self._connection.ask(message, RTM_GETROUTE)
+        except Refusal:
             return None
-        attributes = rt.parse_attributes(answer.body[rt.ROUTE.size :])
-        index = _u32(attributes.get(_RTA_OIF))
-        metrics = rt.parse_attributes(attributes.get(_RTA_METRICS, b""))
-        mtu = _u32(metrics.get(_RTAX_MTU))
-        if not mtu and (link := self._link_by_index(index)):
-            mtu = link.mtu
-        return Path(index, mtu)
+        index = answer.get_attr("RTA_OIF") or 0
+        mtu = answer.get_nested("RTA_METRICS", "RTAX_MTU")
+        return Path(index, mtu or self._mtu_of(index))
 
     def monitor(self, link: Link) -> LinuxMonitor:
         """Watch the interface and the host's addresses from now on. Raises PlatformError."""
@@ -226,46 +211,39 @@ class LinuxNetconf:
         Raises:
             PlatformError: no permission, a name that is taken, no veth in this kernel.
         """
-        peer = rt.LINK.pack(0, 0, 0, 0, 0)
-        peer += rt.pack_attribute(_IFLA_IFNAME, peer_name)
-        peer += rt.pack_attribute(_IFLA_NET_NS_FD, peer_namespace)
-        kind = rt.pack_attribute(_IFLA_INFO_KIND, "veth")
-        data = rt.pack_attribute(_IFLA_INFO_DATA, [rt.pack_attribute(_VETH_INFO_PEER, peer)])
-        body = rt.LINK.pack(0, 0, 0, 0, 0) + rt.pack_attribute(_IFLA_IFNAME, name)
-        body += rt.pack_attribute(_IFLA_LINKINFO, [kind, data])
-        self._execute(
+        peer = _nest(("IFLA_IFNAME", peer_name), ("IFLA_NET_NS_FD", peer_namespace))
+        kind = ("IFLA_INFO_KIND", "veth")
+        data = ("IFLA_INFO_DATA", _nest(("VETH_INFO_PEER", peer)))
+        self._change(
             f"create veth pair {name}, {peer_name}",
-            [rt.Request(rt.RTM_NEWLINK, rt.NLM_F_CREATE | rt.NLM_F_EXCL, body)],
+            _link_message(("IFLA_IFNAME", name), ("IFLA_LINKINFO", _nest(kind, data))),
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
         )
 
-    def _link_by_index(self, index: int) -> Link | None:
-        body = rt.LINK.pack(0, 0, index, 0, 0)
+    def _mtu_of(self, index: int) -> int:
         try:
-            return parse_link(self._connection.ask(rt.Request(rt.RTM_GETLINK, 0, body)).body)
-        except rt.Refusal:
-            return None
+            answer = self._connection.ask(_link_message(index=index), RTM_GETLINK)
+        except Refusal:
+            return 0
+        return read_link(answer).mtu
 
-    def _dump(self, operation: str, kind: int, body: bytes) -> list[bytes]:
-        try:
-            return [message.body for message in self._connection.dump(rt.Request(kind, 0, body))]
-        except rt.Refusal as refusal:
-            if refusal.errno in _GONE:
-                return []
-            raise _translate(refusal, operation) from None
-
-    def _execute(
+    def _change(
         self,
         operation: str,
-        requests: Collection[rt.Request],
+        message: nlmsg,
+        kind: int,
+        flags: int = 0,
         *,
         ignored: frozenset[int] = frozenset(),
         hints: dict[int, str] | None = None,
     ) -> None:
         try:
-            self._connection.execute(list(requests), ignored=ignored)
-        except rt.Refusal as refusal:
-            hint = (hints or {}).get(refusal.errno, "")
-            raise _translate(refusal, operation, hint) from None
+            self._connection.change(message, kind, flags)
+        except Refusal as refusal:
+            if refusal.errno not in ignored:
+                hint = (hints or {}).get(refusal.errno, "")
+                raise _translate(refusal, operation, hint) from None
 
 
 _ADDRESS_HINTS: Final = {
@@ -282,7 +260,7 @@ _ROUTE_HINTS: Final = {
 }
 
 
-def _translate(refusal: rt.Refusal, operation: str, hint: str = "") -> PlatformError:
+def _translate(refusal: Refusal, operation: str, hint: str = "") -> PlatformError:
     if refusal.errno in (errno.EPERM, errno.EACCES) and not hint:
         hint = _NEEDS_ADMIN
     elif refusal.reason and not hint:
@@ -290,37 +268,22 @@ def _translate(refusal: rt.Refusal, operation: str, hint: str = "") -> PlatformE
     return PlatformError(operation, errno=refusal.errno, hint=hint)
 
 
-def _link_request(link: Link, flags: int, mask: int, attributes: list[bytes]) -> rt.Request:
-    body = rt.LINK.pack(0, 0, link.index, flags, mask)
-    return rt.Request(rt.RTM_SETLINK, 0, body + b"".join(attributes))
+def _link_message(*attributes: tuple[str, Any], index: int = 0) -> nlmsg:
+    message = ifinfmsg()
+    message["index"] = index
+    message["attrs"] = list(attributes)
+    return message
 
 
-def _address_request(kind: int, link: Link, address: Interface) -> rt.Request:
-    family = socket.AF_INET if len(address.address) == 4 else socket.AF_INET6
-    body = rt.ADDRESS.pack(family, address.length, 0, _RT_SCOPE_UNIVERSE, link.index)
-    body += rt.pack_attribute(_IFA_LOCAL, address.address)
-    body += rt.pack_attribute(_IFA_ADDRESS, address.address)
-    flags = rt.NLM_F_CREATE | rt.NLM_F_EXCL if kind == rt.RTM_NEWADDR else 0
-    return rt.Request(kind, flags, body)
+def _address_message(link: Link, address: Interface) -> nlmsg:
+    text = format_address(address.address)
+    message = ifaddrmsg()
+    message["family"] = socket.AF_INET if len(address.address) == 4 else socket.AF_INET6
+    message["prefixlen"] = address.length
+    message["index"] = link.index
+    message["attrs"] = [("IFA_LOCAL", text), ("IFA_ADDRESS", text)]
+    return message
 
 
-def _route_request(kind: int, link: Link, prefix: Prefix) -> rt.Request:
-    family = socket.AF_INET if prefix.version == 4 else socket.AF_INET6
-    if kind == rt.RTM_DELROUTE:
-        flags, scope, protocol = 0, _RT_SCOPE_NOWHERE, _RTPROT_STATIC
-    else:
-        flags, protocol = rt.NLM_F_CREATE | rt.NLM_F_EXCL, _RTPROT_STATIC
-        scope = _RT_SCOPE_LINK if prefix.version == 4 else _RT_SCOPE_UNIVERSE
-    body = rt.ROUTE.pack(
-        family, prefix.length, 0, 0, _RT_TABLE_MAIN, protocol, scope, _RTN_UNICAST, 0
-    )
-    body += rt.pack_attribute(_RTA_DST, prefix.packed)
-    body += rt.pack_attribute(_RTA_OIF, link.index)
-    return rt.Request(kind, flags, body)
-
-
-def _u32(value: bytes | None) -> int:
-    if value is None or len(value) != 4:
-        return 0
-    number: int = struct.unpack("=I", value)[0]
-    return number
+def _nest(*attributes: tuple[str, Any]) -> dict[str, Any]:
+    return {"attrs": list(attributes)}

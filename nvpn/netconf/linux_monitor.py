@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from typing import Final
 
-from nvpn.netconf import rtnetlink as rt
+from pyroute2.netlink import NLM_F_REQUEST, nlmsg
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_LINK,
+)
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+
 from nvpn.netconf.api import AddressesChanged, Link, LinkChanged, LinkEvent, LinkLeft
+from nvpn.netconf.linux_netlink import open_socket
 
-_IFLA_IFNAME: Final = 3
-_IFLA_MTU: Final = 4
-_IFF_UP: Final = 0x1
-_RECEIVE_BYTES: Final = 1 << 18
-_GROUPS: Final = rt.RTMGRP_LINK | rt.RTMGRP_IPV4_IFADDR | rt.RTMGRP_IPV6_IFADDR
+_GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 
 
-def parse_link(body: bytes) -> Link | None:
-    """The interface that a link message speaks of; None when it is cut short."""
-    if len(body) < rt.LINK.size:
-        return None
-    _, _, index, flags, _ = rt.LINK.unpack_from(body)
-    attributes = rt.parse_attributes(body[rt.LINK.size :])
-    name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape")
-    mtu = attributes.get(_IFLA_MTU, b"")
+def read_link(message: nlmsg) -> Link:
+    """The interface that a link message speaks of."""
+    name = message.get_attr("IFLA_IFNAME") or ""
+    if isinstance(name, bytes):  # not UTF-8
+        name = name.decode(errors="surrogateescape")
     return Link(
-        index, name, struct.unpack("=I", mtu)[0] if len(mtu) == 4 else 0, bool(flags & _IFF_UP)
+        index=message["index"],
+        name=name,
+        mtu=message.get_attr("IFLA_MTU") or 0,
+        is_up=bool(message["flags"] & IFF_UP),
     )
 
 
@@ -36,12 +44,13 @@ class LinuxMonitor:
     def __init__(self, link: Link) -> None:
         self._index = link.index
         self._known = link
-        self._socket = rt.open_socket(_GROUPS)
-        self._socket.setblocking(False)
+        self._socket = open_socket(_GROUPS)
+        self._socket.socket.setblocking(False)
 
     def fileno(self) -> int:
         """For the event loop's ``add_reader``."""
-        return self._socket.fileno()
+        number: int = self._socket.socket.fileno()
+        return number
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -53,7 +62,7 @@ class LinuxMonitor:
         has_lost = False
         while True:
             try:
-                datagram = self._socket.recv(_RECEIVE_BYTES)
+                messages = self._socket.get()
             except BlockingIOError:
                 if not has_lost:
                     return events
@@ -68,31 +77,31 @@ class LinuxMonitor:
                     events.append(AddressesChanged())
                 has_lost = True
                 continue
-            for kind, _, _, body in rt.parse_messages(datagram):
-                if event := self._read(kind, body):
+            for message in messages:
+                if event := self._read(message):
                     events.append(event)
 
-    def _read(self, kind: int, body: bytes) -> LinkEvent | None:
-        if kind in (rt.RTM_NEWADDR, rt.RTM_DELADDR):
+    def _read(self, message: nlmsg) -> LinkEvent | None:
+        kind = message["header"]["type"]
+        if kind in (RTM_NEWADDR, RTM_DELADDR):
             return AddressesChanged()
-        if kind not in (rt.RTM_NEWLINK, rt.RTM_DELLINK):
+        if kind not in (RTM_NEWLINK, RTM_DELLINK):
             return None
-        link = parse_link(body)
         # A bridge's view of its port comes as DELLINK too, but with a family.
-        if link is None or link.index != self._index or body[0] != socket.AF_UNSPEC:
+        if message["index"] != self._index or message["family"] != socket.AF_UNSPEC:
             return None
-        if kind == rt.RTM_DELLINK:
-            return LinkLeft(link.index)
+        if kind == RTM_DELLINK:
+            return LinkLeft(self._index)
+        link = read_link(message)
         if link == self._known:
             return None
         self._known = link
         return LinkChanged(link)
 
     def _ask(self) -> None:
-        body = rt.LINK.pack(0, 0, self._index, 0, 0)
-        length = rt.HEADER.size + len(body)
-        header = rt.HEADER.pack(length, rt.RTM_GETLINK, rt.NLM_F_REQUEST, 0, 0)
+        message = ifinfmsg()
+        message["index"] = self._index
         try:
-            self._socket.send(header + body)
+            self._socket.put(message, RTM_GETLINK, NLM_F_REQUEST)
         except OSError:
             pass  # the next change of the link will tell
