@@ -85,6 +85,7 @@ class Supervisor:
             session.configure_host()
         gc.collect()
         gc.freeze()  # what is there stays: no collection has to look at it again
+        gc.enable()
         self._session = session
         _log.info("ready: %s", session.describe())
         self._reporter.ready()
