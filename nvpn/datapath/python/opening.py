@@ -12,6 +12,8 @@ The style gives way to speed here, as in :mod:`nvpn.datapath.python.sealing`.
 
 from __future__ import annotations
 
+import struct
+import struct
 from itertools import pairwise, repeat
 from typing import Any, Final
 
@@ -43,7 +45,9 @@ Array = np.ndarray[Any, Any]
 MIN_BATCH: Final = 3
 """Fewer datagrams than this are as quick one by one."""
 
+_HEADER: Final = struct.Struct("<II")
 _NONE: Final = repeat(None)
+_HEAD: Final = struct.Struct("<II")
 _MAX_LAYOUTS: Final = 128
 _MAX_TRAINS: Final = 8
 _MAX_SEGMENTS: Final = 128
@@ -74,14 +78,14 @@ class BatchOpener:
             return False
         if 0 < rest < TRANSPORT_OVERHEAD:
             return False
+        kind, index = _HEADER.unpack_from(self._buffer)
+        found = self._core.receivers.get(index)
+        if kind != MessageType.TRANSPORT or found is None:
+            return False
         views = self._views(segment, full, rest)
         headers = views.headers.tolist()
-        header = headers[0]
         count = len(headers)
-        if header & 0xFFFFFFFF != MessageType.TRANSPORT or headers.count(header) != count:
-            return False
-        found = self._core.receivers.get(header >> 32)
-        if found is None:
+        if headers.count(headers[0]) != count:
             return False
         peer, keypair = found
         counters = views.counters.tolist()
