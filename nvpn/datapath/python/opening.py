@@ -13,7 +13,6 @@ The style gives way to speed here, as in :mod:`nvpn.datapath.python.sealing`.
 from __future__ import annotations
 
 import struct
-import struct
 from itertools import pairwise, repeat
 from typing import Any, Final
 
@@ -47,7 +46,6 @@ MIN_BATCH: Final = 3
 
 _HEADER: Final = struct.Struct("<II")
 _NONE: Final = repeat(None)
-_HEAD: Final = struct.Struct("<II")
 _MAX_LAYOUTS: Final = 128
 _MAX_TRAINS: Final = 8
 _MAX_SEGMENTS: Final = 128
@@ -78,6 +76,7 @@ class BatchOpener:
             return False
         if 0 < rest < TRANSPORT_OVERHEAD:
             return False
+        # Before anything is made for this shape: strangers could think of new ones for ever.
         kind, index = _HEADER.unpack_from(self._buffer)
         found = self._core.receivers.get(index)
         if kind != MessageType.TRANSPORT or found is None:

@@ -7,6 +7,7 @@ run from the same state: same keys, same counters, same instants.
 from __future__ import annotations
 
 import random
+import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +18,7 @@ from nvpn.datapath.coalesce import TunWrite
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.inbound import Inbound
+from nvpn.datapath.python.opening import BatchOpener
 from nvpn.datapath.python.outbound import Outbound
 from nvpn.datapath.python.tun import Bytes, TunPort
 from nvpn.datapath.python.udp import Arrival, UdpSender
@@ -481,3 +483,16 @@ def test_hostile_mixtures_are_judged_alike(rng: random.Random, flow: Flow) -> No
             datagrams[victim], datagrams[other_one] = datagrams[other_one], datagrams[victim]
     equal = [one for one in datagrams if len(one) == len(datagrams[0])]
     same_in([(equal, rng.choice([0, 0, 1, 3]))])
+
+
+def test_merged_datagrams_of_strangers_leave_nothing_behind() -> None:
+    core, kept = Ends().bob, []
+    opener = BatchOpener(core, Frames(core), buffer := bytearray(1 << 16))
+    for kind in (4, 4, 1):  # the first round is for what is made once
+        tracemalloc.start()
+        for segment in range(200, 300):
+            buffer[: 5 * segment] = (bytes([kind, 0, 0, 0]) + bytes(segment - 4)) * 5
+            assert not opener.open(Arrival(5 * segment, segment, Ends.alice_at, 0), START)
+        kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert max(kept[1:]) < 20_000
