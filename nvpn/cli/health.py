@@ -50,6 +50,11 @@ _TELLING_DROPS = (
         10,
         "packets from addresses that their peer may not use: are its allowed IPs complete?",
     ),
+    (
+        "routing-loop",
+        1,
+        "packets of ours that came back: the route to an endpoint leads into this tunnel",
+    ),
     ("send-failed", 10, "packets that the kernel refused to send: is there a route outside?"),
     ("tun-write-failed", 10, "packets that the interface refused: is it up?"),
     ("rate-limited", 100, "handshakes that came too fast from one address: is it a flood?"),

@@ -86,6 +86,11 @@ def test_drops_are_told_once_they_tell_something() -> None:
     assert sentence.startswith("dropped 1,234 messages that could not be authenticated")
 
 
+def test_a_single_packet_that_came_back_tells_of_a_loop() -> None:
+    (sentence,) = tunnel_problems(tunnel(peer(), drops={"routing-loop": 1}))
+    assert "leads into this tunnel" in sentence
+
+
 def test_the_drops_that_are_explained_are_drops_that_exist() -> None:
     every = {reason.value: 10**9 for reason in DropReason}
     from nvpn.cli.health import _TELLING_DROPS
