@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+import subprocess
 import threading
 
 import pytest
@@ -160,7 +161,7 @@ def test_a_name_that_is_not_utf_8_is_found_and_told() -> None:
     monitor = LinuxMonitor(link)
     odd = b"n0\xff\xfe"
 
-    assert os.spawnlp(os.P_WAIT, "ip", "ip", "link", "set", "n0t", "name", os.fsdecode(odd)) == 0
+    subprocess.run(["ip", "link", "set", "n0t", "name", odd], check=True)
 
     (event,) = monitor.take_events()
     name = odd.decode(errors="surrogateescape")
