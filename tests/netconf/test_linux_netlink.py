@@ -142,6 +142,7 @@ def test_the_first_refusal_of_many_is_told_by_its_place_and_ends_with_its_batch(
     connection.execute(pack_gone_routes(link.index, wanted), ignored=frozenset({errno.ESRCH}))
     assert not netconf.routes(link) & set(wanted)
     connection.close()
+    netconf.close()
     os.close(fd)
 
 
@@ -169,4 +170,6 @@ def test_a_name_that_is_not_utf_8_is_found_and_told() -> None:
     assert netconf.find_link(name) == event.link
     netconf.set_link(link, is_up=True)
     netconf.add_address(link, Interface.parse("10.0.0.1/24"))
+    monitor.close()
+    netconf.close()
     os.close(fd)
