@@ -223,6 +223,8 @@ class UdpSender:
             return self.send_many(peer, endpoint, pieces, segment, count, tos)
         if count > 1 and code == errno.EMSGSIZE:
             # The path's MTU is below our segments. Alone each is cut and passes.
+            if len(self._singles_until) >= _MAX_PATHS:
+                self._singles_until.clear()  # they find out again
             self._singles_until[endpoint.remote] = self._clock() + _SINGLES_FOR
             return self._send_singly(peer, endpoint, pieces, segment, tos)
         if count > 1 and code in (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP):

@@ -197,6 +197,15 @@ def test_a_smaller_mtu_on_the_way_is_met_one_by_one_for_that_peer_and_for_a_whil
     assert bench.lost == 0
 
 
+def test_a_peer_that_roams_for_ever_fills_no_memory() -> None:
+    bench = Bench(lambda segmented, sticky, size: errno.EMSGSIZE if segmented else 0)
+    for port in range(1, 10_001):
+        bench.send([1452] * 2, THERE._replace(port=port))
+    assert len(bench.sender._singles_until) <= 4096
+    assert len(bench.sender._paths) <= 4096
+    assert bench.lost == 0
+
+
 def test_a_new_address_of_the_peer_is_tried_merged_at_once() -> None:
     bench = Bench(
         lambda segmented, sticky, size: errno.EMSGSIZE if segmented and size > 1300 else 0
