@@ -1,0 +1,180 @@
+//! What the protocol tells the datapath: `nvpn/datapath/api.py` in Rust.
+
+use core::fmt;
+use std::sync::Arc;
+
+use crate::endpoint::Endpoint;
+use crate::peer::PeerShared;
+use crate::prefix::Prefix;
+use crate::secret::Secret;
+use crate::{Instant, PeerId};
+
+/// Who began the handshake that a keypair comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We did.
+    Initiator,
+    /// The peer did.
+    Responder,
+}
+
+/// A new keypair: see [`Command::InstallKeypair`].
+#[derive(Debug)]
+pub struct NewKeypair {
+    /// Who began.
+    pub role: Role,
+    /// What the peer puts into the header of what it sends to us.
+    pub our_index: u32,
+    /// What we put into the header of what we send.
+    pub their_index: u32,
+    /// The key that we seal with.
+    pub send_key: Secret,
+    /// The key that we open with.
+    pub receive_key: Secret,
+    /// The instant that ages are counted from.
+    pub born_at: Instant,
+}
+
+/// What handshake messages are judged with: see [`Command::SetAdmission`].
+#[derive(Debug)]
+pub struct AdmissionKeys {
+    /// HASH("mac1----" ‖ our public key).
+    pub mac1_key: Secret,
+    /// HASH("cookie--" ‖ our public key).
+    pub cookie_key: Secret,
+    /// What our cookies are made from; changed by the protocol every 120 s.
+    pub secret: Secret,
+}
+
+/// One command. A batch of them applies whole, between packet batches. What names an
+/// unknown peer is ignored.
+pub enum Command {
+    /// Know a peer: no endpoint, no keys, no prefixes.
+    CreatePeer {
+        /// Its name.
+        peer: PeerId,
+        /// What others read of it while the datapath runs.
+        shared: Arc<PeerShared>,
+    },
+    /// Forget a peer: keys zeroed, prefixes removed, staged packets dropped. Raises no
+    /// `KeypairGone`.
+    DestroyPeer {
+        /// Its name.
+        peer: PeerId,
+    },
+    /// Route a prefix to the peer, whoever had it before.
+    InsertPrefix {
+        /// Its name.
+        peer: PeerId,
+        /// The prefix.
+        prefix: Prefix,
+    },
+    /// Remove a prefix if this peer has it.
+    DeletePrefix {
+        /// Its name.
+        peer: PeerId,
+        /// The prefix.
+        prefix: Prefix,
+    },
+    /// Where to send. Loses against an endpoint learned later from a packet.
+    SetPeerEndpoint {
+        /// Its name.
+        peer: PeerId,
+        /// `None`: nowhere, until the peer shows up.
+        endpoint: Option<Endpoint>,
+    },
+    /// Take a new keypair into the slots (paper, section 6).
+    ///
+    /// Of an initiator: it becomes `current`, and staged packets go out under it, or a
+    /// keepalive when there are none. Of a responder: it becomes `next`, which only
+    /// receives until the first authentic packet under it promotes it.
+    InstallKeypair {
+        /// Whose it is.
+        peer: PeerId,
+        /// The keypair.
+        keypair: NewKeypair,
+    },
+    /// Send nothing more under `current` and forget `next`: our private key changed.
+    StopSending {
+        /// Its name.
+        peer: PeerId,
+    },
+    /// Drop all keypairs; `KeypairGone` follows for each.
+    EraseKeys {
+        /// Its name.
+        peer: PeerId,
+    },
+    /// The handshake was given up: drop staged packets, expect no answer to sent data.
+    DropStaged {
+        /// Its name.
+        peer: PeerId,
+    },
+    /// Seal an empty packet under `current` and send it.
+    SendKeepalive {
+        /// Its name.
+        peer: PeerId,
+    },
+    /// Send an initiation or response to where the peer is.
+    SendHandshake {
+        /// To whom.
+        peer: PeerId,
+        /// The message.
+        datagram: Box<[u8]>,
+        /// A retry: let the kernel choose our address anew.
+        forget_source: bool,
+    },
+    /// An authentic handshake message came from the peer.
+    Touch {
+        /// From whom.
+        peer: PeerId,
+        /// Its size.
+        received_bytes: u64,
+        /// When.
+        at: Instant,
+    },
+    /// What to judge handshake messages with; `None`: we have no private key, drop them all.
+    SetAdmission {
+        /// The keys.
+        keys: Option<AdmissionKeys>,
+    },
+    /// The tunnel's MTU changed; 0 for unknown.
+    SetMtu {
+        /// In bytes.
+        mtu: u32,
+    },
+    /// Use these UDP sockets from now on. The engine's to carry out; the device forgets its
+    /// sticky sources.
+    ReplaceSockets {
+        /// The IPv4 socket; -1 for off.
+        ipv4: i32,
+        /// The IPv6 socket; -1 for off.
+        ipv6: i32,
+    },
+}
+
+impl fmt::Debug for Command {
+    /// The command and whom it is for, and nothing that is secret or long.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, peer) = match self {
+            Self::CreatePeer { peer, .. } => ("CreatePeer", Some(peer)),
+            Self::DestroyPeer { peer } => ("DestroyPeer", Some(peer)),
+            Self::InsertPrefix { peer, .. } => ("InsertPrefix", Some(peer)),
+            Self::DeletePrefix { peer, .. } => ("DeletePrefix", Some(peer)),
+            Self::SetPeerEndpoint { peer, .. } => ("SetPeerEndpoint", Some(peer)),
+            Self::InstallKeypair { peer, .. } => ("InstallKeypair", Some(peer)),
+            Self::StopSending { peer } => ("StopSending", Some(peer)),
+            Self::EraseKeys { peer } => ("EraseKeys", Some(peer)),
+            Self::DropStaged { peer } => ("DropStaged", Some(peer)),
+            Self::SendKeepalive { peer } => ("SendKeepalive", Some(peer)),
+            Self::SendHandshake { peer, .. } => ("SendHandshake", Some(peer)),
+            Self::Touch { peer, .. } => ("Touch", Some(peer)),
+            Self::SetAdmission { .. } => ("SetAdmission", None),
+            Self::SetMtu { .. } => ("SetMtu", None),
+            Self::ReplaceSockets { .. } => ("ReplaceSockets", None),
+        };
+        match peer {
+            Some(peer) => write!(f, "{name}({peer:?})"),
+            None => f.write_str(name),
+        }
+    }
+}
