@@ -31,15 +31,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NvpnError: they could not be made.
     """
-    from nvpn.control.paths import is_interface_name
     from nvpn.daemon.logs import LEVELS
     from nvpn.daemon.process import run_tunnel
     from nvpn.errors import PlatformError
+    from nvpn.model.interface_name import NAME_RULE, is_interface_name
 
     if not is_interface_name(args.interface):
         raise PlatformError(
             f"create interface {args.interface!r}",
-            hint="an interface name has 1 to 15 letters, digits or any of _=+.-",
+            hint=f"an interface name has {NAME_RULE}",
         )
     level = args.log_level or _GO_LEVELS.get(os.environ.get("LOG_LEVEL", ""), "error")
     in_front = args.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"

@@ -33,8 +33,8 @@ def interface_of(name_or_file: str) -> str:
     Raises:
         ConfigError: it cannot name an interface.
     """
-    from nvpn.control.paths import is_interface_name
     from nvpn.errors import ConfigError
+    from nvpn.model.interface_name import is_interface_name
 
     stem, suffix = os.path.splitext(os.path.basename(name_or_file))
     is_file = suffix in _SUFFIXES and not name_or_file.startswith("-")

@@ -21,8 +21,8 @@ from nvpn.cli.output import (
 )
 from nvpn.cli.paint import wants_colour
 from nvpn.cli.verbs import FOREIGN_WORDS, Verb, closest, find_verb, verb_words
-from nvpn.control.paths import is_interface_name
 from nvpn.errors import ConfigErrors, NvpnError
+from nvpn.model.interface_name import NAME_RULE, is_interface_name
 
 FAILED: Final = 1
 INTERRUPTED: Final = 130
@@ -129,7 +129,7 @@ def _why_no_interface(word: str) -> tuple[str, str] | None:
     elif may_be_name:
         return None
     else:
-        return message, "an interface name has 1 to 15 letters, digits or any of _=+.-"
+        return message, f"an interface name has {NAME_RULE}"
     return message, f"{tip} (to make an interface: 'nvpn device {word}')" if may_be_name else tip
 
 

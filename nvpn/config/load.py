@@ -12,8 +12,8 @@ from nvpn.config.draft import Draft, finish
 from nvpn.config.files import TextFile, read_config
 from nvpn.config.findings import Findings, Place, may_hold_key, quote
 from nvpn.config.model import TunnelConfig
-from nvpn.config.values import is_interface_name
 from nvpn.errors import ConfigError, ConfigErrors
+from nvpn.model.interface_name import NAME_RULE, is_interface_name
 
 SEARCHED: Final = (Path("/etc/nvpn"), Path("/etc/wireguard"))
 """Where a bare name is looked for; in each ``NAME.toml`` comes before ``NAME.conf``."""
@@ -43,7 +43,7 @@ def find(name_or_path: str, *, searched: tuple[Path, ...] = SEARCHED) -> Path:
     if not is_interface_name(name_or_path):
         raise ConfigError(
             f"{quote(name_or_path)} is neither a file nor the name of an interface",
-            hint="expected FILE.toml, FILE.conf, or 1 to 15 letters, digits and _=+.-",
+            hint=f"expected FILE.toml, FILE.conf, or {NAME_RULE}",
         )
     return _find_name(name_or_path, searched)
 
@@ -80,7 +80,7 @@ def _check_name(path: Path, findings: Findings) -> None:
         findings.error(
             Place(str(path)),
             f"the file names the interface, and {quote(path.stem)} cannot be one",
-            "expected 1 to 15 letters, digits and _=+.-",
+            f"expected {NAME_RULE}",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from nvpn.config.findings import may_hold_key
 from nvpn.config.model import HostPort
+from nvpn.model.interface_name import is_interface_name
 from nvpn.model.prefixes import Interface, Prefix, parse_address
 
 MIN_MTU: Final = 576
@@ -22,18 +23,9 @@ MAX_KEEPALIVE: Final = 0xFFFF
 MAX_FWMARK: Final = 0xFFFF_FFFF
 MAX_NAME: Final = 64
 
-INTERFACE_NAME: Final = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
-# The kernel has /proc/sys/net/ipv4/conf/{all,default}, so no interface can be called that.
-_TAKEN_NAMES: Final = frozenset({".", "..", "all", "default"})
-
 _KEY: Final = "expected a key of 44 base64 characters, as nvpn genkey and nvpn pubkey print it"
 _ENDPOINT: Final = "expected host:port, such as vpn.example.com:51820 or [2001:db8::1]:51820"
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-
-
-def is_interface_name(name: str) -> bool:
-    """Whether a network interface of this kind of tunnel can be called so."""
-    return INTERFACE_NAME.fullmatch(name) is not None and name not in _TAKEN_NAMES
 
 
 def decode_key(text: str) -> bytes:
@@ -183,5 +175,5 @@ def _check_ipv6(address: str, has_zone: bool, zone: str) -> None:
         parse_address(address)
     except ValueError:
         raise ValueError("expected an IPv6 address between the brackets") from None
-    if has_zone and not (INTERFACE_NAME.fullmatch(zone)):
+    if has_zone and not is_interface_name(zone):
         raise ValueError("expected an interface after the %, such as [fe80::1%eth0]:51820")

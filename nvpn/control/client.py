@@ -14,8 +14,9 @@ import stat
 import struct
 import time
 
-from nvpn.control.paths import SOCKET_SUFFIX, is_interface_name, socket_directory, socket_path
+from nvpn.control.paths import SOCKET_SUFFIX, socket_directory, socket_path
 from nvpn.errors import ControlError, PlatformError
+from nvpn.model.interface_name import is_interface_name
 
 TIMEOUT = 10.0
 MAX_ANSWER = 1 << 30

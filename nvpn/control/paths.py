@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 
+from nvpn.model.interface_name import NAME_RULE, is_interface_name
+
 SOCKET_DIRECTORY = "/var/run/wireguard"
 STATE_DIRECTORY = "/var/lib/nvpn"
 SOCKET_SUFFIX = ".sock"
-MAX_INTERFACE_NAME = 15
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-")
 
 
 def socket_directory() -> str:
@@ -25,27 +25,13 @@ def state_directory() -> str:
     return os.environ.get("NVPN_STATE_DIR") or STATE_DIRECTORY
 
 
-def is_interface_name(name: str) -> bool:
-    """Whether ``name`` can name a tunnel, by the rule of wg-quick(8).
-
-    1 to 15 characters, none of which has a meaning in a path or for the kernel.
-    """
-    return (
-        0 < len(name) <= MAX_INTERFACE_NAME
-        and name not in (".", "..")
-        and _NAME_CHARACTERS.issuperset(name)
-    )
-
-
 def socket_path(name: str) -> str:
     """The control socket of the interface.
 
     Raises:
         ValueError: the name is no interface name.
     """
-    if not is_interface_name(name):
-        raise ValueError("an interface name has 1 to 15 letters, digits or any of _=+.-")
-    return os.path.join(socket_directory(), name + SOCKET_SUFFIX)
+    return os.path.join(socket_directory(), _checked(name) + SOCKET_SUFFIX)
 
 
 def state_path(name: str) -> str:
@@ -54,6 +40,10 @@ def state_path(name: str) -> str:
     Raises:
         ValueError: the name is no interface name.
     """
+    return os.path.join(state_directory(), _checked(name) + ".json")
+
+
+def _checked(name: str) -> str:
     if not is_interface_name(name):
-        raise ValueError("an interface name has 1 to 15 letters, digits or any of _=+.-")
-    return os.path.join(state_directory(), name + ".json")
+        raise ValueError(f"an interface name has {NAME_RULE}")
+    return name

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-MAX_NAME_LENGTH = 15
-"""Bytes of an interface's name (IFNAMSIZ less its NUL)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tun:

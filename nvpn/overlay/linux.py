@@ -15,7 +15,8 @@ import struct
 from typing import Final
 
 from nvpn.errors import PlatformError
-from nvpn.overlay.api import MAX_NAME_LENGTH, Tun
+from nvpn.model.interface_name import MAX_NAME_LENGTH
+from nvpn.overlay.api import Tun
 
 # As on x86, ARM, RISC-V and S/390; MIPS, PowerPC and SPARC number ioctls differently.
 _TUNSETIFF: Final = 0x400454CA

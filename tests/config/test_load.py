@@ -352,7 +352,7 @@ def test_a_name_is_looked_for_in_both_directories_toml_first(tmp_path: Path) -> 
         (
             "a name",
             '"a name" is neither a file nor the name of an interface; expected FILE.toml,'
-            " FILE.conf, or 1 to 15 letters, digits and _=+.-",
+            " FILE.conf, or 1 to 15 letters, digits or any of _=+.-",
         ),
     ],
 )

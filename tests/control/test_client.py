@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvpn.control import client
-from nvpn.control.paths import is_interface_name, socket_path, state_path
+from nvpn.control.paths import socket_path, state_path
 from nvpn.errors import ControlError, PlatformError
 
 
@@ -154,14 +154,8 @@ def test_the_client_imports_nothing_heavy() -> None:
     assert heavy.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("name", ["wg0", "a", "x" * 15, "Home-1_2=+.", "..."])
-def test_names_that_wg_quick_takes_are_names(name: str) -> None:
-    assert is_interface_name(name)
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "x" * 16, "a/b", "a b", "ä", "a\n", "%d", "a:0"])
-def test_names_that_mean_something_else_are_not(name: str) -> None:
-    assert not is_interface_name(name)
+@pytest.mark.parametrize("name", ["", "..", "a/b"])
+def test_what_is_no_name_leads_nowhere(name: str) -> None:
     for path in (socket_path, state_path):
         with pytest.raises(ValueError, match="interface name"):
             path(name)
