@@ -2,15 +2,20 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod aead;
+pub mod checksum;
 pub mod command;
 pub mod constants;
+pub mod datagrams;
 pub mod drop_reason;
 pub mod endpoint;
 pub mod event;
+pub mod inner;
 pub mod message;
 pub mod peer;
 pub mod prefix;
 pub mod secret;
+pub mod virtio;
 
 pub use command::{AdmissionKeys, Command, NewKeypair, Role};
 pub use drop_reason::{DropReason, Drops};
