@@ -31,7 +31,8 @@ from nvpn.datapath.api import (
     SetPeerEndpoint,
 )
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
-from nvpn.datapath.python.engine import NO_OFFLOADS, Offloads, PythonDatapath
+from nvpn.datapath.ports import NO_OFFLOADS, Offloads
+from nvpn.datapath.python.engine import PythonDatapath
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint, Source
 from nvpn.model.prefixes import Prefix

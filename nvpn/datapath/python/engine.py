@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from nvpn.datapath.api import (
@@ -27,19 +26,19 @@ from nvpn.datapath.api import (
     ReplaceSockets,
     Watch,
 )
+from nvpn.datapath.ports import ALL_OFFLOADS, Descriptors, Device, NoSockets, Offloads
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.inbound import Inbound
 from nvpn.datapath.python.outbound import Outbound
-from nvpn.datapath.python.tun import Device, TunPort
+from nvpn.datapath.python.tun import TunPort
 from nvpn.datapath.python.udp import (
-    Descriptors,
     UdpReceiver,
     UdpSender,
     borrow,
     give_back,
     has_gro,
-    probe_max_segments,
 )
+from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import DropReason
 from nvpn.model.clock import boot_ns
 from nvpn.wire.constants import DEFAULT_MTU
@@ -49,34 +48,6 @@ HANDSHAKES_AT_ONCE: Final = 2
 
 So under a flood of them packets still get a third of the time, and the other way round.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Offloads:
-    """What may be used of what the kernel has; tests force each way by switching some off.
-
-    ``tso``, ``uso``: merged writes to the TUN device. ``gso``, ``gro``: merged datagrams
-    out and in. ``batches``: numpy's batch paths; without them every packet goes through
-    :class:`Core` alone.
-    """
-
-    tso: bool = True
-    uso: bool = True
-    gso: bool = True
-    gro: bool = True
-    batches: bool = True
-
-
-NO_OFFLOADS: Final = Offloads(tso=False, uso=False, gso=False, gro=False, batches=False)
-"""The plain path: one packet at a time, one system call each."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoSockets:
-    """No UDP yet: packets wait for their peers' sessions until ``ReplaceSockets``."""
-
-    ipv4: int = -1
-    ipv6: int = -1
 
 
 class PythonDatapath:
@@ -104,7 +75,7 @@ class PythonDatapath:
         on_events: Callable[[], None] | None = None,
         clock: Callable[[], int] = boot_ns,
         random: Callable[[int], bytes] = os.urandom,
-        offloads: Offloads = Offloads(),
+        offloads: Offloads = ALL_OFFLOADS,
         max_segments: int | None = None,
     ) -> None:
         self.on_events = on_events

@@ -6,10 +6,11 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
-from typing import Final, Protocol, Union
+from typing import Final, Union
 
 from nvpn.datapath.coalesce import TunWrite, coalesce
 from nvpn.datapath.offloads import NO_OFFLOAD, VIRTIO_HEADER_SIZE
+from nvpn.datapath.ports import Device
 from nvpn.datapath.python.core import Core
 from nvpn.errors import DropReason
 
@@ -22,26 +23,6 @@ MAX_FRAME: Final = VIRTIO_HEADER_SIZE + 65535
 # The device was deleted, or moved out of reach (EFAULT: while a read was under way).
 _GONE: Final = frozenset((errno.EBADFD, errno.EBADF, errno.EFAULT, errno.ENODEV, errno.ENXIO))
 _EMPTY: Final = frozenset((errno.EAGAIN, errno.EINTR))
-
-
-class Device(Protocol):
-    """An open overlay device; ``overlay`` has them."""
-
-    @property
-    def fd(self) -> int:
-        """Non-blocking; one packet a read, one a write."""
-
-    @property
-    def vnet_hdr(self) -> bool:
-        """Whether each begins with a virtio-net header."""
-
-    @property
-    def tso(self) -> bool:
-        """Whether it takes and gives merged TCP."""
-
-    @property
-    def uso(self) -> bool:
-        """Whether it takes and gives merged UDP."""
 
 
 class TunPort:

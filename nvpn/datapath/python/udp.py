@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol, Union
+from typing import Any, Final, NamedTuple, Union
 
 from nvpn.datapath.ancillary import (
     CONTROL_BYTES,
@@ -24,6 +24,7 @@ from nvpn.datapath.ancillary import (
 )
 from nvpn.datapath.api import PeerId
 from nvpn.datapath.offloads import MAX_UDP_PAYLOAD
+from nvpn.datapath.ports import Descriptors
 from nvpn.datapath.python.core import Core, Outgoing
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
@@ -32,11 +33,6 @@ from nvpn.model.endpoint import UDP_PATH, Endpoint
 _log: Final = logging.getLogger(__name__)
 
 Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
-
-MIN_MAX_SEGMENTS: Final = 64
-"""UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT."""
-MAX_MAX_SEGMENTS: Final = 128
-"""UDP_MAX_SEGMENTS since Linux 6.10."""
 
 _MAX_PATHS: Final = 4096
 _RECEIVE_BYTES: Final = 1 << 16
@@ -63,18 +59,6 @@ _ABOUT_ANOTHER: Final = frozenset((errno.ECONNREFUSED, errno.EINTR))
 _Path = tuple[Callable[..., int], list[ControlMessage], tuple[Any, ...]]
 
 
-class Descriptors(Protocol):
-    """Bound UDP sockets, one a family, -1 for one that is off; ``transport.udp`` has them."""
-
-    @property
-    def ipv4(self) -> int:
-        """Of IPv4."""
-
-    @property
-    def ipv6(self) -> int:
-        """Of IPv6, and of it alone."""
-
-
 class Arrival(NamedTuple):
     """One read: datagrams of ``segment`` bytes each, the last one of what is left."""
 
@@ -82,18 +66,6 @@ class Arrival(NamedTuple):
     segment: int
     endpoint: Endpoint
     tos: int
-
-
-def probe_max_segments() -> int:
-    """UDP_MAX_SEGMENTS of this kernel, found by a send to ourselves; 64 in doubt."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
-            probe.bind(("127.0.0.1", 0))
-            segments = build_control(4, segment=1)
-            probe.sendmsg([bytes(MAX_MAX_SEGMENTS)], segments, 0, probe.getsockname())
-    except OSError:
-        return MIN_MAX_SEGMENTS
-    return MAX_MAX_SEGMENTS
 
 
 class UdpSender:

@@ -24,7 +24,8 @@ from nvpn.datapath.api import (
     Role,
     SetPeerEndpoint,
 )
-from nvpn.datapath.python.engine import NO_OFFLOADS, Offloads, PythonDatapath
+from nvpn.datapath.ports import NO_OFFLOADS, Offloads
+from nvpn.datapath.python.engine import PythonDatapath
 from nvpn.datapath.python.tun import TunPort
 from nvpn.errors import DropReason
 from nvpn.model.clock import boot_ns

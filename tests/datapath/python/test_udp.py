@@ -25,8 +25,8 @@ from nvpn.datapath.python.udp import (
     UdpSender,
     borrow,
     give_back,
-    probe_max_segments,
 )
+from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint, Source
