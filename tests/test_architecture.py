@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+import nvpn
+
 ROOT = Path(__file__).parents[1] / "nvpn"
+NATIVE = ROOT.parent / "native"
 
 # From the roof to the cellar. A room may import from its own and from lower ones.
 FLOORS: tuple[frozenset[str], ...] = tuple(
@@ -85,6 +89,20 @@ def test_the_protocol_knows_the_seam_and_no_datapath(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_module_decides_about_the_datapath_and_loads_only_that_one(path: Path) -> None:
+    place = str(path.relative_to(ROOT))
+    for line, name in imports(path):
+        for home in ("datapath/python", "datapath/native"):
+            if name.startswith(f"nvpn.{home.replace('/', '.')}"):
+                allowed = place.startswith(home) or place == "datapath/choice.py"
+                assert allowed, f"{path}:{line}: {name} is for datapath/choice.py to import"
+        if name.startswith("nvpn._native"):
+            assert place.startswith("datapath/native"), f"{path}:{line}: {name}"
+        if place.startswith("datapath/native"):
+            assert not name.startswith("numpy"), f"{path}:{line}: {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_some_libraries_are_known_in_one_room_only(path: Path) -> None:
     place = str(path.relative_to(ROOT))
     for line, name in imports(path):
@@ -99,6 +117,45 @@ def test_the_pure_rooms_touch_no_socket_clock_or_loop(path: Path) -> None:
     forbidden = {"asyncio", "time", "select", "selectors", "threading", "os", "random", "secrets"}
     for line, name in imports(path):
         assert name.split(".")[0] not in forbidden, f"{path}:{line}: {name}"
+
+
+# --- native -----------------------------------------------------------------------------
+
+
+def rust_files() -> list[Path]:
+    return sorted(
+        path for path in NATIVE.rglob("*.rs") if not {"target", "fuzz"} & set(path.parts)
+    )
+
+
+@pytest.mark.parametrize("path", rust_files(), ids=lambda path: str(path.relative_to(NATIVE)))
+def test_only_the_module_of_system_calls_is_unsafe(path: Path) -> None:
+    if path == NATIVE / "src" / "sys.rs":
+        return
+    code = re.sub(r"//.*", "", path.read_text())
+    assert not re.search(r"\bunsafe\s*(\{|fn|impl|extern|trait)", code), path
+    # A lint that one file allows again would hold nothing.
+    assert not re.search(r"allow\([^)]*unsafe_code", code), path
+
+
+def test_the_native_core_forbids_unsafe_code_and_knows_no_python_and_no_system() -> None:
+    core = NATIVE / "core"
+    assert "#![forbid(unsafe_code)]" in (core / "src" / "lib.rs").read_text()
+    manifest = (core / "Cargo.toml").read_text()
+    _, _, dependencies = manifest.partition("[dependencies]")
+    names = re.findall(r"^([\w-]+)(?:\.\w+)?\s*=", dependencies.partition("\n[")[0], re.MULTILINE)
+    assert names, "the pattern finds nothing"
+    assert not {"pyo3", "libc", "nix", "rustix", "tokio", "mio", "socket2"} & set(names)
+    for path in (core / "src").rglob("*.rs"):
+        text = path.read_text()
+        for word in ("std::net::UdpSocket", "std::fs", "std::thread", "std::time", "SystemTime"):
+            assert word not in text, f"{path}: {word}"
+
+
+def test_both_halves_are_of_one_version() -> None:
+    manifest = (NATIVE / "Cargo.toml").read_text()
+    versions = re.findall(r'^version = "([^"]+)"', manifest, re.MULTILINE)
+    assert versions == [nvpn.__version__]
 
 
 def test_python_is_one_that_the_project_promises() -> None:

@@ -44,6 +44,7 @@ class UserspaceBackend:
         name: the interface's.
         open_sockets: ``(port, fwmark) -> UdpSockets``, raises PlatformError.
         clocks: both clocks; the alarm always follows the machine's boot clock.
+        datapath_reason: why it is this datapath, for people; told in snapshots.
         on_device_gone: called once when the TUN device was deleted under us.
         on_failure: called once, with what went wrong inside; the backend is closed by then.
     """
@@ -58,6 +59,7 @@ class UserspaceBackend:
         loop: asyncio.AbstractEventLoop,
         open_sockets: Callable[[int, int], UdpSockets] = open_udp,
         clocks: Callable[[], Now] = read_clocks,
+        datapath_reason: str = "",
         on_device_gone: Callable[[], None] | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
         max_peers: int = MAX_PEERS,
@@ -69,6 +71,7 @@ class UserspaceBackend:
         self._loop = loop
         self._open_sockets = open_sockets
         self._clocks = clocks
+        self._datapath_reason = datapath_reason
         self._on_device_gone = on_device_gone
         self._on_failure = on_failure
         self._peers = PlanApplier(device, max_peers=max_peers)
@@ -114,6 +117,7 @@ class UserspaceBackend:
                 self._peer_snapshot(peer, entry, now) for peer, entry in self._peers.entries()
             ),
             datapath=self._datapath.describe(),
+            datapath_reason=self._datapath_reason,
             drops=self._drops(),
         )
 

@@ -8,6 +8,7 @@ import sys
 from nvpn.cli.output import write_output
 from nvpn.config.load import Examination, examine, find
 from nvpn.config.model import TunnelConfig
+from nvpn.datapath.choice import Choice, choose
 from nvpn.errors import ConfigError
 
 
@@ -24,20 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Mistakes and warnings to standard error, a line for each good file to standard output.
 
-    Returns 1 if any file has a mistake.
+    Returns 1 if any file has a mistake, or asks for what is not there.
     """
     status = 0
+    choices: dict[Choice, None] = {}
     for file in args.files:
         examination = _examine(file)
         for problem in examination.problems:
             print(problem, file=sys.stderr)
         for warning in examination.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        if examination.config is None:
+        choice = _choose(examination.config)
+        if examination.config is None or choice is None:
             status = 1
         else:
             sys.stderr.flush()
-            write_output(f"{_summary(examination.config)}\n")
+            write_output(f"{_summary(examination.config)}, {choice.name} datapath\n")
+            choices[choice] = None
+    for choice in choices:
+        if choice.why:
+            write_output(f"datapath {choice}\n")
     return status
 
 
@@ -46,6 +53,17 @@ def _examine(file: str) -> Examination:
         return examine(find(file))
     except ConfigError as error:
         return Examination(None, (error,), ())
+
+
+def _choose(config: TunnelConfig | None) -> Choice | None:
+    """The datapath that ``up`` would use here."""
+    if config is None:
+        return None
+    try:
+        return choose(config.interface.datapath, file=str(config.path))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def _summary(config: TunnelConfig) -> str:

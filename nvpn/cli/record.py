@@ -33,6 +33,7 @@ def _tunnel(tunnel: TunnelRecord, now: int, up_since: int | None) -> dict[str, A
         "fwmark": tunnel.fwmark or None,
         "mtu": tunnel.mtu or None,
         "datapath": tunnel.datapath or None,
+        "datapath_reason": tunnel.datapath_reason or None,
         "up_since": up_since,
         "drops": dict(tunnel.drops),
         "problems": tunnel_problems(tunnel),

@@ -91,6 +91,8 @@ def draw_tunnel(
     parts: list[RenderableType] = [_header(tunnel, now, since, verbose=verbose)]
     if peers:
         parts += [Text(), _peers(peers, now, width=width - _FRAME, verbose=verbose)]
+    if verbose and tunnel.datapath_reason:
+        parts += [Text(), _datapath_reason(tunnel)]
     if verbose and tunnel.drops:
         parts += [Text(), _drops(tunnel.drops)]
     complaints = [_complaint("", problem) for problem in problems]
@@ -270,6 +272,11 @@ def _prefixes(peer: PeerRecord, most: int) -> Text:
     if not peer.allowed_ips:
         return Text("none", style="red")
     return Text(clean(compact_prefixes(peer.allowed_ips, most)))
+
+
+def _datapath_reason(tunnel: TunnelRecord) -> Text:
+    name = clean(tunnel.datapath).partition(" (")[0]
+    return Text.assemble((f"why {name}  ", _QUIET), clean(tunnel.datapath_reason))
 
 
 def _drops(drops: Mapping[str, int]) -> Text:

@@ -13,6 +13,7 @@ from typing import Final
 from nvpn.config.findings import Findings, Place, quote
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.config.values import MIN_MTU_IPV6
+from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Interface, Prefix
 
@@ -31,6 +32,7 @@ class InterfaceDraft:
     listen_port: int | None = None
     mtu: int | None = None
     fwmark: int = 0
+    datapath: Wish = Wish.AUTO
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelCon
             listen_port=interface.listen_port,
             mtu=interface.mtu,
             fwmark=interface.fwmark,
+            datapath=interface.datapath,
         ),
         peers=tuple(
             _freeze(peer, peer.public_key) for peer in draft.peers if peer.public_key is not None

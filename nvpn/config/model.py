@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Interface, Prefix, parse_address
 
@@ -43,7 +44,7 @@ class InterfaceConfig:
 
     ``private_key`` None: the file gives none, somebody sets it later (``wg set``).
     ``listen_port`` None: not given, the kernel chooses; ``mtu`` in bytes, None: derived.
-    ``fwmark`` 0 is off.
+    ``fwmark`` 0 is off. ``datapath`` is what is asked for, whether it is there or not.
     """
 
     private_key: PrivateKey | None = None
@@ -51,6 +52,7 @@ class InterfaceConfig:
     listen_port: int | None = None
     mtu: int | None = None
     fwmark: int = 0
+    datapath: Wish = Wish.AUTO
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ INTERFACE_KEYS: Final = (
     "listen_port",
     "mtu",
     "fwmark",
+    "datapath",
 )
 PEER_KEYS: Final = (
     "name",

@@ -15,6 +15,7 @@ from nvpn.config.findings import Findings, Place, did_you_mean, found, kind_of, 
 from nvpn.config.locate import Lines, Position, locate
 from nvpn.config.model import HostPort
 from nvpn.config.schema import EXAMPLE_KEY, INTERFACE_KEYS, LATER, PEER_KEYS, SECTIONS, unknown_key
+from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
@@ -258,6 +259,9 @@ class _Reader:
         if "mtu" in section:
             interface.mtu = table.number("mtu", values.MIN_MTU, values.MAX_MTU, "bytes")
         interface.fwmark |= table.number_or_text("fwmark", values.parse_fwmark)
+        datapath = table.parsed("datapath", Wish.parse)
+        if datapath is not None:
+            interface.datapath = datapath
 
     def _read_peers(self, peers: object) -> None:
         self._draft.sections += 1

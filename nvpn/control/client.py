@@ -66,13 +66,15 @@ class PeerRecord:
 class TunnelRecord:
     """An interface as ``get`` told it. Keys are base64, ``""`` for none.
 
-    ``peers`` are in the daemon's order. ``mtu``, ``datapath`` and ``drops`` (by the names
-    of :class:`nvpn.errors.DropReason`) are nvpn's own: 0 and empty with another daemon.
+    ``peers`` are in the daemon's order. ``mtu``, ``datapath`` and why it is that one, and
+    ``drops`` (by the names of :class:`nvpn.errors.DropReason`) are nvpn's own: 0 and empty
+    with another daemon.
     """
 
     __slots__ = (
         "_public_key",
         "datapath",
+        "datapath_reason",
         "drops",
         "fwmark",
         "listen_port",
@@ -90,6 +92,7 @@ class TunnelRecord:
         self.fwmark = 0
         self.mtu = 0
         self.datapath = ""
+        self.datapath_reason = ""
         self.drops: dict[str, int] = {}
         self.peers: list[PeerRecord] = []
 
@@ -270,6 +273,8 @@ def _read_tunnel_line(tunnel: TunnelRecord, key: str, value: str) -> None:
         tunnel.mtu = int(value)
     elif key == "nvpn_datapath":
         tunnel.datapath = value
+    elif key == "nvpn_datapath_reason":
+        tunnel.datapath_reason = value
     elif key == "nvpn_drop":
         reason, _, count = value.partition(" ")
         tunnel.drops[reason] = int(count)

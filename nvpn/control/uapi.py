@@ -226,6 +226,8 @@ def _get_parts(snapshot: TunnelSnapshot) -> Iterator[str | PrivateKey | Preshare
         yield f"nvpn_public_key={snapshot.private_key.public().hex}\n"
     yield f"nvpn_mtu={snapshot.mtu}\n"
     yield f"nvpn_datapath={_one_line(snapshot.datapath)}\n"
+    if snapshot.datapath_reason:
+        yield f"nvpn_datapath_reason={_one_line(snapshot.datapath_reason)}\n"
     for reason, count in snapshot.drops.items():
         yield f"nvpn_drop={reason.value} {count}\n"
     for peer in snapshot.peers:

@@ -28,6 +28,7 @@ from nvpn.daemon.memory import read_memory
 from nvpn.daemon.recall import INITIATIONS_PER_SECOND, recall
 from nvpn.daemon.resolver import EndpointResolver
 from nvpn.daemon.tunnel import create_tunnel
+from nvpn.datapath.choice import Choice
 from nvpn.errors import ControlError, NvpnError, PlatformError
 from nvpn.model.changes import SetEndpoint, SetListenPort
 from nvpn.model.clock import SECOND, boot_ns, read_clocks
@@ -64,6 +65,7 @@ class Session:
 
     Args:
         name: the interface's.
+        choice: the datapath.
         has_memory: whether peers are remembered over a restart: those of a file are,
             those that others configure are not.
 
@@ -77,6 +79,7 @@ class Session:
         around: Surroundings,
         undo: contextlib.AsyncExitStack,
         *,
+        choice: Choice,
         has_memory: bool,
     ) -> None:
         if is_running(name):
@@ -106,6 +109,7 @@ class Session:
         self._tunnel = create_tunnel(
             name,
             self._netconf,
+            choice=choice,
             loop=around.loop,
             timestamps=self._keeper.timestamps,
             on_gone=self._interface_gone,
@@ -131,8 +135,10 @@ class Session:
         return self._config
 
     def describe(self) -> str:
-        """For the log."""
-        return self._backend.snapshot().datapath
+        """For the log: what moves the packets, and why that when there is something to say."""
+        now = self._backend.snapshot()
+        parts = (now.datapath, now.datapath_reason)
+        return ": ".join(part for part in parts if part)
 
     # --- start --------------------------------------------------------------------------
 
@@ -271,7 +277,7 @@ class Session:
         self._keeper.timestamps.burst = max(_MIN_BURST, len(new.peers))
         self._remember_port(new)
         _log.info("reloaded: %d changes", len(plan))
-        return [*new.warnings, *unresolved]
+        return [*new.warnings, *unresolved, *_left_as_it_is(old, new)]
 
     def _endpoint_found(self, peer: PublicKey, endpoint: Endpoint) -> None:
         self._around.spawn(self._use_endpoint(peer, endpoint))
@@ -323,6 +329,16 @@ class Session:
 
 def _endpoints(config: TunnelConfig) -> dict[PublicKey, HostPort]:
     return {peer.public_key: peer.endpoint for peer in config.peers if peer.endpoint is not None}
+
+
+def _left_as_it_is(old: TunnelConfig, new: TunnelConfig) -> list[str]:
+    """What a reload cannot change."""
+    if old.interface.datapath is new.interface.datapath:
+        return []
+    return [
+        f'{new.path}: interface.datapath: "{new.interface.datapath.value}" is for the next'
+        f" start: nvpn down {new.name}, then nvpn up {new.name}"
+    ]
 
 
 def _wipe_keys(config: TunnelConfig) -> None:

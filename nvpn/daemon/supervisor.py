@@ -20,6 +20,7 @@ from nvpn.config.model import TunnelConfig
 from nvpn.daemon.background import Reporter
 from nvpn.daemon.session import Session, Surroundings
 from nvpn.daemon.threads import run_in_thread
+from nvpn.datapath.choice import Choice, choose
 from nvpn.errors import ControlError, NvpnError
 
 _log: Final = logging.getLogger(__name__)
@@ -77,7 +78,13 @@ class Supervisor:
 
     async def _start(self) -> None:
         around = Surroundings(self._loop, self._spawn, self._end, self._warn)
-        session = Session(self._name, around, self._undo, has_memory=self._config is not None)
+        session = Session(
+            self._name,
+            around,
+            self._undo,
+            choice=_choose(self._config),
+            has_memory=self._config is not None,
+        )
         if self._config is not None:
             await session.configure(self._config)
         session.open_control({"nvpn_reload": self._reload})
@@ -166,3 +173,9 @@ class Supervisor:
     def _warn(self, sentence: str) -> None:
         _log.warning("%s", sentence)
         self._reporter.warn(sentence)
+
+
+def _choose(config: TunnelConfig | None) -> Choice:
+    if config is None:
+        return choose()
+    return choose(config.interface.datapath, file=str(config.path))

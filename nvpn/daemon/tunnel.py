@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from nvpn.backend.userspace import UserspaceBackend
 from nvpn.daemon.host import TunnelHost
-from nvpn.datapath.python.engine import PythonDatapath
-from nvpn.datapath.python.udp import probe_max_segments
+from nvpn.datapath.choice import Choice, create_datapath
+from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import PlatformError
 from nvpn.model.clock import read_clocks
 from nvpn.netconf.linux import LinuxNetconf
@@ -43,6 +43,7 @@ def create_tunnel(
     name: str,
     netconf: LinuxNetconf,
     *,
+    choice: Choice,
     loop: asyncio.AbstractEventLoop,
     timestamps: TimestampSource,
     on_gone: Callable[[], None],
@@ -51,6 +52,7 @@ def create_tunnel(
     """Create the interface and what moves its packets.
 
     Args:
+        choice: the datapath that is to carry it.
         on_gone: the interface was deleted by somebody.
         on_failure: a bug of ours ended the backend.
 
@@ -71,7 +73,7 @@ def create_tunnel(
         max_segments = probe_max_segments()
         host = TunnelHost(netconf, link, max_segments=max_segments)
         host.prepare(DEFAULT_MTU)
-        datapath = PythonDatapath(loop, tun, mtu=DEFAULT_MTU, max_segments=max_segments)
+        datapath = create_datapath(choice, loop, tun, mtu=DEFAULT_MTU, max_segments=max_segments)
         device = Device(
             datapath=datapath, random=os.urandom, timestamps=timestamps, now=read_clocks()
         )
@@ -81,6 +83,7 @@ def create_tunnel(
             datapath=datapath,
             mtu=DEFAULT_MTU,
             loop=loop,
+            datapath_reason=choice.why,
             on_device_gone=on_gone,
             on_failure=on_failure,
         )

@@ -365,7 +365,13 @@ class Watch(enum.Enum):
 
 
 class Datapath(Protocol):
-    """One implementation of the seam. Called from the event loop's thread only."""
+    """One implementation of the seam. Called from the event loop's thread only.
+
+    ``on_events`` is called on the loop, never from within another call, when
+    ``take_events`` has something to give.
+    """
+
+    on_events: Callable[[], None] | None
 
     def apply(
         self, commands: Sequence[Command], acknowledged: Callable[[], None] | None = None

@@ -38,7 +38,11 @@ class PeerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSnapshot:
-    """A whole interface."""
+    """A whole interface.
+
+    ``datapath`` is what moves its packets, ``datapath_reason`` why it is that one, when
+    there is something to say: both are for people.
+    """
 
     name: str
     private_key: PrivateKey | None = None
@@ -47,4 +51,5 @@ class TunnelSnapshot:
     mtu: int = 0
     peers: tuple[PeerSnapshot, ...] = ()
     datapath: str = ""
+    datapath_reason: str = ""
     drops: Mapping[DropReason, int] = field(default_factory=dict)

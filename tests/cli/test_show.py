@@ -18,6 +18,7 @@ LINES = [
     f"nvpn_public_key={key(8)}",
     "nvpn_mtu=1420",
     "nvpn_datapath=python (TSO)",
+    "nvpn_datapath_reason=nothing else is built",
     "nvpn_drop=no-route 4",
 ]
 
@@ -145,6 +146,7 @@ def test_json_has_everything_but_the_secrets(wg0: str) -> None:
         "fwmark": 51820,
         "mtu": 1420,
         "datapath": "python (TSO)",
+        "datapath_reason": "nothing else is built",
         "drops": {"no-route": 4},
         "problems": [],
     }

@@ -95,6 +95,13 @@ def test_verbose_shows_keys_drops_and_how_packets_are_moved(record: TunnelRecord
         assert fact not in quiet
 
 
+def test_verbose_tells_why_it_is_this_datapath(record: TunnelRecord) -> None:
+    assert "why" not in draw(record, 132, verbose=True)
+    record.datapath_reason = "the native module is not built"
+    assert "why python  the native module is not built" in draw(record, 132, verbose=True)
+    assert "not built" not in draw(record, 132)
+
+
 def test_what_another_daemon_does_not_tell_is_left_out() -> None:
     bare = tunnel(private_key="", _public_key="", mtu=0, datapath="", listen_port=0)
     text = draw(bare, 80)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvpn.config.load import examine
+from nvpn.datapath.choice import find_missing
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.name for path in (ROOT / "conf.d").iterdir() if path.suffix != ".d")
@@ -17,7 +18,7 @@ OWN = "wAo3rNbkSyQ1DGvgUqCWLIm0dWRT5vOJ9M9mNRqPT1o="
 ALICE = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
-def check(*files: str, cwd: Path) -> tuple[int, str, str]:
+def check(*files: str, cwd: Path, datapath: str = "python") -> tuple[int, str, str]:
     code = "import sys; from nvpn.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code, "check", *files],
@@ -25,7 +26,7 @@ def check(*files: str, cwd: Path) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "NVPN_DATAPATH": datapath},
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -45,7 +46,8 @@ def home(tmp_path: Path) -> Path:
 def test_a_good_file_is_summed_up_and_its_warnings_told(home: Path) -> None:
     assert check("good.toml", cwd=home) == (
         0,
-        "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer\n",
+        "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer, python datapath\n"
+        "datapath python: NVPN_DATAPATH asks for it\n",
         "warning: good.toml:6: peer[1].allowed_ips: 0.0.0.0/0 is accepted from and sent to this"
         " peer, but nvpn does not install a default route yet\n",
     )
@@ -54,12 +56,34 @@ def test_a_good_file_is_summed_up_and_its_warnings_told(home: Path) -> None:
 def test_every_mistake_of_every_file_is_told(home: Path) -> None:
     assert check("bad.toml", "good.toml", "goood.toml", cwd=home) == (
         1,
-        "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer\n",
+        "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer, python datapath\n"
+        "datapath python: NVPN_DATAPATH asks for it\n",
         "bad.toml:2: interface.mtu: expected bytes from 576 to 65475, found 1\n"
         "bad.toml:3: peer[1]: has no public_key; every peer needs one\n"
         "warning: good.toml:6: peer[1].allowed_ips: 0.0.0.0/0 is accepted from and sent to this"
         " peer, but nvpn does not install a default route yet\n"
         'goood.toml: does not exist; did you mean "good.toml"?\n',
+    )
+
+
+def test_which_datapath_it_would_be_is_told_and_why_it_is_python(home: Path) -> None:
+    missing = find_missing()
+    status, said, _ = check("good.toml", cwd=home, datapath="auto")
+    summary, *reasons = said.splitlines()
+    if missing is None:
+        assert (status, summary.endswith(", native datapath"), reasons) == (0, True, [])
+    else:
+        assert (status, summary.endswith(", python datapath"), len(reasons)) == (0, True, 1)
+        assert reasons[0].startswith(f"datapath python: {missing.what}; ")
+
+
+def test_a_datapath_that_up_would_refuse_is_a_mistake(home: Path) -> None:
+    path = home / "good.toml"
+    path.write_text(path.read_text().replace("[interface]", "[interface]\ndatapath = 'native'"))
+    status, said, warned = check("good.toml", cwd=home)
+    assert (status, said) == (1, "")
+    assert warned.splitlines()[-1] == (
+        'NVPN_DATAPATH: asks for "python", good.toml for "native"; remove one of the two'
     )
 
 

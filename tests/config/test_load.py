@@ -11,6 +11,7 @@ import pytest
 
 from nvpn.config.load import examine, find, load
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
+from nvpn.datapath.choice import Wish
 from nvpn.errors import ConfigError, ConfigErrors
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Interface, Prefix
@@ -41,6 +42,7 @@ def test_a_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
         listen_port = 51820
         mtu = 1380
         fwmark = "0xca6c"
+        datapath = "python"
 
         [[peer]]
         name = "alice"
@@ -68,6 +70,7 @@ def test_a_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
             listen_port=51820,
             mtu=1380,
             fwmark=0xCA6C,
+            datapath=Wish.PYTHON,
         ),
         peers=(
             PeerConfig(

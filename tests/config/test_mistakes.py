@@ -68,7 +68,7 @@ TOML = [
     (f"{HEAD}ListenPort = 1\n", ":3: interface.ListenPort: is unknown; did you mean \"listen_port\"?"),
     (f"{HEAD}port = 1\n", ":3: interface.port: is unknown; did you mean \"listen_port\"?"),
     (f"{HEAD}adress = '10.0.0.1'\n", ":3: interface.adress: is unknown; did you mean \"address\"?"),
-    (f"{HEAD}colour = 'red'\n", ":3: interface.colour: is unknown; known are private_key, private_key_file, address, listen_port, mtu, fwmark"),
+    (f"{HEAD}colour = 'red'\n", ":3: interface.colour: is unknown; known are private_key, private_key_file, address, listen_port, mtu, fwmark, datapath"),
     (f"{PEER}psk = 'x'\n", ":5: peer[1].psk: is unknown; did you mean \"preshared_key\"?"),
     (f"{PEER}AllowedIPs = 'x'\n", ":5: peer[1].AllowedIPs: is unknown; did you mean \"allowed_ips\"?"),
     (f"{HEAD}allowed_ips = '10.0.0.0/8'\n", ":3: interface.allowed_ips: is unknown here; it belongs to [[peer]]"),
@@ -90,6 +90,9 @@ TOML = [
     (f"{HEAD}address = 10\n", ":3: interface.address: expected a text or a list of texts, found 10"),
     (f"{HEAD}address = ['10.0.0.1/24',\n  7]\n", ":4: interface.address[2]: expected a text in quotes, found 7"),
     (f"{HEAD}address = {{ ip = '10.0.0.1' }}\n", ":3: interface.address: expected a text or a list of texts, found a table"),
+    (f"{HEAD}datapath = 'rust'\n", ":3: interface.datapath: expected \"auto\", \"native\" or \"python\", found \"rust\""),
+    (f"{HEAD}datapath = true\n", ":3: interface.datapath: expected a text in quotes, found true"),
+    (f"{PEER}datapath = 'auto'\n", ":5: peer[1].datapath: is unknown here; it belongs to [interface]"),
     # --- addresses
     (f"{HEAD}address = '10.0.0/24'\n", ":3: interface.address: expected an address like 10.0.0.1/24 or fd00::1/64, found \"10.0.0/24\""),
     (f"{HEAD}address = '10.0.0.1/33'\n", ":3: interface.address: expected an address like 10.0.0.1/24 or fd00::1/64, found \"10.0.0.1/33\""),

@@ -209,6 +209,7 @@ def full_snapshot() -> TunnelSnapshot:
         fwmark=0xCA6C,
         mtu=1420,
         datapath="python (TSO, USO)",
+        datapath_reason="nothing else is built",
         drops={DropReason.REPLAYED: 7, DropReason.NO_ROUTE: 2},
         peers=(
             PeerSnapshot(
@@ -285,6 +286,7 @@ def test_the_client_reads_back_everything_that_get_tells() -> None:
     assert tunnel.public_key == snapshot.private_key.public().base64
     assert (tunnel.listen_port, tunnel.fwmark, tunnel.mtu) == (51820, 0xCA6C, 1420)
     assert tunnel.datapath == "python (TSO, USO)"
+    assert tunnel.datapath_reason == "nothing else is built"
     assert tunnel.drops == {"replayed": 7, "no-route": 2}
     ada, other = tunnel.peers
     assert ada.public_key == A.base64
