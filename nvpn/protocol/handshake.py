@@ -56,15 +56,13 @@ class InitiatorHandshake:
         *,
         static: PrivateKey,
         their_static: PublicKey,
-        preshared: PresharedKey | None = None,
         our_index: int,
         timestamp: bytes,
         ephemeral: bytes,
     ) -> InitiatorHandshake:
-        """Write the initiation.
+        """Write the initiation. A preshared key enters with the response only.
 
         Args:
-            preshared: not needed yet: it enters with the response, see there.
             timestamp: 12 bytes, greater than any this peer was sent before.
             ephemeral: 32 random bytes, fresh for every attempt.
 

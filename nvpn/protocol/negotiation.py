@@ -136,7 +136,6 @@ class Negotiation(Generic[Owner]):
             self._pending = InitiatorHandshake.begin(
                 static=static,
                 their_static=self._public_key,
-                preshared=self.preshared_key,
                 our_index=our_index,
                 timestamp=context.timestamps.next(now.wall),
                 ephemeral=ephemeral,

@@ -38,7 +38,6 @@ def templates(tunnel: Tunnel) -> Iterator[bytes]:
     handshake = InitiatorHandshake.begin(
         static=PrivateKey(os.urandom(32)),
         their_static=public,
-        preshared=None,
         our_index=7,
         timestamp=stamp(time.time_ns()),
         ephemeral=os.urandom(32),
