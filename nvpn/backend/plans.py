@@ -100,7 +100,7 @@ class PlanApplier:
             elif isinstance(change, ReplacePeers):
                 self._replace_peers(change.owner, rest, position, now)
             elif isinstance(change, AddPeer):
-                self._add_peer(change.peer, change.owner, now)
+                self._add_peer(change.peer, change.owner)
             elif isinstance(change, SetListenPort | SetFwmark):
                 continue
             elif change.peer in self._entries:
@@ -132,13 +132,13 @@ class PlanApplier:
             self._remove_peer(key.public(), now)  # it would be ourselves
         self._device.set_private_key(key, now)
 
-    def _add_peer(self, peer: PublicKey, owner: Owner, now: Now) -> None:
+    def _add_peer(self, peer: PublicKey, owner: Owner) -> None:
         if peer == self._device.public_key:
             return
         entry = self._entries.get(peer)
         if entry is None:
             self._entries[peer] = PeerEntry(owner)
-            self._device.add_peer(peer, now)
+            self._device.add_peer(peer)
         else:
             entry.owner = owner
 

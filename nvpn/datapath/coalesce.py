@@ -203,7 +203,7 @@ def _write(train: _Train) -> TunWrite:
     if train.protocol == TCP:
         start = 20 if head[0] >> 4 == 4 else 40
         head[start + 13] |= packets[-1][start + 13] & PSH
-    finish_head(head, cut, train.size)
+    finish_head(head, train.size)
     pieces: list[Packet] = [virtio_header(head, cut, train.segment), head]
     pieces += [memoryview(packet)[cut:] for packet in packets]
     return TunWrite(pieces, packets)
@@ -221,7 +221,7 @@ def virtio_header(head: bytearray, head_size: int, segment: int) -> bytes:
     return VirtioHeader(NEEDS_CSUM, kind, head_size, segment, start, TCP_CHECKSUM_OFFSET).pack()
 
 
-def finish_head(head: bytearray, head_size: int, size: int) -> None:
+def finish_head(head: bytearray, size: int) -> None:
     """Fit the head of the first packet of a train to the whole of ``size`` bytes.
 
     Lengths, the IPv4 header's checksum, and the pseudo header's sum where the transport

@@ -130,7 +130,7 @@ class Device:
         self._secret = None
         self._admit(now)
 
-    def add_peer(self, public_key: PublicKey, now: Now) -> None:
+    def add_peer(self, public_key: PublicKey) -> None:
         """Know a peer. Known ones and ourselves are ignored."""
         if public_key in self._peers or public_key == self._context.public:
             return

@@ -83,7 +83,7 @@ class Bench:
         return list(self.device.take_commands())
 
     def know(self, other: Bench, endpoint: Endpoint | None = THERE) -> PeerId:
-        self.device.add_peer(other.public, T0)
+        self.device.add_peer(other.public)
         if endpoint is not None:
             self.device.set_endpoint(other.public, endpoint, T0)
         self.take()
@@ -333,8 +333,8 @@ def test_erased_keys_free_their_names() -> None:
 def test_a_peer_is_created_configured_and_destroyed_by_deltas() -> None:
     alice, bob = Bench(1), Bench(2)
     device = alice.device
-    device.add_peer(bob.public, T0)
-    device.add_peer(bob.public, T0)
+    device.add_peer(bob.public)
+    device.add_peer(bob.public)
     (create,) = alice.take()
     assert create == CreatePeer(PeerId(1))
     device.add_allowed_ip(bob.public, PREFIX)
@@ -347,7 +347,7 @@ def test_a_peer_is_created_configured_and_destroyed_by_deltas() -> None:
     device.remove_peer(bob.public, T0)
     assert alice.take() == [DestroyPeer(PeerId(1))]
     assert device.peers() == [] and not device.has_peer(bob.public)
-    device.add_peer(bob.public, T0)
+    device.add_peer(bob.public)
     assert alice.take() == [CreatePeer(PeerId(2))]  # an id is never used again
 
 
@@ -377,7 +377,7 @@ def test_what_names_an_unknown_peer_is_ignored() -> None:
 
 def test_we_are_no_peer_of_ourselves() -> None:
     alice, bob = Bench(1), Bench(2)
-    alice.device.add_peer(alice.public, T0)
+    alice.device.add_peer(alice.public)
     assert alice.take() == []
     to_bob = alice.know(bob)
     alice.device.set_private_key(bob.key, T0)

@@ -300,7 +300,7 @@ def test_a_device_that_starts_without_randomness_lets_people_in_later() -> None:
 def test_a_key_with_which_no_secret_can_be_shared_is_never_called() -> None:
     pair = Pair(7)
     weak = PublicKey(bytes(32))
-    pair.alice.device.add_peer(weak, pair.alice.now)
+    pair.alice.device.add_peer(weak)
     pair.alice.device.set_endpoint(weak, Endpoint.parse("192.0.2.7:7"), pair.alice.now)
     pair.alice.device.set_persistent_keepalive(weak, 1, pair.alice.now)
     pair.alice.turn()
@@ -313,7 +313,7 @@ def test_a_new_private_key_stops_sending_and_allows_a_handshake_at_once() -> Non
     pair = Pair(7)
     pair.connect()
     new = Host(World(99), "carol", "192.0.2.9:9").key
-    pair.bob.device.add_peer(new.public(), pair.bob.now)
+    pair.bob.device.add_peer(new.public())
     pair.bob.turn()
     pair.alice.device.set_private_key(new, pair.alice.now)
     pair.alice.turn()

@@ -88,7 +88,7 @@ class Turmoil:
 
     def introduce(self, one: Host, *, to: Host) -> None:
         device = to.device
-        device.add_peer(one.public, to.now)
+        device.add_peer(one.public)
         device.set_endpoint(one.public, one.outer, to.now)
         address = "10.0.0.1/32" if one is self.pair.alice else "10.0.0.2/32"
         device.add_allowed_ip(one.public, Prefix.parse(address))

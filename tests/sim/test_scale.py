@@ -23,7 +23,7 @@ def crowd(rng: random.Random) -> list[PublicKey]:
 def test_idle_peers_need_no_wake_up_and_disturb_nobody() -> None:
     pair = Pair(1)
     for public in crowd(random.Random(1)):
-        pair.bob.device.add_peer(public, pair.bob.now)
+        pair.bob.device.add_peer(public)
     pair.bob.turn()
     assert pair.bob.device.next_timeout() is None
     pair.connect()
@@ -40,7 +40,7 @@ def test_a_crowd_of_due_timers_is_handled_a_few_at_a_time() -> None:
     device.set_private_key(PrivateKey(rng.randbytes(32)), now)
     device.bring_up(now)
     for public in crowd(rng)[:500]:
-        device.add_peer(public, now)
+        device.add_peer(public)
         device.set_endpoint(public, Endpoint.parse("192.0.2.1:1"), now)
         device.set_persistent_keepalive(public, 25, now)
     device.take_commands()

@@ -271,7 +271,7 @@ class Host:
     ) -> None:
         """Configure the other host as a peer."""
         device = self.device
-        device.add_peer(other.public, self.now)
+        device.add_peer(other.public)
         device.set_preshared_key(other.public, preshared)
         if endpoint:
             device.set_endpoint(other.public, other.outer, self.now)

@@ -161,7 +161,7 @@ class BatchOpener:
         head = bytearray(first[: train.head_size])
         if train.protocol == TCP:
             head[train.flags_at] |= last[train.flags_at] & PSH
-        finish_head(head, train.head_size, size)
+        finish_head(head, size)
         if not train.virtio:
             train.virtio = virtio_header(head, train.head_size, length - train.head_size)
         waiting = self._core.take_inner()
