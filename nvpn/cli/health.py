@@ -149,7 +149,7 @@ def short_bytes(count: int) -> str:
             return f"{amount:.1f} {unit}"
         if amount < 999.5:
             return f"{amount:.0f} {unit}"
-    return f"{amount:.0f} EiB" if amount < 999.5 else f"{amount:.0f} PiB"
+    return f"{amount:.0f} PiB"
 
 
 def clean(text: str) -> str:

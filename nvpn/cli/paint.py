@@ -10,11 +10,9 @@ import os
 from typing import Final, TextIO
 
 RESET: Final = "\x1b[0m"
-BOLD: Final = "\x1b[1m"
 HEADING: Final = "\x1b[1;32m"
 LITERAL: Final = "\x1b[1;36m"
 ERROR: Final = "\x1b[1;31m"
-WARNING: Final = "\x1b[1;33m"
 
 
 def wants_colour(stream: TextIO | None) -> bool:

@@ -90,13 +90,3 @@ class TunnelConfig:
     interface: InterfaceConfig
     peers: tuple[PeerConfig, ...] = ()
     warnings: tuple[str, ...] = ()
-
-    @property
-    def default_routes(self) -> tuple[tuple[PeerConfig, Prefix], ...]:
-        """The allowed IPs that cover a whole family. No route is installed for them yet."""
-        return tuple(
-            (peer, prefix)
-            for peer in self.peers
-            for prefix in peer.allowed_ips
-            if prefix.is_default
-        )

@@ -45,11 +45,6 @@ class AllowedIps(Generic[P]):
                 return owner
         return None
 
-    def lookup_packed(self, address: bytes) -> P | None:
-        """Like ``lookup``, for 4 or 16 bytes in network order."""
-        version = 4 if len(address) == 4 else 6
-        return self.lookup(version, int.from_bytes(address, "big"))
-
     def insert(self, prefix: Prefix, peer: P) -> None:
         """Give a prefix to the peer, whoever had it before."""
         before = self._families[prefix.version].insert(prefix, peer)

@@ -23,7 +23,6 @@ KEY_SIZE: Final = 32
 HASH_SIZE: Final = 32
 MAC_SIZE: Final = 16
 TAG_SIZE: Final = 16  # what an AEAD adds
-COOKIE_SIZE: Final = 16
 COOKIE_NONCE_SIZE: Final = 24
 TIMESTAMP_SIZE: Final = 12
 ZERO_MAC: Final = bytes(MAC_SIZE)  # mac2 of a sender that holds no cookie

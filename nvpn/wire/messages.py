@@ -57,11 +57,6 @@ class Initiation:
         """The 108 bytes that belong to Noise: ``e, es, s, ss`` and the timestamp."""
         return self.ephemeral + self.encrypted_static + self.encrypted_timestamp
 
-    @property
-    def raw(self) -> bytes:
-        """The bytes that it was parsed from."""
-        return self.pack()
-
     def pack(self) -> bytes:
         """The 148 bytes for the wire."""
         return _INITIATION.pack(
@@ -94,11 +89,6 @@ class Response:
         """The 48 bytes that belong to Noise: ``e, ee, se, psk`` and an empty payload."""
         return self.ephemeral + self.encrypted_empty
 
-    @property
-    def raw(self) -> bytes:
-        """The bytes that it was parsed from."""
-        return self.pack()
-
     def pack(self) -> bytes:
         """The 92 bytes for the wire."""
         return _RESPONSE.pack(
@@ -122,11 +112,6 @@ class CookieReply:
     receiver: int
     nonce: bytes
     encrypted_cookie: bytes
-
-    @property
-    def raw(self) -> bytes:
-        """The bytes that it was parsed from."""
-        return self.pack()
 
     def pack(self) -> bytes:
         """The 64 bytes for the wire."""

@@ -276,7 +276,6 @@ def test_legal_oddities_are_warned_about_in_the_order_of_the_file(tmp_path: Path
         f"{allowed}[2]: {inside}",
     )
     assert config.peers[0].allowed_ips == prefixes("10.0.0.0/8", "0.0.0.0/0", "::/0")
-    assert [str(prefix) for _, prefix in config.default_routes] == ["0.0.0.0/0", "::/0"]
 
 
 # --- fragments ---

@@ -48,7 +48,8 @@ class Oracle:
 
 
 def lookup(table: AllowedIps[Any], address: str) -> Any:
-    return table.lookup_packed(parse_address(address))
+    packed = parse_address(address)
+    return table.lookup(4 if len(packed) == 4 else 6, int.from_bytes(packed, "big"))
 
 
 def table_of(**prefixes: str) -> AllowedIps[str]:

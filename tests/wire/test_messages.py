@@ -34,7 +34,7 @@ def test_messages_of_a_handshake_are_taken_apart_and_put_together(vector: dict[s
     assert initiation.noise_message == raw_initiation[8:116]
     assert initiation.mac1 == raw_initiation[116:132]
     assert initiation.mac2 == raw_initiation[132:]
-    assert initiation.pack() == initiation.raw == raw_initiation
+    assert initiation.pack() == raw_initiation
 
     response = parse_handshake(raw_response)
     assert isinstance(response, Response)
@@ -43,7 +43,7 @@ def test_messages_of_a_handshake_are_taken_apart_and_put_together(vector: dict[s
     assert response.ephemeral.hex() == vector["responder_ephemeral_public"]
     assert response.noise_message == raw_response[12:60]
     assert response.mac1 == raw_response[60:76]
-    assert response.pack() == response.raw == raw_response
+    assert response.pack() == raw_response
 
 
 @pytest.mark.parametrize("vector", vectors()["cookies"], ids=lambda vector: vector["source"])
@@ -55,7 +55,7 @@ def test_a_cookie_reply_is_taken_apart_and_put_together(vector: dict[str, Any]) 
     assert isinstance(reply, CookieReply)
     assert reply.nonce.hex() == vector["nonce"]
     assert reply.receiver == int.from_bytes(raw[4:8], "little")
-    assert reply.pack() == reply.raw == raw
+    assert reply.pack() == raw
 
 
 def test_macs_cover_everything_before_them() -> None:
