@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE|NAME",
         nargs="+",
-        help="a .toml or wg-quick .conf file, or the name of one in /etc/nvpn or /etc/wireguard",
+        help="A .toml or wg-quick .conf file, or the name of one in /etc/nvpn or /etc/wireguard",
     )
 
 

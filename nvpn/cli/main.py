@@ -29,6 +29,7 @@ INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
 
 _ABOUT_ALL: Final = ("-h", "--help", "help")
+_USAGE: Final = "nvpn COMMAND [OPTIONS]"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _dispatch(argv: list[str]) -> int:
         return usage.USAGE_ERROR
     word, rest = argv[0], argv[1:]
     if word == "help" and rest and rest[0] not in _ABOUT_ALL:
-        word, rest = rest[0], ["--help"]
+        return _help_about(rest[0])
     if word in _ABOUT_ALL:
         write_output(usage.general_help(colour=wants_colour(sys.stdout)))
         return 0
@@ -81,14 +82,12 @@ def _dispatch(argv: list[str]) -> int:
     if word in ("-f", "--foreground"):
         return _run_device(argv)
     if word.startswith("-"):
-        usage.print_usage_error(
-            f"unexpected option {usage.quoted(word)}", usage="nvpn COMMAND [OPTIONS]"
-        )
+        usage.print_usage_error(f"unexpected option {usage.quoted(word)}", usage=_USAGE)
         return usage.USAGE_ERROR
     refusal = _why_no_interface(word)
     if refusal is not None:
         message, tip = refusal
-        usage.print_usage_error(message, tip=tip, usage="nvpn COMMAND [OPTIONS]")
+        usage.print_usage_error(message, tip=tip, usage=_USAGE)
         return usage.USAGE_ERROR
     return _run_device(argv)
 
@@ -99,6 +98,15 @@ def _run(verb: Verb, argv: list[str], *, prog: str) -> int:
     module.add_arguments(parser)
     status: int = module.run(parser.parse_args(argv))
     return status
+
+
+def _help_about(word: str) -> int:
+    verb = find_verb(word)
+    if verb is not None:
+        return _run(verb, ["--help"], prog=f"nvpn {word}")
+    message = f"unrecognized command {usage.quoted(word)}"
+    usage.print_usage_error(message, tip=_suggestion(word), usage=_USAGE)
+    return usage.USAGE_ERROR
 
 
 def _run_device(argv: list[str]) -> int:
@@ -120,17 +128,21 @@ def _why_no_interface(word: str) -> tuple[str, str] | None:
     may_be_name = is_interface_name(word)
     if may_be_name and (any(char.isdigit() for char in word) or _is_called_by_wg_quick()):
         return None
-    known = FOREIGN_WORDS.get(word.lower())
-    guess = closest(word, verb_words())
-    if known:
-        tip = f"you may want '{known}'"
-    elif guess:
-        tip = f"did you mean 'nvpn {guess}'?"
-    elif may_be_name:
+    tip = _suggestion(word)
+    if not tip and may_be_name:
         return None
-    else:
+    if not tip:
         return message, f"an interface name has {NAME_RULE}"
     return message, f"{tip} (to make an interface: 'nvpn device {word}')" if may_be_name else tip
+
+
+def _suggestion(word: str) -> str:
+    """What somebody who typed this word may have meant; empty without an idea."""
+    known = FOREIGN_WORDS.get(word.lower())
+    if known:
+        return f"you may want '{known}'"
+    guess = closest(word, verb_words())
+    return f"did you mean 'nvpn {guess}'?" if guess else ""
 
 
 def _is_called_by_wg_quick() -> bool:

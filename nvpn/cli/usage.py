@@ -27,6 +27,9 @@ _BAD_CHOICE: Final = re.compile(
     r"argument (?P<option>\S+): invalid choice: (?P<value>.*) \(choose from (?P<choices>.*)\)",
     re.DOTALL,
 )
+_NEEDLESS_VALUE: Final = re.compile(
+    r"argument (?P<option>\S+): ignored explicit argument .*", re.DOTALL
+)
 _BAD_VALUE: Final = re.compile(r"argument (?P<option>-\S+): (?P<reason>expected .*)")
 
 _LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9+/]{40}")
@@ -116,9 +119,9 @@ class Parser(argparse.ArgumentParser):
         sys.exit(USAGE_ERROR)
 
     def format_help(self) -> str:
-        """Help with sections in the order people read them: usage last to first asked."""
+        """argparse's help, and examples below it."""
         text = super().format_help()
-        if self._verb.examples and not self.epilog:
+        if self._verb.examples:
             width = max(len(command) for command, _ in self._verb.examples)
             text += "\nExamples:\n"
             for command, purpose in self._verb.examples:
@@ -144,6 +147,8 @@ class Parser(argparse.ArgumentParser):
             return f"{found['what']} is missing", ""
         if found := _NO_VALUE.fullmatch(message):
             return f"'{found['option']}' needs a value", ""
+        if found := _NEEDLESS_VALUE.fullmatch(message):
+            return f"'{found['option']}' takes no value", ""
         if found := _BAD_CHOICE.fullmatch(message):
             choices = found["choices"].replace("'", "")
             return f"'{found['option']}' cannot be {found['value']}", f"it may be {choices}"

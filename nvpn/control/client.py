@@ -331,10 +331,10 @@ def _connect(name: str, timeout: float) -> socket.socket:
         raise ControlError(errno.ETIMEDOUT, f"the daemon of {name} does not answer") from None
     except OSError as error:
         connection.close()
-        number = error.errno or errno.EIO
+        number, hint = error.errno or errno.EIO, _hint(error)
         if number in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
-            number = errno.ENODEV
-        raise PlatformError(operation, errno=number, hint=_hint(error)) from None
+            number, hint = errno.ENODEV, "see what is running: nvpn show"
+        raise PlatformError(operation, errno=number, hint=hint) from None
     except BaseException:
         connection.close()
         raise
