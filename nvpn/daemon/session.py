@@ -2,7 +2,7 @@
 
 Steps leave their undoing on a stack, so that whatever fails unwinds what was done and
 nothing else. Their order is the one in which nothing leaks: keys and peers, then sockets,
-then addresses, the link, routes.
+then the link, addresses, routes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Rules both sides keep:
   handful of events a minute.
 * **Nothing from the network raises.** What is dropped is counted by reason.
 
-All instants are boot-clock nanoseconds.
+All instants are boot-clock nanoseconds. "Protocol rules" are those of docs/conformance.md.
 
 Where later rooms plug in: an :class:`Endpoint` with a ``path`` other than UDP_PATH is a
 datagram descriptor whose other end belongs to Python (a relay, a TLS connection); a
@@ -99,7 +99,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class InstallKeypair:
-    """Take a new keypair into the slots (paper section 6; protocol.md 15, 16).
+    """Take a new keypair into the slots (protocol rules 15 and 16).
 
     INITIATOR: becomes ``current`` (if ``next`` exists: previous = next, current is
     dropped; else previous = current); staged packets go out under it, or one keepalive

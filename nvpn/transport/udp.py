@@ -1,9 +1,9 @@
 """The UDP sockets of a tunnel: one for each family, on one port.
 
 They are prepared here and handed to a datapath as descriptors: source addresses, ECN
-bits and merged datagrams are reported, the "don't fragment" bit is off (protocol.md's
-reason: a hop with a smaller MTU and filtered ICMP would swallow every full packet), and
-the queues hold what a fast sender brings while Python is busy for a moment.
+bits and merged datagrams are reported, the "don't fragment" bit is off (a hop with a
+smaller MTU and filtered ICMP would swallow every full packet otherwise), and the queues
+hold what a fast sender brings while Python is busy for a moment.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ _MAX_PATHS: Final = 4096
 _RECEIVE_BYTES: Final = 1 << 16
 _SINGLES_FOR: Final = 60 * SECOND
 
-# Our own address on the path may be what the kernel objects to (protocol.md, fault 12:
-# IPv4 answers ENETUNREACH when it has vanished, IPv6 EINVAL).
+# Our own address on the path may be what the kernel objects to: when it has vanished, IPv4
+# answers ENETUNREACH and IPv6 EINVAL.
 _MAYBE_SOURCE: Final = frozenset(
     (
         errno.EINVAL,
