@@ -135,7 +135,7 @@ def find_missing() -> Missing | None:
     except ImportError as error:
         reason = " ".join(str(error).split())[:200] or "for no reason given"
         return Missing(f"the native module cannot be loaded: {reason}", _AGAIN)
-    version = getattr(module, "VERSION", "unknown")
+    version = getattr(module, "__version__", "unknown")
     if version != __version__:
         return Missing(
             f"the native module is of nvpn {version}, the rest of {__version__}", _AGAIN

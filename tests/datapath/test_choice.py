@@ -61,7 +61,7 @@ INSTALLATIONS = [
     ("raise ModuleNotFoundError(name='cffi')", "the native module needs cffi"),
     ("raise ImportError('libfoo.so.1: cannot open\\nshared object file')", BROKEN),
     (
-        "VERSION = '0.0.9'",
+        "__version__ = '0.0.9'",
         f"the native module is of nvpn 0.0.9, the rest of {__version__}",
     ),
     ("", f"the native module is of nvpn unknown, the rest of {__version__}"),

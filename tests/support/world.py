@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from nvpn.datapath.choice import VARIABLE, Wish, find_missing
 from nvpn.model.keys import PrivateKey
 
 SOCKETS = Path("/var/run/wireguard")
@@ -51,14 +52,31 @@ class Engine:
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
+    def missing(self) -> str:
+        """Why it cannot be started here, or an empty string."""
+        if self.environment.get(VARIABLE) == Wish.NATIVE.value:
+            return str(find_missing() or "")
+        if shutil.which(self.command[0]) is None:
+            return f"{self.command[0]} is not installed"
+        return ""
+
+    @property
     def available(self) -> bool:
-        return shutil.which(self.command[0]) is not None
+        return not self.missing
 
 
+# Plain "nvpn" has the datapath that the test's environment says.
 ENGINES = {
     "nvpn": Engine("nvpn", (*NVPN,), {"LOG_LEVEL": "verbose"}),
+    "nvpn-native": Engine("nvpn-native", (*NVPN,), {VARIABLE: "native"}),
+    "nvpn-python": Engine("nvpn-python", (*NVPN,), {VARIABLE: "python"}),
     "wireguard-go": Engine("wireguard-go", (os.environ.get("WIREGUARD_GO", "wireguard-go-new"),)),
     "wireguard-go-2022": Engine("wireguard-go-2022", ("wireguard-go",)),
+    # Its best on few cores: by default four threads fight over them.
+    "boringtun": Engine(
+        "boringtun", ("boringtun-cli", "--disable-drop-privileges", "--threads", "1")
+    ),
+    "gotatun": Engine("gotatun", ("gotatun-cli", "--disable-drop-privileges")),
 }
 
 
