@@ -55,34 +55,43 @@ impl Inner {
 #[must_use]
 #[inline]
 pub fn parse_inner(packet: &[u8]) -> Option<Inner> {
-    let head: &[u8; IPV4_HEADER_SIZE] = packet.first_chunk()?;
-    match head[0] >> 4 {
+    let (source, destination) = addresses(packet)?;
+    let (length, least) = if source.is_ipv4() {
+        (word(packet, 2)?, IPV4_HEADER_SIZE)
+    } else {
+        (IPV6_HEADER_SIZE + word(packet, 4)?, IPV6_HEADER_SIZE)
+    };
+    (least..=packet.len()).contains(&length).then_some(Inner {
+        length,
+        source,
+        destination,
+    })
+}
+
+fn word(packet: &[u8], at: usize) -> Option<usize> {
+    let bytes = packet.get(at..)?.first_chunk()?;
+    Some(usize::from(u16::from_be_bytes(*bytes)))
+}
+
+/// Source and destination, whatever the lengths say; None without an IP header.
+#[inline]
+pub(crate) fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    match packet.first()? >> 4 {
         4 => {
-            let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
-            if length < IPV4_HEADER_SIZE || length > packet.len() {
-                return None;
-            }
-            let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *head;
-            Some(Inner {
-                length,
-                source: Ipv4Addr::new(s0, s1, s2, s3).into(),
-                destination: Ipv4Addr::new(d0, d1, d2, d3).into(),
-            })
+            let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *packet.first_chunk::<IPV4_HEADER_SIZE>()?;
+            Some((
+                Ipv4Addr::new(s0, s1, s2, s3).into(),
+                Ipv4Addr::new(d0, d1, d2, d3).into(),
+            ))
         }
         6 => {
             let head: &[u8; IPV6_HEADER_SIZE] = packet.first_chunk()?;
-            let length = IPV6_HEADER_SIZE + usize::from(u16::from_be_bytes([head[4], head[5]]));
-            if length > packet.len() {
-                return None;
-            }
-            let (_, addresses) = head.split_first_chunk::<8>()?;
-            let (source, destination) = addresses.split_first_chunk::<16>()?;
+            let (source, destination) = head[8..].split_first_chunk::<16>()?;
             let destination: &[u8; 16] = destination.first_chunk()?;
-            Some(Inner {
-                length,
-                source: Ipv6Addr::from(*source).into(),
-                destination: Ipv6Addr::from(*destination).into(),
-            })
+            Some((
+                Ipv6Addr::from(*source).into(),
+                Ipv6Addr::from(*destination).into(),
+            ))
         }
         _ => None,
     }
