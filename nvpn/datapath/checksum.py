@@ -9,14 +9,14 @@ Source: RFC 1071; RFC 768 and RFC 8200 section 8.1 for UDP's zero.
 
 from __future__ import annotations
 
-from typing import Final, Union
+from typing import Final
 
-_Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
+from nvpn.datapath.buffers import Bytes
 
 MODULUS: Final = 0xFFFF
 
 
-def word_sum(data: _Bytes) -> int:
+def word_sum(data: Bytes) -> int:
     """The sum of the 16-bit words of ``data``, 0 to 65534; an odd end is padded by zero."""
     number = int.from_bytes(data, "big")
     return (number << 8 if len(data) & 1 else number) % MODULUS
@@ -30,7 +30,7 @@ def complement(total: int) -> int:
     return -total % MODULUS
 
 
-def pseudo_sum(addresses: _Bytes, protocol: int, length: int) -> int:
+def pseudo_sum(addresses: Bytes, protocol: int, length: int) -> int:
     """The sum over the pseudo header.
 
     Args:

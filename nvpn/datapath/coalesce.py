@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Union
+from typing import Final, NamedTuple
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import MODULUS, complement, pseudo_sum, word_sum
 from nvpn.datapath.offloads import (
     ACK,
@@ -33,8 +34,6 @@ from nvpn.datapath.offloads import (
     VirtioHeader,
 )
 
-Packet = Union[bytes, bytearray, memoryview]  # noqa: UP007
-
 MAX_PACKET: Final = 65535
 MAX_UDP_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of kernels before 6.10; what is longer they refuse with EINVAL."""
@@ -46,8 +45,8 @@ class TunWrite(NamedTuple):
     ``packets``: what was merged, for the case that the kernel refuses the whole.
     """
 
-    pieces: list[Packet]
-    packets: list[Packet]
+    pieces: list[Bytes]
+    packets: list[Bytes]
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ class _Train:
     segment: int
     size: int
     open: bool
-    packets: list[Packet] = field(default_factory=list)
+    packets: list[Bytes] = field(default_factory=list)
 
 
 class Segment(NamedTuple):
@@ -80,7 +79,7 @@ class Segment(NamedTuple):
     ends: bool
 
 
-def coalesce(packets: Iterable[Packet], *, tso: bool, uso: bool) -> list[TunWrite]:
+def coalesce(packets: Iterable[Bytes], *, tso: bool, uso: bool) -> list[TunWrite]:
     """Merge what can be merged.
 
     Args:
@@ -128,7 +127,7 @@ def _may_join(train: _Train, segment: Segment) -> bool:
     )
 
 
-def recognise_segment(packet: Packet, *, tso: bool, uso: bool) -> Segment | None:
+def recognise_segment(packet: Bytes, *, tso: bool, uso: bool) -> Segment | None:
     """What decides whether a packet may be merged; None if it never may."""
     version = packet[0] >> 4
     if version == 4:
@@ -151,7 +150,7 @@ def recognise_segment(packet: Packet, *, tso: bool, uso: bool) -> Segment | None
     return None
 
 
-def _recognise_tcp(packet: Packet, start: int, addresses: bytes, rest: bytes) -> Segment | None:
+def _recognise_tcp(packet: Bytes, start: int, addresses: bytes, rest: bytes) -> Segment | None:
     if len(packet) < start + 20:
         return None
     head_size = start + (packet[start + 12] >> 4) * 4
@@ -179,7 +178,7 @@ def _recognise_tcp(packet: Packet, start: int, addresses: bytes, rest: bytes) ->
     )
 
 
-def _recognise_udp(packet: Packet, start: int, addresses: bytes, rest: bytes) -> Segment | None:
+def _recognise_udp(packet: Bytes, start: int, addresses: bytes, rest: bytes) -> Segment | None:
     length = packet[start + 4] << 8 | packet[start + 5]
     if length != len(packet) - start or not (packet[start + 6] or packet[start + 7]):
         return None
@@ -204,7 +203,7 @@ def _write(train: _Train) -> TunWrite:
         start = 20 if head[0] >> 4 == 4 else 40
         head[start + 13] |= packets[-1][start + 13] & PSH
     finish_head(head, train.size)
-    pieces: list[Packet] = [virtio_header(head, cut, train.segment), head]
+    pieces: list[Bytes] = [virtio_header(head, cut, train.segment), head]
     pieces += [memoryview(packet)[cut:] for packet in packets]
     return TunWrite(pieces, packets)
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import complement, pseudo_sum, word_sum
-from nvpn.datapath.inner import Bytes, parse_inner
+from nvpn.datapath.inner import parse_inner
 from nvpn.model.clock import SECOND
 
 _ERROR_INTERVAL: Final = SECOND // 100

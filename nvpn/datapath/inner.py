@@ -6,12 +6,11 @@ that it is there.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Union
+from typing import Final, NamedTuple
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import MODULUS
 from nvpn.wire.constants import PADDING
-
-Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
 
 IPV4_HEADER_SIZE: Final = 20
 IPV6_HEADER_SIZE: Final = 40

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final, NoReturn, Union
+from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from nvpn.datapath.api import InstallKeypair, Role, Why
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.replay import ReplayWindow
 from nvpn.wire.constants import (
     REJECT_AFTER_MESSAGES,
@@ -29,8 +30,7 @@ from nvpn.wire.messages import MessageType
 EXHAUSTED: Final = -1
 """What ``reserve`` returns when the key may send no more."""
 
-_Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
-Cipher = Callable[[_Bytes, _Bytes, None, _Bytes], int]
+Cipher = Callable[[Bytes, Bytes, None, Bytes], int]
 """``(nonce, input, None, output)``: bytes written."""
 
 _HEADER: Final = struct.Struct("<II")

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, Protocol, TypeVar
 
-from nvpn.datapath.inner import Bytes, Inner, udp_payload
+from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.inner import Inner, udp_payload
 from nvpn.model.endpoint import Endpoint
 
 HEAD_SIZE: Final = 8

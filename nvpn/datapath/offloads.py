@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import MODULUS, complement, word_sum
 
 VIRTIO_HEADER_SIZE: Final = 10
@@ -68,7 +69,7 @@ class VirtioHeader(NamedTuple):
         return _HEADER.pack(*self)
 
     @classmethod
-    def parse(cls, data: bytes | bytearray | memoryview) -> VirtioHeader:
+    def parse(cls, data: Bytes) -> VirtioHeader:
         """From the first 10 bytes.
 
         Raises:
@@ -92,7 +93,7 @@ def gso_max_segs(mtu: int, max_segments: int = 64) -> int:
     return max(1, min(MAX_UDP_PAYLOAD // (mtu + 32), max_segments))
 
 
-def read_frame(header: VirtioHeader, packet: bytes | bytearray | memoryview) -> list[bytes]:
+def read_frame(header: VirtioHeader, packet: Bytes) -> list[bytes]:
     """The plain packets that a frame stands for, in order, checksums complete.
 
     Raises:
@@ -131,9 +132,7 @@ def _zero(csum_offset: int) -> int:
     return MODULUS if csum_offset == UDP_CHECKSUM_OFFSET else 0
 
 
-def _split(
-    header: VirtioHeader, packet: bytes | bytearray | memoryview, protocol: int
-) -> list[bytes]:
+def _split(header: VirtioHeader, packet: Bytes, protocol: int) -> list[bytes]:
     """Cut a packet into segments of ``gso_size`` bytes of payload."""
     start, size = header.csum_start, header.gso_size
     version = packet[0] >> 4 if len(packet) else 0

@@ -43,9 +43,9 @@ from nvpn.datapath.api import (
     Touch,
     Watch,
 )
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.icmp import ErrorLimit, unreachable
 from nvpn.datapath.inner import (
-    Bytes,
     merge_ecn,
     outer_tos,
     padded_size,

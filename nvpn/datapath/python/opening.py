@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from cryptography.exceptions import InvalidTag
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import MODULUS, word_sum
 from nvpn.datapath.coalesce import (
     MAX_PACKET,
@@ -33,7 +34,7 @@ from nvpn.datapath.keypairs import Keypair
 from nvpn.datapath.offloads import ACK, PSH, TCP, UDP
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.peer import Peer
-from nvpn.datapath.python.tun import Bytes, TunPort
+from nvpn.datapath.python.tun import TunPort
 from nvpn.datapath.python.udp import Arrival
 from nvpn.errors import DropReason
 from nvpn.wire.constants import TAG_SIZE, TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD

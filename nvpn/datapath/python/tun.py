@@ -6,8 +6,9 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
-from typing import Final, Union
+from typing import Final
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.coalesce import TunWrite, coalesce
 from nvpn.datapath.offloads import NO_OFFLOAD, VIRTIO_HEADER_SIZE
 from nvpn.datapath.ports import Device
@@ -16,7 +17,6 @@ from nvpn.errors import DropReason
 
 _log: Final = logging.getLogger(__name__)
 
-Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
 
 MAX_FRAME: Final = VIRTIO_HEADER_SIZE + 65535
 

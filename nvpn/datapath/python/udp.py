@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Union
+from typing import Any, Final, NamedTuple
 
 from nvpn.datapath.ancillary import (
     CONTROL_BYTES,
@@ -23,6 +23,7 @@ from nvpn.datapath.ancillary import (
     parse_control,
 )
 from nvpn.datapath.api import PeerId
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.offloads import MAX_UDP_PAYLOAD
 from nvpn.datapath.ports import Descriptors
 from nvpn.datapath.python.core import Core, Outgoing
@@ -32,7 +33,6 @@ from nvpn.model.endpoint import UDP_PATH, Endpoint
 
 _log: Final = logging.getLogger(__name__)
 
-Bytes = Union[bytes, bytearray, memoryview]  # noqa: UP007
 
 _MAX_PATHS: Final = 4096
 _RECEIVE_BYTES: Final = 1 << 16

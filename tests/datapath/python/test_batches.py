@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.coalesce import TunWrite
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.inbound import Inbound
 from nvpn.datapath.python.opening import BatchOpener
 from nvpn.datapath.python.outbound import Outbound
-from nvpn.datapath.python.tun import Bytes, TunPort
+from nvpn.datapath.python.tun import TunPort
 from nvpn.datapath.python.udp import Arrival, UdpSender
 from nvpn.errors import DropReason
 from nvpn.model.endpoint import Endpoint
