@@ -38,6 +38,8 @@ ONLY_IN = {
     "noise": "protocol/noise.py",
     "rich": "cli",
     "uvloop": "daemon",
+    "numpy": "datapath/python",
+    "tomli": "config",
 }
 
 

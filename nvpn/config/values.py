@@ -12,6 +12,7 @@ from typing import Final
 from nvpn.config.findings import may_hold_key
 from nvpn.config.model import HostPort
 from nvpn.model.interface_name import is_interface_name
+from nvpn.model.keys import decode_base64_key
 from nvpn.model.prefixes import Interface, Prefix, parse_address
 
 MIN_MTU: Final = 576
@@ -30,8 +31,6 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 def decode_key(text: str) -> bytes:
     """The 32 bytes of a key. The message never repeats the text."""
-    from nvpn.model.keys import decode_base64_key
-
     try:
         return decode_base64_key(text)
     except ValueError:
