@@ -2,26 +2,42 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod admission;
 pub mod aead;
+pub mod allowed_ips;
 pub mod checksum;
+pub mod coalesce;
 pub mod command;
 pub mod constants;
 pub mod datagrams;
+pub mod device;
 pub mod drop_reason;
 pub mod endpoint;
 pub mod event;
+pub mod icmp;
+mod incoming;
 pub mod inner;
+pub mod keypair;
+pub mod loops;
 pub mod message;
+mod outgoing;
 pub mod peer;
 pub mod prefix;
+pub mod replay;
 pub mod secret;
+pub mod split;
+pub mod staging;
+mod table;
 pub mod virtio;
 
 pub use command::{AdmissionKeys, Command, NewKeypair, Role};
+pub use device::{Device, Outbox};
 pub use drop_reason::{DropReason, Drops};
 pub use endpoint::{Endpoint, Source, UDP_PATH};
 pub use event::{Event, EventQueue, Why};
-pub use peer::PeerShared;
+pub use incoming::SessionRef;
+pub use outgoing::Sending;
+pub use peer::{Activity, Counters, PeerRef, PeerShared, Traffic, Watch};
 pub use prefix::Prefix;
 pub use secret::Secret;
 

@@ -1,0 +1,282 @@
+//! The peers of a device, their routes and keys, and what happens to a packet.
+//!
+//! There are two ways through. The plain one, [`Device::send_inner`] and
+//! [`Device::receive`], takes one packet at a time and is complete; it says what is done
+//! with a packet, in which order. The other one is for batches: its pieces are asked one by
+//! one by whoever holds a batch, on the same state and by the same rules.
+//!
+//! It has no descriptors and no clock: what is to be sent and written goes into an
+//! [`Outbox`], time and randomness are handed in.
+
+use core::fmt;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::admission::Admission;
+use crate::aead::{BatchAead, RingAead};
+use crate::allowed_ips::AllowedIps;
+use crate::command::{Command, NewKeypair, Role};
+use crate::constants::TOS_HANDSHAKE;
+use crate::drop_reason::{DropReason, Drops};
+use crate::endpoint::Endpoint;
+use crate::event::EventQueue;
+use crate::icmp::ErrorLimit;
+use crate::keypair::Keypair;
+use crate::loops::OwnDatagrams;
+use crate::message::{MessageType, message_type, sender_of};
+use crate::peer::{Peer, PeerRef, Register, Traffic};
+use crate::staging::{MAX_STAGED_BYTES, StagingBudget};
+use crate::table::PeerTable;
+use crate::{Instant, PeerId};
+
+/// Fills a buffer with random bytes; false when there are none (yet).
+pub type Random = Box<dyn FnMut(&mut [u8]) -> bool + Send>;
+
+/// Where results go, in order.
+pub trait Outbox {
+    /// A datagram for the socket of the endpoint's version.
+    ///
+    /// `tos` is for the outer header. `peer` is `None` for a cookie reply, whose sender we
+    /// do not know.
+    fn datagram(&mut self, endpoint: &Endpoint, datagram: &[u8], tos: u8, peer: Option<PeerId>);
+
+    /// A whole IP packet for the TUN device; it may be changed.
+    fn inner(&mut self, packet: &mut [u8]);
+}
+
+/// Everything that a datapath knows.
+pub struct Device {
+    pub(crate) mtu: usize,
+    pub(crate) peers: PeerTable,
+    pub(crate) routes: AllowedIps<PeerRef>,
+    pub(crate) register: Register,
+    pub(crate) admission: Admission,
+    pub(crate) icmp: ErrorLimit,
+    drops: Arc<Drops>,
+    pub(crate) aead: Box<dyn BatchAead + Send>,
+    pub(crate) random: Random,
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({} peers, mtu {})", self.peers.len(), self.mtu)
+    }
+}
+
+impl Device {
+    /// A device without peers.
+    ///
+    /// `mtu` is the tunnel's, in bytes; 0 for unknown. `events` and `drops` are read by
+    /// others while the device works. `random` is asked for cookie replies.
+    pub fn new(mtu: u32, events: Arc<EventQueue>, drops: Arc<Drops>, random: Random) -> Self {
+        Self {
+            mtu: mtu as usize,
+            peers: PeerTable::default(),
+            routes: AllowedIps::new(),
+            register: Register {
+                receivers: HashMap::new(),
+                initiations: HashMap::new(),
+                own: OwnDatagrams::new(),
+                events,
+                staging: StagingBudget::new(MAX_STAGED_BYTES),
+            },
+            admission: Admission::new(),
+            icmp: ErrorLimit::new(),
+            drops,
+            aead: Box::new(RingAead),
+            random,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The same, with another AEAD for packets on the plain way.
+    pub fn with_aead(mut self, aead: Box<dyn BatchAead + Send>) -> Self {
+        self.aead = aead;
+        self
+    }
+
+    /// The tunnel's MTU in bytes; 0 for unknown.
+    pub const fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// What happened.
+    pub fn events(&self) -> &EventQueue {
+        &self.register.events
+    }
+
+    // --- commands ---------------------------------------------------------------------
+
+    /// Carry out a command; what names an unknown peer is ignored.
+    pub fn apply(&mut self, command: Command, now: Instant, out: &mut dyn Outbox) {
+        match command {
+            Command::CreatePeer { peer, shared } => {
+                self.destroy_peer(peer);
+                self.peers.insert(peer, shared);
+            }
+            Command::DestroyPeer { peer } => self.destroy_peer(peer),
+            Command::InsertPrefix { peer, prefix } => {
+                if let Some(at) = self.peers.find(peer) {
+                    self.routes.insert(prefix, at);
+                }
+            }
+            Command::DeletePrefix { peer, prefix } => {
+                if let Some(at) = self.peers.find(peer) {
+                    self.routes.remove(prefix, at);
+                }
+            }
+            Command::SetPeerEndpoint { peer, endpoint } => {
+                let Some(at) = self.peers.find(peer) else {
+                    return;
+                };
+                if self
+                    .peers
+                    .get_mut(at)
+                    .is_some_and(|peer| peer.set_endpoint(endpoint))
+                {
+                    self.flush(at, now, out);
+                }
+            }
+            Command::InstallKeypair { peer, keypair } => self.install(peer, keypair, now, out),
+            Command::StopSending { peer } => {
+                self.change(peer, |peer, register| peer.stop_sending(register));
+            }
+            Command::EraseKeys { peer } => {
+                self.change(peer, |peer, register| peer.erase_keys(register));
+            }
+            Command::DropStaged { peer } => {
+                let staged = self.change(peer, |peer, register| peer.forget_staged(register));
+                self.drop_packets(DropReason::HandshakeFailed, staged.unwrap_or(0));
+            }
+            Command::SendKeepalive { peer } => {
+                if let Some(at) = self.peers.find(peer) {
+                    self.send_keepalive(at, now, out);
+                }
+            }
+            Command::SendHandshake {
+                peer,
+                datagram,
+                forget_source,
+            } => self.send_handshake(peer, &datagram, forget_source, now, out),
+            Command::Touch {
+                peer,
+                received_bytes,
+                at,
+            } => {
+                let traffic = Traffic {
+                    bytes: received_bytes,
+                    packets: 1,
+                    data: false,
+                };
+                self.change(peer, |peer, register| {
+                    peer.note_received(at, traffic, false, &register.events);
+                });
+            }
+            Command::SetAdmission { keys } => self.admission.configure(keys),
+            Command::SetMtu { mtu } => self.mtu = mtu as usize,
+            Command::ReplaceSockets { .. } => {
+                self.peers.iter_mut().for_each(Peer::forget_source);
+            }
+        }
+    }
+
+    /// Zero all keys and forget every peer.
+    pub fn close(&mut self) {
+        for name in self.peers.names() {
+            self.destroy_peer(name);
+        }
+        self.admission.configure(None);
+    }
+
+    /// The kernel refused our address on that peer's path: let it choose.
+    pub fn forget_source(&mut self, peer: PeerId) {
+        self.change(peer, |peer, _| peer.forget_source());
+    }
+
+    fn destroy_peer(&mut self, name: PeerId) {
+        if let Some((at, mut peer)) = self.peers.remove(name) {
+            self.routes.remove_peer(at);
+            peer.destroy(&mut self.register);
+        }
+    }
+
+    fn install(&mut self, peer: PeerId, keypair: NewKeypair, now: Instant, out: &mut dyn Outbox) {
+        let Some(at) = self.peers.find(peer) else {
+            return;
+        };
+        let role = keypair.role;
+        self.change(peer, |peer, register| {
+            peer.install(Keypair::new(keypair), register);
+        });
+        if role == Role::Initiator && !self.flush(at, now, out) {
+            // Tells the responder that we hold the key, so that it may use it too.
+            self.send_keepalive(at, now, out);
+        }
+    }
+
+    fn send_handshake(
+        &mut self,
+        peer: PeerId,
+        datagram: &[u8],
+        forget_source: bool,
+        now: Instant,
+        out: &mut dyn Outbox,
+    ) {
+        let Some(at) = self.peers.find(peer) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(at) else {
+            return;
+        };
+        if forget_source {
+            peer.forget_source();
+        }
+        let Some(endpoint) = peer.endpoint else {
+            self.drop_packets(DropReason::NoEndpoint, 1);
+            return;
+        };
+        if message_type(datagram) == Some(MessageType::Initiation) {
+            peer.expect_answer(sender_of(datagram), &mut self.register);
+        }
+        out.datagram(&endpoint, datagram, TOS_HANDSHAKE, Some(peer.id));
+        let traffic = Traffic {
+            bytes: datagram.len() as u64,
+            packets: 1,
+            data: false,
+        };
+        peer.note_sent(now, traffic, false, &self.register.events);
+    }
+
+    fn send_keepalive(&mut self, at: PeerRef, now: Instant, out: &mut dyn Outbox) {
+        let Some(peer) = self.peers.get_mut(at) else {
+            return;
+        };
+        if peer.endpoint.is_none() {
+            return;
+        }
+        if peer.may_send_at(now) {
+            self.seal(at, &[], now, out);
+        } else {
+            peer.want_key(&self.register.events);
+        }
+    }
+
+    /// Count dropped packets.
+    pub fn drop_packets(&self, reason: DropReason, count: u64) {
+        if count > 0 {
+            self.drops.add(reason, count);
+        }
+    }
+
+    // --- peers ------------------------------------------------------------------------
+
+    fn change<R>(
+        &mut self,
+        peer: PeerId,
+        change: impl FnOnce(&mut Peer, &mut Register) -> R,
+    ) -> Option<R> {
+        let at = self.peers.find(peer)?;
+        Some(change(self.peers.get_mut(at)?, &mut self.register))
+    }
+}
