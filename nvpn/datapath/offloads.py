@@ -144,11 +144,13 @@ def _split(header: VirtioHeader, packet: Bytes, protocol: int) -> list[bytes]:
         if start + 20 > len(packet):
             raise BadFrame("the TCP header lies outside of the packet")
         end = start + (packet[start + 12] >> 4) * 4
+        least = 20
         field = start + TCP_CHECKSUM_OFFSET
     else:
         end = start + 8
+        least = 8
         field = start + UDP_CHECKSUM_OFFSET
-    if end - start < 8 or end > len(packet):
+    if end - start < least or end > len(packet):
         raise BadFrame("the transport header lies outside of the packet")
 
     head = bytearray(packet[:end])

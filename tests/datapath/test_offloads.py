@@ -125,6 +125,16 @@ def test_a_contradiction_is_refused(change: dict[str, int], why: str) -> None:
         read_frame(header._replace(**change), packet)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("words", range(5))
+def test_a_tcp_header_shorter_than_tcp_headers_are_is_refused(version: int, words: int) -> None:
+    header, packet = Flow.of(version, 6).superpacket(payload(3000), 1000)
+    start = header.csum_start
+    shortened = packet[: start + 12] + bytes([words << 4]) + packet[start + 13 :]
+    with pytest.raises(BadFrame, match="transport header"):
+        read_frame(header, shortened)
+
+
 @given(
     st.builds(
         VirtioHeader,
