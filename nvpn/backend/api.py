@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from nvpn.model.changes import Plan
-from nvpn.model.endpoint import Endpoint
-from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice
 from nvpn.model.snapshot import TunnelSnapshot
-
-
-class NoticeKind(enum.Enum):
-    """What happened to a peer, for logs, the state file and hooks."""
-
-    HANDSHAKE_COMPLETED = "handshake completed"
-    HANDSHAKE_GIVEN_UP = "handshake given up"
-    ROAMED = "roamed"
-    SESSION_EXPIRED = "session expired"
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """One event worth telling; ``wall`` is Unix time in nanoseconds."""
-
-    kind: NoticeKind
-    peer: PublicKey
-    wall: int
-    endpoint: Endpoint | None = None
 
 
 class Backend(Protocol):

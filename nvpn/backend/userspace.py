@@ -17,15 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from nvpn.backend.alarm import open_alarm
-from nvpn.backend.api import Notice, NoticeKind
 from nvpn.backend.plans import MAX_PEERS, PeerEntry, PlanApplier
 from nvpn.datapath.api import Command, Datapath, DeviceGone, ReplaceSockets, SetMtu
 from nvpn.errors import ControlError, DropReason, PlatformError
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
 from nvpn.model.clock import Now, read_clocks
 from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
-from nvpn.protocol import notices
 from nvpn.protocol.device import Device
 from nvpn.transport.udp import UdpSockets, open_udp, set_fwmark
 
@@ -216,8 +215,7 @@ class UserspaceBackend:
             callback()
 
     def _tell(self) -> None:
-        for noticed in self._device.take_notices():
-            notice = _translate(noticed)
+        for notice in self._device.take_notices():
             for listener in self._listeners:
                 listener(notice)
 
@@ -372,15 +370,3 @@ def _last_port_and_mark(plan: Plan) -> tuple[int | None, int | None]:
         elif isinstance(change, SetFwmark):
             fwmark = change.mark
     return port, fwmark
-
-
-_NOTICE_KINDS: Final = {
-    notices.HandshakeCompleted: NoticeKind.HANDSHAKE_COMPLETED,
-    notices.HandshakeGivenUp: NoticeKind.HANDSHAKE_GIVEN_UP,
-    notices.Roamed: NoticeKind.ROAMED,
-    notices.SessionExpired: NoticeKind.SESSION_EXPIRED,
-}
-
-
-def _translate(noticed: notices.Notice) -> Notice:
-    return Notice(_NOTICE_KINDS[type(noticed)], noticed.peer, noticed.wall, noticed.endpoint)

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from nvpn.backend.api import Notice, NoticeKind
 from nvpn.daemon.memory import PeerMemory, TunnelMemory, write_memory
 from nvpn.daemon.threads import run_in_thread
 from nvpn.daemon.timestamps import ReservedTimestamps
 from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 
 _log: Final = logging.getLogger(__name__)
 

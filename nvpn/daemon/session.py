@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nvpn.backend.api import Notice, NoticeKind
 from nvpn.config.model import HostPort, TunnelConfig
 from nvpn.config.plan import diff, full_plan
 from nvpn.control.client import is_running
@@ -34,6 +33,7 @@ from nvpn.model.changes import SetEndpoint, SetListenPort
 from nvpn.model.clock import SECOND, boot_ns, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.netconf.linux import LinuxNetconf
 
 _log: Final = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""Frozen values that every room shares: keys, prefixes, endpoints, changes, snapshots."""
+"""Frozen values that every room shares: keys, prefixes, endpoints, changes, snapshots, notices."""

@@ -9,7 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from nvpn.datapath.api import Activity, Command, PeerId, Watch
 from nvpn.errors import DropReason
 from nvpn.model.keys import PrivateKey, PublicKey
-from nvpn.protocol.notices import Notice
+from nvpn.model.notices import Notice
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.protocol.timers import TimerQueue
 

@@ -35,12 +35,12 @@ from nvpn.errors import DropReason, ProtocolViolation
 from nvpn.model.clock import Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.notices import Notice
 from nvpn.model.prefixes import Prefix
 from nvpn.protocol.context import ActivityReader, Context
 from nvpn.protocol.cookies import CookieSecret
 from nvpn.protocol.cryptokey_routing import CryptokeyRouting
 from nvpn.protocol.handshake import ReceivedInitiation
-from nvpn.protocol.notices import Notice
 from nvpn.protocol.peer import Peer
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.wire.constants import REKEY_TIMEOUT

@@ -34,11 +34,11 @@ from nvpn.errors import ProtocolViolation
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.protocol.context import Context
 from nvpn.protocol.handshake import ReceivedInitiation, SessionKeys
 from nvpn.protocol.liveness import Liveness
 from nvpn.protocol.negotiation import Negotiation
-from nvpn.protocol.notices import HandshakeCompleted, HandshakeGivenUp, Roamed, SessionExpired
 from nvpn.protocol.timers import Moment, PeerTimers, Timer
 from nvpn.wire.constants import (
     REJECT_AFTER_TIME,
@@ -264,7 +264,7 @@ class Peer:
             return
         self.endpoint = endpoint
         if known is not None and known.remote != endpoint.remote:
-            self._context.notices.append(Roamed(self.public_key, now.wall, endpoint))
+            self._tell(NoticeKind.ROAMED, now.wall)
 
     def note_data_sent(self, now: Now) -> None:
         """Nobody watches whether our data is answered."""
@@ -303,9 +303,7 @@ class Peer:
         if not negotiation.wanted:
             return
         if negotiation.exhausted:
-            self._context.notices.append(
-                HandshakeGivenUp(self.public_key, now.wall, self.endpoint)
-            )
+            self._tell(NoticeKind.HANDSHAKE_GIVEN_UP, now.wall)
             self._abandon(now)
         elif not negotiation.must_wait(now):
             self._send_initiation(now)
@@ -320,7 +318,7 @@ class Peer:
         self._note(Moment.KEYS_ERASED, now.boot)
         if self._keypairs:
             self._retire_keypairs(EraseKeys(self.id))
-            self._context.notices.append(SessionExpired(self.public_key, now.wall, self.endpoint))
+            self._tell(NoticeKind.SESSION_EXPIRED, now.wall)
 
     def _retire_keypairs(self, order: StopSending | EraseKeys) -> None:
         self._current = None
@@ -377,7 +375,7 @@ class Peer:
     def _complete(self, now: Now, wall: int) -> None:
         self._negotiation.end(now)
         self.last_handshake = wall
-        self._context.notices.append(HandshakeCompleted(self.public_key, wall, self.endpoint))
+        self._tell(NoticeKind.HANDSHAKE_COMPLETED, wall)
 
     def _abandon(self, now: Now) -> None:
         """Seek no session any more, until there is data again."""
@@ -387,6 +385,9 @@ class Peer:
 
     def _note(self, moment: Moment, at: int) -> None:
         self._context.timers.note(self._timers, moment, at)
+
+    def _tell(self, kind: NoticeKind, wall: int) -> None:
+        self._context.notices.append(Notice(kind, self.public_key, wall, self.endpoint))
 
     def _order(self, command: Command) -> None:
         self._context.commands.append(command)

@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from nvpn.backend.api import Notice, NoticeKind
 from nvpn.datapath.api import Command, Event, SetMtu
 from nvpn.errors import ControlError, PlatformError
 from nvpn.model.changes import (
@@ -32,6 +31,7 @@ from nvpn.model.changes import (
 )
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot
 from nvpn.transport.udp import UdpSockets, open_udp

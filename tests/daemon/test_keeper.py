@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nvpn.backend.api import Notice, NoticeKind
 from nvpn.daemon.keeper import StateKeeper
 from nvpn.daemon.memory import PeerMemory, TunnelMemory, read_memory
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.protocol.tai64n import stamp
 
 ALICE = PublicKey(bytes(range(32)))

@@ -38,10 +38,10 @@ from nvpn.errors import DropReason
 from nvpn.model.clock import MILLISECOND, SECOND, Now
 from nvpn.model.endpoint import Endpoint, Source
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Prefix
 from nvpn.protocol.context import Context, Indices
 from nvpn.protocol.device import Device
-from nvpn.protocol.notices import HandshakeCompleted, Roamed
 from nvpn.protocol.peer import Peer
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.wire.crypto import cookie_key, mac1_key
@@ -194,7 +194,7 @@ def test_the_last_handshake_is_when_each_side_knew_by_the_wall_clock() -> None:
     assert state.last_handshake == at(0.3).wall
     assert state.session_born_at == at(0.1).boot
     (notice,) = bob.device.take_notices()
-    assert isinstance(notice, HandshakeCompleted) and notice.wall == at(0.3).wall
+    assert notice.kind is NoticeKind.HANDSHAKE_COMPLETED and notice.wall == at(0.3).wall
 
 
 # --- wishes of the datapath -----------------------------------------------------------
@@ -507,7 +507,9 @@ def test_a_late_roam_does_not_undo_a_configured_endpoint() -> None:
     newer = elsewhere._replace(learned_at=at(4).boot)
     alice.device.handle_event(EndpointRoamed(to_bob, newer), at(4))
     assert alice.device.peer_state(bob.public).endpoint == newer
-    assert alice.device.take_notices() == [Roamed(bob.public, at(4).wall, newer)]
+    assert alice.device.take_notices() == [
+        Notice(NoticeKind.ROAMED, bob.public, at(4).wall, newer)
+    ]
 
 
 def test_nothing_secret_shows_in_a_repr() -> None:

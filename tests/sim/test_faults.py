@@ -10,7 +10,7 @@ from nvpn.errors import DropReason
 from nvpn.model.clock import MILLISECOND, SECOND
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
-from nvpn.protocol.notices import HandshakeCompleted, Roamed
+from nvpn.model.notices import NoticeKind
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.wire.crypto import mac, mac1_key
 from nvpn.wire.messages import CookieReply, MessageType, Response
@@ -169,7 +169,7 @@ def test_a_peer_that_moves_is_answered_at_its_new_place(delays: int) -> None:
     packet = pair.bob_sends(b"to elsewhere")
     pair.run(0.1)
     assert pair.alice.delivered == [packet]
-    roamed = [notice for notice in pair.bob.notices if isinstance(notice, Roamed)]
+    roamed = [notice for notice in pair.bob.notices if notice.kind is NoticeKind.ROAMED]
     assert [notice.endpoint.remote for notice in roamed] == [pair.alice.outer.remote]
     state = pair.bob.device.peer_state(pair.alice.public)
     assert state.endpoint is not None and state.endpoint.remote == pair.alice.outer.remote
@@ -182,10 +182,10 @@ def test_an_initiation_from_elsewhere_moves_the_peer_too() -> None:
     pair.alice.move("198.51.100.7:4242")
     pair.alice_sends(b"from elsewhere")
     pair.run(0.1)
-    assert [type(notice) for notice in pair.bob.notices] == [
-        HandshakeCompleted,
-        Roamed,
-        HandshakeCompleted,
+    assert [notice.kind for notice in pair.bob.notices] == [
+        NoticeKind.HANDSHAKE_COMPLETED,
+        NoticeKind.ROAMED,
+        NoticeKind.HANDSHAKE_COMPLETED,
     ]
 
 
@@ -324,7 +324,7 @@ def test_a_new_private_key_stops_sending_and_allows_a_handshake_at_once() -> Non
     pair.alice_sends(b"as somebody else")
     pair.run(0.1)
     assert pair.world.flights[-3].kind is MessageType.INITIATION
-    completed = [n for n in pair.bob.notices if isinstance(n, HandshakeCompleted)]
+    completed = [n for n in pair.bob.notices if n.kind is NoticeKind.HANDSHAKE_COMPLETED]
     assert completed[-1].peer == new.public()
 
 

@@ -11,8 +11,8 @@ import pytest
 from nvpn.errors import DropReason
 from nvpn.model.clock import MILLISECOND, SECOND
 from nvpn.model.keys import PresharedKey
+from nvpn.model.notices import NoticeKind
 from nvpn.protocol.handshake import ReceivedInitiation
-from nvpn.protocol.notices import HandshakeGivenUp, SessionExpired
 from nvpn.wire.messages import Initiation, MessageType, parse_handshake
 from tests.support.sim import START, Flight, Pair, Weather
 
@@ -67,7 +67,7 @@ def test_a_peer_that_never_answers_is_tried_twenty_times_and_then_forgotten(
     assert stamps == sorted(set(stamps))
 
     assert pair.alice.drops == {DropReason.HANDSHAKE_FAILED: 1}  # the staged packet
-    assert [type(notice) for notice in pair.alice.notices] == [HandshakeGivenUp]
+    assert [notice.kind for notice in pair.alice.notices] == [NoticeKind.HANDSHAKE_GIVEN_UP]
     assert pair.alice.device.next_timeout() is None
     assert pair.alice.device.peer_state(pair.bob.public).attempts == 0
 
@@ -104,7 +104,7 @@ def test_two_idle_peers_are_silent_and_forget_their_keys_after_540_seconds(
     pair.run(2)
     assert not pair.alice.core.receivers and not pair.bob.core.receivers
     assert pair.world.flights == []
-    assert isinstance(pair.alice.notices[-1], SessionExpired)
+    assert pair.alice.notices[-1].kind is NoticeKind.SESSION_EXPIRED
     assert pair.alice.device.next_timeout() is None
     assert len(pair.alice.device._context.indices) == 0
 
@@ -346,7 +346,7 @@ def test_after_giving_up_a_live_session_new_data_is_watched_again(make: PairMake
     mute(pair, "bob", "alice")
     pair.run(124)
     assert len(pair.world.sent(INITIATION, "bob")) == 20
-    assert isinstance(pair.bob.notices[-1], HandshakeGivenUp)
+    assert pair.bob.notices[-1].kind is NoticeKind.HANDSHAKE_GIVEN_UP
     pair.world.flights.clear()
     pair.run(10)
     assert pair.world.sent(sender="bob") == []

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from nvpn.backend.api import Backend, Notice
+from nvpn.backend.api import Backend
 from nvpn.control.server import ControlServer
 from nvpn.model.changes import Plan
+from nvpn.model.notices import Notice
 from nvpn.model.snapshot import TunnelSnapshot
 
 T = TypeVar("T")

@@ -26,10 +26,10 @@ from nvpn.datapath.api import (
 )
 from nvpn.errors import ProtocolViolation
 from nvpn.model.clock import Now
+from nvpn.model.notices import Notice
 from nvpn.model.prefixes import Prefix
 from nvpn.protocol.cookies import MacStamper
 from nvpn.protocol.handshake import InitiatorHandshake, ReceivedInitiation, SessionKeys
-from nvpn.protocol.notices import Notice
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.wire.constants import REKEY_TIMEOUT, RETRY_JITTER
 from nvpn.wire.crypto import cookie_key, mac1_key

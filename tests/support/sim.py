@@ -20,9 +20,9 @@ from nvpn.errors import DropReason
 from nvpn.model.clock import MILLISECOND, SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.notices import Notice
 from nvpn.model.prefixes import Prefix, format_address
 from nvpn.protocol.device import Device
-from nvpn.protocol.notices import Notice
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.wire.messages import MessageType, message_type
 
