@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from nvpn.cli import text
 from nvpn.cli.output import write_complaint, write_output
-from nvpn.cli.paint import is_terminal
+from nvpn.cli.paint import is_terminal, wants_colour
 from nvpn.cli.usage import USAGE_ERROR, print_error, print_usage_error
 from nvpn.control import client
 from nvpn.control.client import TunnelRecord
@@ -138,7 +138,10 @@ def _write_as_wg(tunnel: TunnelRecord, field: str | None, *, with_interface: boo
 
 def _wants_wg_colour() -> bool:
     mode = os.environ.get("WG_COLOR_MODE")
-    return mode == "always" or (mode != "never" and is_terminal(sys.stdout))
+    if mode in ("always", "never"):
+        return mode == "always"
+    # As wg on a terminal, and only there; but whoever wants none gets none from us.
+    return is_terminal(sys.stdout) and wants_colour(sys.stdout)
 
 
 def _fail(sentence: str, error: PlatformError | ControlError) -> int:

@@ -88,12 +88,15 @@ def test_on_a_terminal_wgs_arguments_get_wgs_text(wg0: str) -> None:
 
 
 def test_a_dumb_terminal_gets_text(wg0: str) -> None:
-    assert "interface" in on_terminal(TERM="dumb").splitlines()[0]
+    assert is_plain(on_terminal(TERM="dumb"))
 
 
 def test_colour_is_used_where_it_is_wanted(wg0: str) -> None:
     assert "\x1b[32m" in on_terminal()
     assert "\x1b" not in on_terminal(NO_COLOR="1")
+    assert "\x1b[32m" in on_terminal("wg0")
+    assert "\x1b" not in on_terminal("wg0", NO_COLOR="1")
+    assert "\x1b" not in nvpn("show", "wg0", FORCE_COLOR="1").out
     assert "\x1b" not in nvpn("show", "--table").out
     assert "\x1b[32m" in nvpn("show", "--table", FORCE_COLOR="1").out
 
