@@ -1,12 +1,16 @@
 //! The native datapath of nvpn: system calls, one thread, and the binding to Python.
-#![deny(missing_docs)]
+//!
+//! What is decided about packets is decided in `nvpn_core`; here packets and descriptors
+//! meet. [`sys`] alone contains unsafe code.
+#![deny(missing_docs, unsafe_code)]
 
+mod binding;
+pub mod engine;
+pub mod inbound;
+pub mod mail;
+pub mod outbound;
+#[allow(unsafe_code)]
 pub mod sys;
-
-use pyo3::prelude::*;
-
-#[pymodule]
-#[pyo3(name = "_native")]
-fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("VERSION", env!("CARGO_PKG_VERSION"))
-}
+pub mod tun;
+pub mod udp;
+pub mod worker;

@@ -42,6 +42,7 @@ pub struct UdpSender {
     ipv4: RawFd,
     ipv6: RawFd,
     gso: bool,
+    refused: bool,
     max_segments: usize,
     // Where a merged send met a smaller MTU on its way: one by one until then.
     singles_until: HashMap<SocketAddr, Instant>,
@@ -56,6 +57,7 @@ impl UdpSender {
             ipv4: NO_FD,
             ipv6: NO_FD,
             gso,
+            refused: false,
             max_segments: max_segments.max(1),
             singles_until: HashMap::new(),
         }
@@ -66,12 +68,20 @@ impl UdpSender {
         (self.ipv4, self.ipv6) = (ipv4, ipv6);
         self.singles_until.clear();
         // An older kernel would send one giant datagram instead of refusing.
-        self.gso &= [ipv4, ipv6].into_iter().filter(|&fd| fd >= 0).all(sys::has_gso);
+        self.gso &= [ipv4, ipv6]
+            .into_iter()
+            .filter(|&fd| fd >= 0)
+            .all(sys::has_gso);
     }
 
     /// Whether merged sends are in use.
     pub fn gso(&self) -> bool {
         self.gso && (self.ipv4 >= 0 || self.ipv6 >= 0)
+    }
+
+    /// Whether the kernel has refused merged sends.
+    pub fn refused(&self) -> bool {
+        self.refused
     }
 
     /// How many datagrams of this size may leave in one call.
@@ -136,10 +146,17 @@ impl UdpSender {
         tos: u8,
         now: Instant,
     ) -> Outcome {
-        let fd = if endpoint.remote.is_ipv4() { self.ipv4 } else { self.ipv6 };
+        let fd = if endpoint.remote.is_ipv4() {
+            self.ipv4
+        } else {
+            self.ipv6
+        };
         let count = datagrams.len().div_ceil(segment.max(1)).max(1);
         if fd < 0 || endpoint.path != UDP_PATH {
-            return Outcome { lost: count, forget_source: false };
+            return Outcome {
+                lost: count,
+                forget_source: false,
+            };
         }
         let way = Way {
             remote: endpoint.remote,
@@ -149,9 +166,9 @@ impl UdpSender {
         };
         match sys::send(fd, &[IoSlice::new(datagrams)], &way) {
             Ok(_) => Outcome::default(),
-            Err(errno) => {
-                self.recover(errno, endpoint, source, datagrams, segment, tos, now, fd, &way)
-            }
+            Err(errno) => self.recover(
+                errno, endpoint, source, datagrams, segment, tos, now, fd, &way,
+            ),
         }
     }
 
@@ -181,7 +198,8 @@ impl UdpSender {
             if self.singles_until.len() >= MAX_PATHS {
                 self.singles_until.clear(); // they find out again
             }
-            self.singles_until.insert(endpoint.remote, now + SINGLES_FOR);
+            self.singles_until
+                .insert(endpoint.remote, now + SINGLES_FOR);
             return self.send_singly(endpoint, source, datagrams, segment, tos, now);
         }
         if count > 1 && matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP) {
@@ -189,6 +207,7 @@ impl UdpSender {
             // unless the endpoint itself is at fault, which a single send shows.
             let outcome = self.send_singly(endpoint, source, datagrams, segment, tos, now);
             if outcome.lost == 0 {
+                self.refused |= self.gso;
                 self.gso = false;
             }
             return outcome;
@@ -198,7 +217,10 @@ impl UdpSender {
         if about_another && sys::send(fd, &[IoSlice::new(datagrams)], way).is_ok() {
             return Outcome::default();
         }
-        Outcome { lost: count, forget_source: false }
+        Outcome {
+            lost: count,
+            forget_source: false,
+        }
     }
 
     fn send_singly(

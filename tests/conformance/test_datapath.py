@@ -40,6 +40,7 @@ from nvpn.datapath.api import (
     Watch,
     Why,
 )
+from nvpn.datapath.ports import NO_OFFLOADS
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.prefixes import Prefix
@@ -642,8 +643,8 @@ def test_a_closed_datapath_has_zeroed_its_keys_and_left_its_descriptors_open(rig
 @setups
 def test_it_says_what_it_uses(setup: Setup) -> None:
     with Rig(setup) as rig:
-        assert rig.datapath.describe().startswith("python (")
+        assert rig.datapath.describe().startswith(f"{setup.implementation} (")
         if not setup.vnet_hdr:
             assert "TSO" not in rig.datapath.describe()
-        if setup.name == "python, no offloads":
-            assert rig.datapath.describe() == "python (no offloads)"
+        if setup.offloads == NO_OFFLOADS:
+            assert rig.datapath.describe() == f"{setup.implementation} (no offloads)"
