@@ -136,8 +136,9 @@ def test_only_the_module_of_system_calls_is_unsafe(path: Path) -> None:
         return
     code = re.sub(r"//.*", "", path.read_text())
     assert not re.search(r"\bunsafe\s*(\{|fn|impl|extern|trait)", code), path
-    # A lint that one file allows again would hold nothing.
-    assert not re.search(r"allow\([^)]*unsafe_code", code), path
+    # What the crate denies is allowed again to that one module only.
+    allowed = re.findall(r"allow\([^)]*unsafe_code[^)]*\)\]\s*(.*)", code)
+    assert allowed in ([], ["pub mod sys;"]), path
 
 
 def test_the_native_core_forbids_unsafe_code_and_knows_no_python_and_no_system() -> None:

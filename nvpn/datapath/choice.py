@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nvpn import __version__
-from nvpn.errors import ConfigError
+from nvpn.errors import ConfigError, PlatformError
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 VARIABLE: Final = "NVPN_DATAPATH"
 
 _MODULE: Final = "nvpn._native"
-_ADAPTER: Final = "nvpn.datapath.native.adapter"
 _INSTALL: Final = "pip install --force-reinstall --no-deps ."
 _AGAIN: Final = f"install nvpn again from its source: {_INSTALL}"
 
@@ -140,12 +139,6 @@ def find_missing() -> Missing | None:
         return Missing(
             f"the native module is of nvpn {version}, the rest of {__version__}", _AGAIN
         )
-    try:
-        importlib.import_module(_ADAPTER)
-    except ModuleNotFoundError as error:
-        if not _ADAPTER.startswith(error.name or "?"):
-            raise
-        return Missing("the native module is not of use to this nvpn", _AGAIN)
     return None
 
 
@@ -169,11 +162,19 @@ def create_datapath(
     mtu: int,
     max_segments: int,
 ) -> Datapath:
-    """The chosen datapath on a TUN device, without sockets. The other one is not loaded."""
+    """The chosen datapath on a TUN device, without sockets. The other one is not loaded.
+
+    Raises:
+        PlatformError: no thread, or no descriptors, for the native one.
+    """
     if choice.is_native:
-        adapter = importlib.import_module(_ADAPTER)
-        made: Datapath = adapter.NativeDatapath(loop, tun, mtu=mtu, max_segments=max_segments)
-        return made
+        from nvpn.datapath.native.adapter import NativeDatapath
+
+        try:
+            return NativeDatapath(loop, tun, mtu=mtu, max_segments=max_segments)
+        except OSError as error:
+            operation = "start the native datapath"
+            raise PlatformError(operation, errno=error.errno or 0) from None
     from nvpn.datapath.python.engine import PythonDatapath
 
     return PythonDatapath(loop, tun, mtu=mtu, max_segments=max_segments)

@@ -76,7 +76,7 @@ ENGINES = {
     "boringtun": Engine(
         "boringtun", ("boringtun-cli", "--disable-drop-privileges", "--threads", "1")
     ),
-    "gotatun": Engine("gotatun", ("gotatun-cli", "--disable-drop-privileges")),
+    "gotatun": Engine("gotatun", ("gotatun", "--disable-drop-privileges")),
 }
 
 
