@@ -64,6 +64,11 @@ impl<P: Into<u32> + From<u32>> AllowedIps<P> {
         self.len == 0
     }
 
+    /// How many nodes are in use: less than twice the prefixes.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
     /// The peer whose prefix is the longest around an address.
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<P> {
