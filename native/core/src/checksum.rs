@@ -15,28 +15,34 @@ pub const MODULUS: u32 = 0xFFFF;
 /// Below 65536, but 65535 may stand for 0.
 #[must_use]
 pub fn word_sum(data: &[u8]) -> u32 {
-    // 2^32 is 1 modulo 65535, so 32-bit words do as well, and summed up in 64-bit lanes
-    // they need no carry. Swapping the bytes of every word swaps those of the sum, so
-    // the machine's own order will do until the end. This shape becomes vector
-    // instructions on every target.
-    let mut lanes = [0_u64; 8];
+    // 2^64 is 1 modulo 65535, so 64-bit words do as well; the upper half of an
+    // accumulator counts carries. Swapping the bytes of every word swaps those of the
+    // sum, so the machine's own order will do until the end.
+    let mut sums = [0_u128; 4];
     let blocks = data.chunks_exact(32);
-    let rest = blocks.remainder();
+    let mut rest = blocks.remainder();
     for block in blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-            *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        for (sum, word) in sums.iter_mut().zip(block.chunks_exact(8)) {
+            *sum += u128::from(
+                word.first_chunk()
+                    .map_or(0, |word| u64::from_ne_bytes(*word)),
+            );
         }
     }
-    let mut sum: u64 = lanes.iter().sum();
-    for word in rest.chunks(2) {
-        let second = word.get(1).copied().unwrap_or(0);
-        sum += u64::from(u16::from_ne_bytes([word[0], second]));
+    let mut sum = sums.iter().sum::<u128>();
+    while let Some((word, more)) = rest.split_first_chunk() {
+        sum += u128::from(u64::from_ne_bytes(*word));
+        rest = more;
     }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    sum += u128::from(u64::from_ne_bytes(last));
     u32::from(u16::from_be(fold(sum)))
 }
 
 /// A sum as a 16-bit number that is the same modulo 65535, 0 only for 0.
-fn fold(mut sum: u64) -> u16 {
+fn fold(sum: u128) -> u16 {
+    let mut sum = (sum >> 64) as u64 + u64::from(sum as u32) + (sum as u64 >> 32);
     sum = (sum & 0xFFFF_FFFF) + (sum >> 32);
     sum = (sum & 0xFFFF_FFFF) + (sum >> 32);
     sum = (sum & 0xFFFF) + (sum >> 16);
