@@ -204,6 +204,26 @@ impl Shared {
     }
 }
 
+/// What a thread does until it is told to stop.
+pub trait Run {
+    /// Do it.
+    fn run(&mut self);
+
+    /// Zero all keys: `run` has ended, or died.
+    fn wipe(&mut self);
+}
+
+/// Run to the end, whichever it is: keys are zeroed, and a death becomes an event.
+fn guard(worker: &mut impl Run, shared: &Shared) {
+    let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
+    let wiped = catch_unwind(AssertUnwindSafe(|| worker.wipe()));
+    for failure in [ended, wiped].into_iter().filter_map(Result::err) {
+        let message = describe(&*failure);
+        shared.events.add(Event::Failed { message });
+    }
+    shared.announce();
+}
+
 /// A thread that moves packets, until it is closed or dropped.
 #[derive(Debug)]
 pub struct Engine {
@@ -222,17 +242,7 @@ impl Engine {
         let mut worker = Worker::new(settings, Arc::clone(&shared));
         let thread = Builder::new()
             .name("nvpn-datapath".to_owned())
-            .spawn(move || {
-                let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
-                // However it ended, the keys go.
-                let wiped = catch_unwind(AssertUnwindSafe(|| worker.wipe()));
-                for failure in [ended, wiped].into_iter().filter_map(Result::err) {
-                    theirs.events.add(Event::Failed {
-                        message: describe(&*failure),
-                    });
-                }
-                theirs.announce();
-            })
+            .spawn(move || guard(&mut worker, &theirs))
             .map_err(|error| error.raw_os_error().unwrap_or(libc::EAGAIN))?;
         Ok(Self {
             shared,
@@ -330,6 +340,54 @@ fn describe(failure: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{Interest, wait};
+
+    struct Dying {
+        last_words: &'static str,
+        wiped: bool,
+    }
+
+    impl Run for Dying {
+        fn run(&mut self) {
+            if !self.last_words.is_empty() {
+                std::panic::resume_unwind(Box::new(self.last_words));
+            }
+        }
+
+        fn wipe(&mut self) {
+            self.wiped = true;
+        }
+    }
+
+    #[test]
+    fn a_thread_that_dies_has_its_keys_wiped_and_says_so_loudly() {
+        let shared = Shared::new(0).unwrap();
+        let mut worker = Dying {
+            last_words: "index out of bounds",
+            wiped: false,
+        };
+        guard(&mut worker, &shared);
+        assert!(worker.wiped);
+        let message = "index out of bounds".to_owned();
+        assert_eq!(shared.events.take(9), [Event::Failed { message }]);
+        let mut news = [Interest {
+            fd: shared.news.fd(),
+            ready: false,
+        }];
+        wait(&mut news, 0);
+        assert!(news[0].ready, "whoever waits for events wakes");
+    }
+
+    #[test]
+    fn a_thread_that_is_stopped_says_nothing() {
+        let shared = Shared::new(0).unwrap();
+        let mut worker = Dying {
+            last_words: "",
+            wiped: false,
+        };
+        guard(&mut worker, &shared);
+        assert!(worker.wiped && shared.events.is_empty());
+    }
 
     #[test]
     fn what_is_in_use_survives_its_packing() {

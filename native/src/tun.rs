@@ -13,6 +13,37 @@ pub const MAX_FRAME: usize = VIRTIO_HEADER_SIZE + 65_535;
 
 const MAX_PIECES: usize = 130;
 
+/// What reads and writes frames; tests have one that refuses.
+pub trait Frames {
+    /// Read one frame.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn read(&mut self, frame: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Write one frame, from pieces that follow each other.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> Result<usize, Errno>;
+}
+
+/// The device's descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptor(pub RawFd);
+
+impl Frames for Descriptor {
+    #[inline]
+    fn read(&mut self, frame: &mut [u8]) -> Result<usize, Errno> {
+        sys::read(self.0, frame)
+    }
+
+    #[inline]
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        sys::writev(self.0, pieces)
+    }
+}
+
 /// What became of writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -23,8 +54,8 @@ pub struct Written {
 
 /// Both directions of the device.
 #[derive(Debug)]
-pub struct TunPort {
-    fd: RawFd,
+pub struct TunPort<F = Descriptor> {
+    frames: F,
     vnet_hdr: bool,
     coalescer: Coalescer,
     refused: bool,
@@ -33,26 +64,32 @@ pub struct TunPort {
 }
 
 impl TunPort {
+    /// The device's descriptor, or -1 once it is gone.
+    pub fn fd(&self) -> RawFd {
+        if self.gone == 0 {
+            self.frames.0
+        } else {
+            sys::NO_FD
+        }
+    }
+}
+
+impl<F: Frames> TunPort<F> {
     /// `tso` and `uso` say what may be merged in a write.
-    pub fn new(fd: RawFd, vnet_hdr: bool, tso: bool, uso: bool) -> Self {
+    pub fn new(frames: F, vnet_hdr: bool, tso: bool, uso: bool) -> Self {
         let offers = Offers {
             tso: vnet_hdr && tso,
             uso: vnet_hdr && uso,
             partial: vnet_hdr,
         };
         Self {
-            fd,
+            frames,
             vnet_hdr,
             coalescer: Coalescer::new(offers),
             refused: false,
             changed: false,
             gone: 0,
         }
-    }
-
-    /// The device's descriptor, or -1 once it is gone.
-    pub fn fd(&self) -> RawFd {
-        if self.gone == 0 { self.fd } else { sys::NO_FD }
     }
 
     /// Whether each packet begins with a virtio-net header.
@@ -85,7 +122,7 @@ impl TunPort {
         if self.gone != 0 {
             return 0;
         }
-        match sys::read(self.fd, frame) {
+        match self.frames.read(frame) {
             Ok(0) => self.gone = libc::ENODEV,
             Ok(size) => return size,
             Err(libc::EAGAIN | libc::EINTR) => {}
@@ -114,14 +151,14 @@ impl TunPort {
                 break;
             };
             let outcome = if self.vnet_hdr {
-                write_merged(self.fd, &one)
+                write_merged(&mut self.frames, &one)
             } else {
-                Outcome::singly(self.fd, &one, None)
+                Outcome::singly(&mut self.frames, &one, None)
             };
             written.lost += outcome.lost;
             if outcome.refused {
                 // Some kernels of 2024 refuse a short last segment, some vendors' any.
-                self.changed = !self.refused;
+                self.changed |= !self.refused;
                 self.refused = true;
             }
             if outcome.gone != 0 && self.gone == 0 {
@@ -137,12 +174,6 @@ impl TunPort {
             });
         }
         written
-    }
-
-    /// Write one whole packet that lies somewhere else.
-    pub fn write_one(&mut self, packet: &[u8]) -> Written {
-        self.begin().push(packet, 0..packet.len());
-        self.write(packet)
     }
 }
 
@@ -185,7 +216,7 @@ impl Outcome {
     }
 
     /// The packets of a write as they came, one by one.
-    fn singly(fd: RawFd, write: &TunWrite<'_>, header: Option<&[u8]>) -> Self {
+    fn singly(frames: &mut impl Frames, write: &TunWrite<'_>, header: Option<&[u8]>) -> Self {
         let mut outcome = Self::default();
         for packet in write.packets() {
             let pieces = [
@@ -197,7 +228,7 @@ impl Outcome {
             } else {
                 &pieces[1..]
             };
-            if let Err(errno) = sys::writev(fd, pieces) {
+            if let Err(errno) = frames.write(pieces) {
                 outcome.add(Self::failed(errno));
             }
         }
@@ -205,7 +236,7 @@ impl Outcome {
     }
 }
 
-fn write_merged(fd: RawFd, write: &TunWrite<'_>) -> Outcome {
+fn write_merged(frames: &mut impl Frames, write: &TunWrite<'_>) -> Outcome {
     let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
     pieces[0] = IoSlice::new(write.head);
     let mut used = 1;
@@ -215,21 +246,179 @@ fn write_merged(fd: RawFd, write: &TunWrite<'_>) -> Outcome {
     }
     if used != write.count + 1 {
         // More than one receive can bring: never, but nothing may be lost in silence.
-        return Outcome::singly(fd, write, Some(&NO_OFFLOAD));
+        return Outcome::singly(frames, write, Some(&NO_OFFLOAD));
     }
-    match sys::writev(fd, &pieces[..used]) {
+    match frames.write(&pieces[..used]) {
         Ok(_) => Outcome::default(),
         Err(libc::EINVAL) if write.count > 1 => Outcome {
             refused: true,
-            ..Outcome::singly(fd, write, Some(&NO_OFFLOAD))
+            ..Outcome::singly(frames, write, Some(&NO_OFFLOAD))
         },
         Err(libc::EINVAL) if write.head.len() > VIRTIO_HEADER_SIZE => {
             // With a checksum left to it the kernel takes it ill; without, it may not.
-            Outcome::singly(fd, write, Some(&NO_OFFLOAD))
+            Outcome::singly(frames, write, Some(&NO_OFFLOAD))
         }
         Err(errno) => Outcome {
             lost: write.count as u64,
             ..Outcome::failed(errno)
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvpn_core::checksum::{complement, word_sum};
+
+    /// Takes down what is written, and refuses as it was told to.
+    #[derive(Default)]
+    struct Refusing {
+        merged: Option<Errno>,
+        any: Option<Errno>,
+        written: Vec<Vec<u8>>,
+        frame: Vec<u8>,
+    }
+
+    impl Frames for Refusing {
+        fn read(&mut self, frame: &mut [u8]) -> Result<usize, Errno> {
+            match self.any {
+                Some(errno) => Err(errno),
+                None => {
+                    frame[..self.frame.len()].copy_from_slice(&self.frame);
+                    Ok(self.frame.len())
+                }
+            }
+        }
+
+        fn write(&mut self, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
+            let whole: Vec<u8> = pieces
+                .iter()
+                .flat_map(|piece| piece.iter().copied())
+                .collect();
+            let refusal = self.any.or(self.merged.filter(|_| whole[1] != 0));
+            refusal.map_or_else(
+                || {
+                    self.written.push(whole.clone());
+                    Ok(whole.len())
+                },
+                Err,
+            )
+        }
+    }
+
+    /// TCP segments of one flow, as they are delivered: behind each other.
+    fn train(count: usize) -> Vec<Vec<u8>> {
+        let one = |index: usize| {
+            let mut packet = vec![index as u8; 140];
+            packet[..40].fill(0);
+            packet[..10].copy_from_slice(&[0x45, 0, 0, 140, 0, 0, 0x40, 0, 64, 6]);
+            packet[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+            packet[24..28].copy_from_slice(&(100 * index as u32).to_be_bytes());
+            packet[32..34].copy_from_slice(&[0x50, 0x10]);
+            let sum = complement(word_sum(&packet[..20]));
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet
+        };
+        (0..count).map(one).collect()
+    }
+
+    fn write(port: &mut TunPort<Refusing>, packets: &[Vec<u8>]) -> Written {
+        let buffer = packets.concat();
+        port.begin();
+        let mut start = 0;
+        for packet in packets {
+            port.coalescer().push(&buffer, start..start + packet.len());
+            start += packet.len();
+        }
+        port.write(&buffer)
+    }
+
+    #[test]
+    fn a_flow_is_one_write() {
+        let mut port = TunPort::new(Refusing::default(), true, true, true);
+        assert_eq!(write(&mut port, &train(10)).lost, 0);
+        assert_eq!(port.frames.written.len(), 1);
+        assert_eq!(port.frames.written[0].len(), 10 + 40 + 1000);
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_merged_packets_gets_them_one_by_one_from_then_on() {
+        let frames = Refusing {
+            merged: Some(libc::EINVAL),
+            ..Default::default()
+        };
+        let mut port = TunPort::new(frames, true, true, true);
+        let packets = train(5);
+        assert_eq!(
+            write(&mut port, &packets).lost,
+            0,
+            "never dropped in silence"
+        );
+        let written = port.frames.written.clone();
+        let plain: Vec<Vec<u8>> = packets
+            .iter()
+            .map(|packet| [&NO_OFFLOAD[..], packet].concat())
+            .collect();
+        assert_eq!(written, plain);
+        assert!(port.refused() && !port.offers().tso && !port.offers().uso);
+        assert!(port.take_change() && !port.take_change());
+
+        port.frames.merged = None;
+        port.frames.written.clear();
+        assert_eq!(write(&mut port, &packets).lost, 0);
+        assert_eq!(port.frames.written.len(), 5);
+    }
+
+    #[test]
+    fn what_the_device_does_not_take_is_counted() {
+        for errno in [libc::EIO, libc::EAGAIN, libc::ENOBUFS] {
+            let frames = Refusing {
+                any: Some(errno),
+                ..Default::default()
+            };
+            let mut port = TunPort::new(frames, true, true, true);
+            assert_eq!(write(&mut port, &train(7)).lost, 7);
+            assert_eq!((port.gone(), port.refused()), (0, false));
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_gone_is_noticed_in_either_direction() {
+        for errno in [libc::EBADFD, libc::ENODEV, libc::EPIPE] {
+            let frames = Refusing {
+                any: Some(errno),
+                ..Default::default()
+            };
+            let mut port = TunPort::new(frames, true, true, true);
+            assert_eq!(write(&mut port, &train(1)).lost, 1);
+            assert_eq!(port.gone(), errno);
+        }
+        let frames = Refusing {
+            any: Some(libc::EBADFD),
+            ..Default::default()
+        };
+        let mut port = TunPort::new(frames, true, true, true);
+        let mut frame = Box::new([0; MAX_FRAME]);
+        assert_eq!((port.read(&mut frame), port.gone()), (0, libc::EBADFD));
+        let mut port = TunPort::new(Refusing::default(), true, true, true);
+        assert_eq!(
+            (port.read(&mut frame), port.gone()),
+            (0, libc::ENODEV),
+            "end of file"
+        );
+        let frames = Refusing {
+            any: Some(libc::EAGAIN),
+            ..Default::default()
+        };
+        let mut port = TunPort::new(frames, true, true, true);
+        assert_eq!((port.read(&mut frame), port.gone()), (0, 0), "merely empty");
+    }
+
+    #[test]
+    fn a_bare_device_gets_packets_without_headers() {
+        let mut port = TunPort::new(Refusing::default(), false, true, true);
+        let packets = train(3);
+        assert_eq!(write(&mut port, &packets).lost, 0);
+        assert_eq!(port.frames.written, packets);
     }
 }

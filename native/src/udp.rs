@@ -13,6 +13,26 @@ use nvpn_core::{Endpoint, Instant, Source, UDP_PATH};
 
 use crate::sys::{self, Errno, NO_FD, Way};
 
+/// What hands datagrams to the kernel; tests have one that refuses.
+pub trait Transmit {
+    /// Send one datagram, or several of `way.segment` bytes each, from a socket.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn transmit(&mut self, fd: RawFd, datagrams: &[u8], way: &Way) -> Result<usize, Errno>;
+}
+
+/// The kernel itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Transmit for Kernel {
+    #[inline]
+    fn transmit(&mut self, fd: RawFd, datagrams: &[u8], way: &Way) -> Result<usize, Errno> {
+        sys::send(fd, &[IoSlice::new(datagrams)], way)
+    }
+}
+
 /// Of one datagram over IPv4, and so of one send of many segments.
 pub const MAX_UDP_PAYLOAD: usize = 65507;
 
@@ -38,7 +58,8 @@ impl Outcome {
 
 /// The sending half of both sockets.
 #[derive(Debug)]
-pub struct UdpSender {
+pub struct UdpSender<T = Kernel> {
+    kernel: T,
     ipv4: RawFd,
     ipv6: RawFd,
     gso: bool,
@@ -48,12 +69,13 @@ pub struct UdpSender {
     singles_until: HashMap<SocketAddr, Instant>,
 }
 
-impl UdpSender {
+impl<T: Transmit> UdpSender<T> {
     /// Without sockets yet.
     ///
     /// `max_segments` is UDP_MAX_SEGMENTS of this kernel.
-    pub fn new(gso: bool, max_segments: usize) -> Self {
+    pub fn new(kernel: T, gso: bool, max_segments: usize) -> Self {
         Self {
+            kernel,
             ipv4: NO_FD,
             ipv6: NO_FD,
             gso,
@@ -164,7 +186,7 @@ impl UdpSender {
             tos,
             segment: if count > 1 { segment as u16 } else { 0 },
         };
-        match sys::send(fd, &[IoSlice::new(datagrams)], &way) {
+        match self.kernel.transmit(fd, datagrams, &way) {
             Ok(_) => Outcome::default(),
             Err(errno) => self.recover(
                 errno, endpoint, source, datagrams, segment, tos, now, fd, &way,
@@ -214,7 +236,7 @@ impl UdpSender {
         }
         // A report about an earlier datagram that this call happened to collect.
         let about_another = matches!(errno, libc::ECONNREFUSED | libc::EINTR);
-        if about_another && sys::send(fd, &[IoSlice::new(datagrams)], way).is_ok() {
+        if about_another && self.kernel.transmit(fd, datagrams, way).is_ok() {
             return Outcome::default();
         }
         Outcome {
@@ -257,4 +279,202 @@ fn maybe_source(errno: Errno) -> bool {
             | libc::EPERM
             | libc::EACCES
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Takes down what it is given, and refuses as it was told to.
+    #[derive(Default)]
+    struct Refusing {
+        answers: VecDeque<Errno>,
+        merged: Option<Errno>,
+        sourced: Option<Errno>,
+        calls: Vec<(usize, Way)>,
+    }
+
+    impl Transmit for Refusing {
+        fn transmit(&mut self, _: RawFd, datagrams: &[u8], way: &Way) -> Result<usize, Errno> {
+            self.calls.push((datagrams.len(), *way));
+            let refusal = match (way.segment, way.source) {
+                (1.., _) if self.merged.is_some() => self.merged,
+                (_, Some(_)) if self.sourced.is_some() => self.sourced,
+                _ => self.answers.pop_front().filter(|&errno| errno != 0),
+            };
+            refusal.map_or(Ok(datagrams.len()), Err)
+        }
+    }
+
+    fn sender(kernel: Refusing) -> UdpSender<Refusing> {
+        let mut sender = UdpSender::new(kernel, true, 64);
+        // Never used: the kernel is not asked.
+        (sender.ipv4, sender.ipv6) = (1000, 1000);
+        sender
+    }
+
+    fn there() -> Endpoint {
+        Endpoint {
+            source: Some(Source {
+                address: [192, 0, 2, 9].into(),
+                interface: 3,
+            }),
+            ..Endpoint::new("192.0.2.1:51820".parse().unwrap())
+        }
+    }
+
+    fn sizes(sender: &UdpSender<Refusing>) -> Vec<(usize, u16)> {
+        sender
+            .kernel
+            .calls
+            .iter()
+            .map(|(size, way)| (*size, way.segment))
+            .collect()
+    }
+
+    #[test]
+    fn many_leave_in_as_few_calls_as_the_kernel_takes() {
+        let mut sender = sender(Refusing::default());
+        let outcome = sender.send(&there(), &[0; 1452 * 50 + 100], 1452, 0, 0);
+        assert_eq!(outcome, Outcome::default());
+        assert_eq!(sizes(&sender), [(1452 * 45, 1452), (1452 * 5 + 100, 1452)]);
+        sender.kernel.calls.clear();
+        let _ = sender.send(&there(), &[0; 100 * 130], 100, 0, 0);
+        assert_eq!(sizes(&sender), [(6400, 100), (6400, 100), (200, 100)]);
+        sender.kernel.calls.clear();
+        let _ = sender.send(&there(), &[0; 1000], 1000, 0, 0);
+        assert_eq!(sizes(&sender), [(1000, 0)]);
+    }
+
+    #[test]
+    fn an_interface_without_checksums_gets_them_singly_and_for_ever() {
+        for errno in [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP] {
+            let endpoint = Endpoint {
+                source: None,
+                ..there()
+            };
+            let mut sender = sender(Refusing {
+                merged: Some(errno),
+                ..Default::default()
+            });
+            assert_eq!(
+                sender.send(&endpoint, &[0; 250], 100, 0, 0),
+                Outcome::default()
+            );
+            assert_eq!(sizes(&sender), [(250, 100), (100, 0), (100, 0), (50, 0)]);
+            assert!(!sender.gso() && sender.refused());
+            sender.kernel.calls.clear();
+            let _ = sender.send(&endpoint, &[0; 200], 100, 0, 0);
+            assert_eq!(sizes(&sender), [(100, 0), (100, 0)]);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_at_fault_itself_costs_nobody_else_the_merged_sends() {
+        let endpoint = Endpoint {
+            source: None,
+            ..there()
+        };
+        let answers = [libc::EINVAL, libc::EINVAL, libc::EINVAL].into();
+        let mut sender = sender(Refusing {
+            answers,
+            ..Default::default()
+        });
+        assert_eq!(sender.send(&endpoint, &[0; 200], 100, 0, 0).lost, 2);
+        assert!(sender.gso() && !sender.refused());
+    }
+
+    #[test]
+    fn a_small_mtu_on_the_way_means_singly_to_there_for_a_while() {
+        let mut sender = sender(Refusing {
+            merged: Some(libc::EMSGSIZE),
+            ..Default::default()
+        });
+        let _ = sender.send(&there(), &[0; 200], 100, 0, 5);
+        assert_eq!(sizes(&sender), [(200, 100), (100, 0), (100, 0)]);
+        assert!(sender.gso());
+        assert!(!sender.may_merge(&there(), 4 + SINGLES_FOR));
+        assert!(sender.may_merge(&Endpoint::new("192.0.2.2:1".parse().unwrap()), 5));
+        assert!(sender.may_merge(&there(), 5 + SINGLES_FOR));
+        assert!(sender.singles_until.is_empty());
+    }
+
+    #[test]
+    fn what_a_peer_that_moves_makes_us_remember_is_bounded() {
+        let mut sender = sender(Refusing {
+            merged: Some(libc::EMSGSIZE),
+            ..Default::default()
+        });
+        for port in 1..=u16::MAX {
+            let endpoint = Endpoint::new(([192, 0, 2, 1], port).into());
+            let _ = sender.send(&endpoint, &[0; 2], 1, 0, 0);
+        }
+        assert!(sender.singles_until.len() <= MAX_PATHS);
+    }
+
+    #[test]
+    fn a_source_that_is_gone_is_forgotten_and_nothing_lost() {
+        for errno in [
+            libc::EINVAL,
+            libc::ENETUNREACH,
+            libc::EADDRNOTAVAIL,
+            libc::EPERM,
+        ] {
+            let mut sender = sender(Refusing {
+                sourced: Some(errno),
+                ..Default::default()
+            });
+            let outcome = sender.send(&there(), &[0; 300 * 100], 100, 0, 0);
+            assert_eq!(
+                outcome,
+                Outcome {
+                    lost: 0,
+                    forget_source: true
+                }
+            );
+            let with_source = sender
+                .kernel
+                .calls
+                .iter()
+                .filter(|(_, way)| way.source.is_some())
+                .count();
+            assert_eq!(with_source, 1, "it is found out once");
+            assert!(sender.gso());
+        }
+    }
+
+    #[test]
+    fn a_report_about_another_datagram_costs_nothing() {
+        for errno in [libc::ECONNREFUSED, libc::EINTR] {
+            let answers = [errno].into();
+            let mut sender = sender(Refusing {
+                answers,
+                ..Default::default()
+            });
+            assert_eq!(
+                sender.send(&there(), &[0; 200], 100, 0, 0),
+                Outcome::default()
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted() {
+        for errno in [libc::EAGAIN, libc::ENOBUFS, libc::ECONNREFUSED] {
+            let answers = [errno; 9].into();
+            let mut sender = sender(Refusing {
+                answers,
+                ..Default::default()
+            });
+            assert_eq!(sender.send(&there(), &[0; 250], 100, 0, 0).lost, 3);
+        }
+        let mut sender = UdpSender::new(Refusing::default(), true, 64);
+        assert_eq!(
+            sender.send(&there(), &[0; 250], 100, 0, 0).lost,
+            3,
+            "no socket"
+        );
+        assert!(!sender.gso());
+    }
 }

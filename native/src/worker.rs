@@ -10,13 +10,13 @@ use std::sync::Arc;
 use nvpn_core::aead::wipe_stack;
 use nvpn_core::{Command, Device, Event, Instant};
 
-use crate::engine::{Settings, Shared, Used};
+use crate::engine::{Run, Settings, Shared, Used};
 use crate::inbound::{Found, Inbound};
 use crate::mail::Mail;
 use crate::outbound::{Outbound, Way};
 use crate::sys::{self, Interest, NO_FD};
-use crate::tun::TunPort;
-use crate::udp::UdpSender;
+use crate::tun::{Descriptor, TunPort};
+use crate::udp::{Kernel, UdpSender};
 
 /// Turns after which a busy engine looks at descriptors that it found empty before.
 const TURNS_A_LOOK: u32 = 4;
@@ -51,13 +51,18 @@ impl Worker {
             Arc::clone(&shared.drops),
             Box::new(sys::random),
         );
-        let tun = TunPort::new(settings.tun, settings.vnet_hdr, settings.tso, settings.uso);
+        let tun = TunPort::new(
+            Descriptor(settings.tun),
+            settings.vnet_hdr,
+            settings.tso,
+            settings.uso,
+        );
         let fds = [settings.tun, NO_FD, NO_FD, shared.wake_fd()];
         let mut worker = Self {
             shared,
             device,
             tun,
-            udp: UdpSender::new(settings.gso, settings.max_segments),
+            udp: UdpSender::new(Kernel, settings.gso, settings.max_segments),
             inbound: Inbound::new(settings.batches),
             outbound: Outbound::new(settings.batches, settings.max_segments),
             mail: Mail::default(),
@@ -70,32 +75,6 @@ impl Worker {
         worker.use_sockets(settings.ipv4, settings.ipv6);
         worker.tell_used();
         worker
-    }
-
-    /// Move packets until told to stop.
-    pub fn run(&mut self) {
-        let mut turns = 0;
-        loop {
-            if self.shared.is_pending() && !self.carry_out_commands() {
-                return;
-            }
-            self.turn();
-            self.shared.announce();
-            turns += 1;
-            let busy = self.interests[..WAKE].iter().any(|one| one.ready);
-            if !busy {
-                self.rest();
-                turns = 0;
-            } else if turns % TURNS_A_LOOK == 0 {
-                self.look(0);
-            }
-        }
-    }
-
-    /// Zero all keys.
-    pub fn wipe(&mut self) {
-        self.device.close();
-        wipe_stack();
     }
 
     // --- one turn -----------------------------------------------------------------------
@@ -241,6 +220,32 @@ impl Worker {
             writes_refused: self.tun.refused(),
             sends_refused: self.udp.refused(),
         });
+    }
+}
+
+impl Run for Worker {
+    fn run(&mut self) {
+        let mut turns = 0;
+        loop {
+            if self.shared.is_pending() && !self.carry_out_commands() {
+                return;
+            }
+            self.turn();
+            self.shared.announce();
+            turns += 1;
+            let busy = self.interests[..WAKE].iter().any(|one| one.ready);
+            if !busy {
+                self.rest();
+                turns = 0;
+            } else if turns % TURNS_A_LOOK == 0 {
+                self.look(0);
+            }
+        }
+    }
+
+    fn wipe(&mut self) {
+        self.device.close();
+        wipe_stack();
     }
 }
 
