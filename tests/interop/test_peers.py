@@ -147,12 +147,12 @@ def test_iperf3_tcp_and_udp_pass_in_both_directions(world: World, other: str) ->
     t.acquaint()
     assert t.a.ping("10.9.0.2") == (3, 3)
     for arguments in ((), ("-R",), ("-P", "4"), ("--bidir",)):
-        end = t.a.iperf3("10.9.0.2", t.b, *arguments)["end"]
+        end = t.a.iperf3("10.9.0.2", t.b, *arguments, seconds=1)["end"]
         assert end["sum_received"]["bytes"] > 1_000_000, arguments
     for arguments in (("-u", "-b", "20M"), ("-u", "-b", "20M", "-R", "-l", "1372")):
-        end = t.a.iperf3("10.9.0.2", t.b, *arguments)["end"]
+        end = t.a.iperf3("10.9.0.2", t.b, *arguments, seconds=1)["end"]
         assert end["sum"]["lost_percent"] < 5, arguments
-    end = t.a.iperf3("fd09::2", t.b)["end"]
+    end = t.a.iperf3("fd09::2", t.b, seconds=1)["end"]
     assert end["sum_received"]["bytes"] > 1_000_000
 
 
@@ -216,7 +216,7 @@ def test_the_kernel_is_a_peer_in_both_roles(world: World, role: str) -> None:
             wait_until(
                 lambda: ":5201" in kernel.run("ss", "-Hltn"), 20, "iperf3 listens", interval=0.3
             )
-            out = a.run("iperf3", "-c", "10.9.0.2", "-t", "3", *arguments, timeout=60)
+            out = a.run("iperf3", "-c", "10.9.0.2", "-t", "2", *arguments, timeout=60)
             assert "receiver" in out
         ours = near.dump()[kernel.public_key]
         theirs = kernel.run("wg", "show", "wg0", "transfer").split()
