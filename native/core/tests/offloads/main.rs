@@ -1,0 +1,5 @@
+//! What goes between one superpacket and many packets, in both directions.
+
+mod coalesce;
+mod packets;
+mod split;
