@@ -80,6 +80,7 @@ impl Device {
                 own: OwnDatagrams::new(),
                 events,
                 staging: StagingBudget::new(MAX_STAGED_BYTES),
+                keys_gone: false,
             },
             admission: Admission::new(),
             icmp: ErrorLimit::new(),
@@ -104,6 +105,12 @@ impl Device {
     /// What happened.
     pub fn events(&self) -> &EventQueue {
         &self.register.events
+    }
+
+    /// Whether a keypair was zeroed since the last call: then it is time to overwrite what
+    /// ciphers have left on the stack, with [`crate::aead::wipe_stack`].
+    pub const fn take_keys_gone(&mut self) -> bool {
+        core::mem::replace(&mut self.register.keys_gone, false)
     }
 
     // --- commands ---------------------------------------------------------------------

@@ -16,7 +16,7 @@ use crate::constants::{
 use crate::event::Why;
 use crate::message::MessageType;
 use crate::replay::ReplayWindow;
-use crate::secret::{KEY_SIZE, Secret};
+use crate::secret::{KEY_SIZE, SecretPair};
 
 /// One session: a key to send with, one to receive with, and their limits.
 ///
@@ -27,8 +27,8 @@ use crate::secret::{KEY_SIZE, Secret};
 /// nothing else stands between two packets and one nonce.
 pub struct Keypair {
     window: ReplayWindow,
-    send_key: Secret,
-    receive_key: Secret,
+    /// To send with, to receive with.
+    keys: SecretPair,
     born_at: Instant,
     next_counter: u64,
     our_index: u32,
@@ -38,13 +38,15 @@ pub struct Keypair {
     asked: u8,
 }
 
+// What a peer may have three of at most, within the 4 KiB that are a peer's in all.
+const _: () = assert!(size_of::<Keypair>() <= 1100);
+
 impl Keypair {
     /// A session that a handshake gave.
     pub fn new(new: NewKeypair) -> Self {
         Self {
             window: ReplayWindow::new(),
-            send_key: new.send_key,
-            receive_key: new.receive_key,
+            keys: SecretPair::new(&new.send_key, &new.receive_key),
             born_at: new.born_at,
             next_counter: 0,
             our_index: new.our_index,
@@ -66,13 +68,13 @@ impl Keypair {
     }
 
     /// The key to seal with. Do not copy.
-    pub fn send_key(&self) -> &[u8; KEY_SIZE] {
-        self.send_key.expose()
+    pub const fn send_key(&self) -> &[u8; KEY_SIZE] {
+        self.keys.first()
     }
 
     /// The key to open with. Do not copy.
-    pub fn receive_key(&self) -> &[u8; KEY_SIZE] {
-        self.receive_key.expose()
+    pub const fn receive_key(&self) -> &[u8; KEY_SIZE] {
+        self.keys.second()
     }
 
     /// The counters that were received under it.
@@ -145,12 +147,6 @@ impl Keypair {
         let asked = self.asked & bit != 0;
         self.asked |= bit;
         (!asked).then_some(why)
-    }
-
-    /// As if so many packets had been sent already.
-    #[cfg(test)]
-    pub(crate) const fn set_next_counter(&mut self, counter: u64) {
-        self.next_counter = counter;
     }
 }
 

@@ -187,6 +187,8 @@ pub(crate) struct Register {
     pub(crate) own: OwnDatagrams<PeerRef>,
     pub(crate) events: Arc<EventQueue>,
     pub(crate) staging: StagingBudget,
+    /// A keypair was zeroed since somebody asked.
+    pub(crate) keys_gone: bool,
 }
 
 /// Endpoint, session slots, staged packets, instants and counters of one peer.
@@ -204,6 +206,9 @@ pub(crate) struct Peer {
     at: PeerRef,
     said_no_key: bool,
 }
+
+// With its prefixes, its names and the allocator's share this is below 1 KiB.
+const _: () = assert!(size_of::<Peer>() + size_of::<PeerShared>() <= 320);
 
 impl Peer {
     pub(crate) fn new(id: PeerId, at: PeerRef, shared: Arc<PeerShared>) -> Self {
@@ -445,6 +450,7 @@ impl Peer {
     fn release(&self, keypair: &Keypair, register: &mut Register) {
         forget(&mut register.receivers, keypair.our_index(), self.at);
         register.own.discard(keypair.header(), self.at);
+        register.keys_gone = true;
     }
 }
 

@@ -44,6 +44,35 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Two secrets in one place: what a session needs, with half of the allocator's overhead.
+pub(crate) struct SecretPair(Box<[[u8; KEY_SIZE]; 2]>);
+
+impl SecretPair {
+    /// Copy both; theirs are zeroed when they are dropped.
+    pub(crate) fn new(first: &Secret, second: &Secret) -> Self {
+        let mut pair = Self(Box::new([[0; KEY_SIZE]; 2]));
+        pair.0[0].copy_from_slice(first.expose());
+        pair.0[1].copy_from_slice(second.expose());
+        pair
+    }
+
+    /// To use the first. Do not copy.
+    pub(crate) const fn first(&self) -> &[u8; KEY_SIZE] {
+        &self.0[0]
+    }
+
+    /// To use the second. Do not copy.
+    pub(crate) const fn second(&self) -> &[u8; KEY_SIZE] {
+        &self.0[1]
+    }
+}
+
+impl Drop for SecretPair {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
