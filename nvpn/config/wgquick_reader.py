@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from nvpn.config import values
 from nvpn.config.draft import Draft, PeerDraft, claim
 from nvpn.config.files import TextFile
-from nvpn.config.findings import Findings, Place, did_you_mean, found, label, quote
+from nvpn.config.findings import Findings, Place, did_you_mean, found, label, may_hold_key, quote
 from nvpn.config.model import HostPort
 from nvpn.config.schema import EXAMPLE_KEY, LATER, unknown_key
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
@@ -163,8 +163,10 @@ class _Reader:
     def _read_addresses(self, text: str, place: Place) -> None:
         interface = self._draft.interface
         interface.claims.setdefault("address", place)
+        # The halves of a key with a blank in it do not look like one.
+        whole = text if may_hold_key(text) else None
         for word in re.split(r"[\s,]+", text.strip()):
-            address = self._parse(values.parse_interface, word, place)
+            address = self._parse(values.parse_interface, word, place, shown=whole)
             if address is not None:
                 interface.addresses.append((address, place))
 
@@ -216,11 +218,13 @@ class _Reader:
         else:
             self._peer.preshared_key = PresharedKey(raw)
 
-    def _parse(self, parse: Callable[[str], _T], text: str, place: Place) -> _T | None:
+    def _parse(
+        self, parse: Callable[[str], _T], text: str, place: Place, *, shown: str | None = None
+    ) -> _T | None:
         try:
             return parse(text)
         except ValueError as error:
-            self._findings.error(place, f"{error}, {found(text)}")
+            self._findings.error(place, f"{error}, {found(text if shown is None else shown)}")
             return None
 
 

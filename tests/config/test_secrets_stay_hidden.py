@@ -62,8 +62,8 @@ CONF_SPOTS = [
 ]
 KEYS = {
     "wg0.toml": [
-        "private_key", "private_key_file", "address", "listen_port", "mtu", "fwmark", "name",
-        "public_key", "preshared_key", "preshared_key_file", "endpoint", "allowed_ips",
+        "private_key", "private_key_file", "address", "listen_port", "mtu", "fwmark", "datapath",
+        "name", "public_key", "preshared_key", "preshared_key_file", "endpoint", "allowed_ips",
         "persistent_keepalive", "dns", "post_up", "table", "nonsense",
     ],
     "wg0.conf": [
@@ -88,6 +88,12 @@ damage = st.sampled_from(
         lambda text: f"x{text}",
     ]
 )
+
+
+def test_a_key_cut_in_two_shows_neither_half(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_text(f"[Interface]\nAddress = {OTHER[:20]} {OTHER[20:]}\n")
+    assert_hidden(OTHER, everything_said(path))
 
 
 def everything_said(path: Path) -> str:
