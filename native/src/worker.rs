@@ -227,7 +227,9 @@ impl Run for Worker {
     fn run(&mut self) {
         let mut turns = 0;
         loop {
-            if self.shared.is_pending() && !self.carry_out_commands() {
+            // Both are asked: the signal may come after what it tells of was seen.
+            let roused = core::mem::take(&mut self.interests[WAKE].ready);
+            if (roused || self.shared.is_pending()) && !self.carry_out_commands() {
                 return;
             }
             self.turn();

@@ -34,7 +34,7 @@ from nvpn.datapath.api import (
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
 from nvpn.datapath.ports import NO_OFFLOADS, Offloads
 from nvpn.datapath.python.engine import PythonDatapath
-from nvpn.model.clock import SECOND
+from nvpn.model.clock import SECOND, boot_ns
 from nvpn.model.endpoint import Endpoint, Source
 from nvpn.model.prefixes import Prefix
 from nvpn.overlay.api import Tun
@@ -66,10 +66,11 @@ class Setup:
         self,
         loop: asyncio.AbstractEventLoop,
         tun: Tun,
-        sockets: UdpSockets,
-        clock: Callable[[], int],
+        sockets: UdpSockets | None,
+        clock: Callable[[], int] | None,
         on_events: Callable[[], None],
     ) -> Datapath:
+        """A datapath; without a clock it goes by the machine's."""
         if self.implementation == "native":
             from nvpn.datapath.native.adapter import NativeDatapath
 
@@ -78,7 +79,7 @@ class Setup:
                 tun,
                 sockets,
                 mtu=MTU,
-                now=clock(),
+                now=clock() if clock is not None else 0,
                 on_events=on_events,
                 offloads=self.offloads,
             )
@@ -87,7 +88,7 @@ class Setup:
             tun,
             sockets,
             mtu=MTU,
-            clock=clock,
+            clock=clock or boot_ns,
             on_events=on_events,
             offloads=self.offloads,
         )
