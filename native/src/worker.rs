@@ -96,6 +96,7 @@ impl Worker {
             self.interests[TUN].ready = self.outbound.run(&mut self.tun, &self.shared, &mut way);
         }
         self.deliver_mail(None);
+        self.forget_keys();
         if self.tun.gone() != 0 && !self.gone_told {
             self.tell_gone();
         }
@@ -133,6 +134,14 @@ impl Worker {
         }
     }
 
+    /// What ciphers left on the stack goes with the keys.
+    #[inline]
+    fn forget_keys(&mut self) {
+        if self.device.take_keys_gone() {
+            wipe_stack();
+        }
+    }
+
     // --- waiting ------------------------------------------------------------------------
 
     fn rest(&mut self) {
@@ -161,15 +170,12 @@ impl Worker {
             return false;
         }
         while let Some((number, batch)) = self.shared.next_batch() {
-            let erases = batch.iter().any(changes_keys);
             let now = self.shared.now();
             for command in batch {
                 self.carry_out(command, now);
             }
             self.deliver_mail(Some(now));
-            if erases {
-                wipe_stack();
-            }
+            self.forget_keys();
             self.shared.announce();
             self.shared.acknowledge(number);
         }
@@ -249,16 +255,4 @@ impl Run for Worker {
         self.device.close();
         wipe_stack();
     }
-}
-
-/// Whether key material may lie on the stack after it.
-fn changes_keys(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::DestroyPeer { .. }
-            | Command::InstallKeypair { .. }
-            | Command::StopSending { .. }
-            | Command::EraseKeys { .. }
-            | Command::SetAdmission { .. }
-    )
 }
