@@ -63,16 +63,26 @@ struct Train {
     size: usize,
     open: bool,
     count: usize,
-    /// Indices into `packets`.
-    first: usize,
-    last: usize,
+    /// Indices into `packets`, and where the first one lies: every packet is compared to it.
+    first: u32,
+    last: u32,
+    head: Packet,
 }
 
-/// Where a packet lies, and which one of its train is the next.
-#[derive(Clone, Debug)]
+/// Where a packet lies, and which one of its train is the next ([`NO_PACKET`]: none).
+#[derive(Clone, Copy, Debug)]
 struct Packet {
-    at: Range<usize>,
-    next: Option<usize>,
+    start: u32,
+    end: u32,
+    next: u32,
+}
+
+const NO_PACKET: u32 = u32::MAX;
+
+impl Packet {
+    fn at(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 /// Of a packet that could be a part of a train.
@@ -130,9 +140,17 @@ impl Coalescer {
         let Some(packet) = buffer.get(at.clone()) else {
             return;
         };
-        let index = self.packets.len();
+        let (Ok(start), Ok(end)) = (at.start.try_into(), at.end.try_into()) else {
+            return;
+        };
+        let index = self.packets.len() as u32;
+        let head = Packet {
+            start,
+            end,
+            next: NO_PACKET,
+        };
         let train = match recognise(packet, self.offers) {
-            Some(segment) => self.join_or_found(buffer, packet, &segment, index),
+            Some(segment) => self.join_or_found(buffer, packet, &segment, index, head),
             None => {
                 // What it belongs to is unknown here: nothing may overtake it.
                 self.growing.clear();
@@ -145,10 +163,11 @@ impl Coalescer {
                     count: 1,
                     first: index,
                     last: index,
+                    head,
                 })
             }
         };
-        self.packets.push(Packet { at, next: None });
+        self.packets.push(head);
         self.trains.extend(train);
     }
 
@@ -159,17 +178,18 @@ impl Coalescer {
         buffer: &[u8],
         packet: &[u8],
         segment: &Segment,
-        index: usize,
+        index: u32,
+        head: Packet,
     ) -> Option<Train> {
         let mut of_flow = None;
         for slot in self.growing.iter_mut().rev() {
             let train = &mut self.trains[*slot];
-            let first = &buffer[self.packets[train.first].at.clone()];
+            let first = &buffer[train.head.at()];
             if !is_same_flow(first, packet, segment.shape) {
                 continue;
             }
             if train.may_take(segment) && is_alike(first, packet, segment.shape) {
-                self.packets[train.last].next = Some(index);
+                self.packets[train.last as usize].next = index;
                 train.last = index;
                 train.count += 1;
                 train.size += segment.payload;
@@ -194,6 +214,7 @@ impl Coalescer {
             count: 1,
             first: index,
             last: index,
+            head,
         })
     }
 
@@ -219,8 +240,8 @@ impl Coalescer {
         head: &'a mut [u8; HEAD_BYTES],
     ) -> Option<TunWrite<'a>> {
         let train = self.trains.get(index)?;
-        let first = buffer.get(self.packets[train.first].at.clone())?;
-        let last = buffer.get(self.packets[train.last].at.clone())?;
+        let first = buffer.get(train.head.at())?;
+        let last = buffer.get(self.packets[train.last as usize].at())?;
         let room = &mut head[VIRTIO_HEADER_SIZE..];
         let (virtio, taken) = match train.shape {
             Some(shape) if train.count > 1 => merge_heads(train, shape, first, last, room),
@@ -235,7 +256,7 @@ impl Coalescer {
             packets: Pieces {
                 packets: &self.packets,
                 buffer,
-                next: Some(train.first),
+                next: train.first,
                 skip: 0,
             },
             taken,
@@ -298,7 +319,7 @@ impl<'a> TunWrite<'a> {
 pub struct Pieces<'a> {
     packets: &'a [Packet],
     buffer: &'a [u8],
-    next: Option<usize>,
+    next: u32,
     skip: usize,
 }
 
@@ -307,9 +328,10 @@ impl<'a> Iterator for Pieces<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        let packet = self.packets.get(self.next?)?;
+        let packet = self.packets.get(self.next as usize)?;
         self.next = packet.next;
-        self.buffer.get(packet.at.start + self.skip..packet.at.end)
+        let Range { start, end } = packet.at();
+        self.buffer.get(start + self.skip..end)
     }
 }
 
