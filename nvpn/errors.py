@@ -34,6 +34,7 @@ class DropReason(enum.Enum):
     REPLAYED = "replayed"
     BAD_INNER = "bad-inner"
     SOURCE_NOT_ALLOWED = "source-not-allowed"
+    FILTERED = "filtered"
     # A packet on its way out.
     NO_ROUTE = "no-route"
     NO_ENDPOINT = "no-endpoint"

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nvpn_core::{
-    AdmissionKeys, Command, Endpoint, Event, NewKeypair, PeerId, PeerShared, Prefix, Role, Secret,
-    Source, Watch, Why,
+    AdmissionKeys, Command, Diversion, Endpoint, Event, NewKeypair, PeerId, PeerShared, PortFilter,
+    Prefix, Role, Rule, Secret, Source, UDP_PATH, Watch, Why,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -36,7 +36,7 @@ fn address(bytes: &[u8]) -> PyResult<IpAddr> {
 fn endpoint_from(item: &Bound<'_, PyAny>) -> PyResult<Endpoint> {
     let (bytes, port, scope, source, path, learned_at): EndpointFields = item.extract()?;
     let remote = match bytes.as_slice() {
-        [] => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into(),
+        [] => SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0).into(),
         bytes => match address(bytes)? {
             IpAddr::V4(v4) => SocketAddr::from(SocketAddrV4::new(v4, port)),
             IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
@@ -70,8 +70,14 @@ fn endpoint_to<'py>(py: Python<'py>, endpoint: &Endpoint) -> PyResult<Bound<'py,
         SocketAddr::V4(_) => 0,
         SocketAddr::V6(v6) => v6.scope_id(),
     };
+    let nowhere = endpoint.path != UDP_PATH && endpoint.remote.ip().is_unspecified();
+    let address = if nowhere {
+        PyBytes::new(py, &[])
+    } else {
+        octets(py, endpoint.remote.ip())
+    };
     (
-        octets(py, endpoint.remote.ip()),
+        address,
         endpoint.remote.port(),
         scope,
         endpoint
@@ -111,6 +117,24 @@ fn prefix(item: &Bound<'_, PyAny>) -> PyResult<Prefix> {
     address
         .and_then(|address| Prefix::new(address, length))
         .ok_or_else(|| wrong("a prefix is longer than its address"))
+}
+
+/// (accept, peer, source, destination, protocol, source ports, destination ports).
+fn rule(item: &Bound<'_, PyAny>) -> PyResult<Rule> {
+    let item = item.cast::<PyTuple>()?;
+    let maybe_prefix = |index: usize| -> PyResult<Option<Prefix>> {
+        let given = item.get_item(index)?;
+        (!given.is_none()).then(|| prefix(&given)).transpose()
+    };
+    Ok(Rule {
+        accept: item.get_item(0)?.extract()?,
+        peer: item.get_item(1)?.extract::<Option<u64>>()?.map(PeerId),
+        source: maybe_prefix(2)?,
+        destination: maybe_prefix(3)?,
+        protocol: item.get_item(4)?.extract()?,
+        source_ports: item.get_item(5)?.extract()?,
+        destination_ports: item.get_item(6)?.extract()?,
+    })
 }
 
 type Peers = HashMap<u64, Arc<PeerShared>>;
@@ -203,6 +227,40 @@ fn command(item: &Bound<'_, PyAny>, peers: &mut Peers) -> PyResult<Command> {
             ipv4: field(1)?.extract()?,
             ipv6: field(2)?.extract()?,
         },
+        "filter" => {
+            let rules = field(1)?;
+            let filter = if rules.is_none() {
+                None
+            } else {
+                let rules = rules
+                    .try_iter()?
+                    .map(|item| rule(&item?))
+                    .collect::<PyResult<_>>()?;
+                let otherwise = field(2)?.extract()?;
+                Some(PortFilter { rules, otherwise })
+            };
+            Command::SetFilter { filter }
+        }
+        "divert" => Command::Divert {
+            diversions: field(1)?
+                .try_iter()?
+                .map(|item| {
+                    let (place, port): (Bound<'_, PyAny>, u16) = item?.extract()?;
+                    let prefix = prefix(&place)?;
+                    Ok(Diversion { prefix, port })
+                })
+                .collect::<PyResult<_>>()?,
+        },
+        "inner" => Command::SendInner {
+            packet: field(1)?.cast::<PyBytes>()?.as_bytes().into(),
+        },
+        "add path" => Command::AddPath {
+            path: field(1)?.extract()?,
+            descriptor: field(2)?.extract()?,
+        },
+        "remove path" => Command::RemovePath {
+            path: field(1)?.extract()?,
+        },
         other => return Err(wrong(&format!("there is no command {other}"))),
     })
 }
@@ -245,6 +303,9 @@ fn event<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
         }
         Event::DataSent { peer } => ("DataSent", peer.0).into_pyobject(py),
         Event::DataReceived { peer } => ("DataReceived", peer.0).into_pyobject(py),
+        Event::InnerReceived { peer, packet } => {
+            ("InnerReceived", peer.0, PyBytes::new(py, &packet)).into_pyobject(py)
+        }
         Event::DeviceGone { errno } => ("DeviceGone", errno).into_pyobject(py),
         Event::Failed { message } => ("Failed", message).into_pyobject(py),
     }

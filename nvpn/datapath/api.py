@@ -203,6 +203,65 @@ class SetMtu:
     mtu: int
 
 
+PortRange = tuple[int, int]
+"""Ports from the first to the second, both included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a port filter asks of a packet; None matches everything.
+
+    ``protocol`` is that above IP; ``source_ports`` and ``destination_ports`` match only
+    what has ports.
+    """
+
+    accept: bool
+    peer: PeerId | None = None
+    source: Prefix | None = None
+    destination: Prefix | None = None
+    protocol: int | None = None
+    source_ports: PortRange | None = None
+    destination_ports: PortRange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetFilter:
+    """Let authentic packets from peers pass by these rules, of which the first that
+    matches decides; ``rules`` None: all of them pass.
+
+    ``otherwise``: whether a packet that no rule matches may pass.
+    """
+
+    rules: tuple[Rule, ...] | None
+    otherwise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diversion:
+    """UDP packets to this port of these addresses."""
+
+    prefix: Prefix
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Divert:
+    """Lift authentic UDP packets to these places out of the stream: each becomes an
+    :class:`InnerReceived`. Replaces what was lifted before.
+
+    Fragments, and what stands behind extension headers, are left in the stream.
+    """
+
+    diversions: tuple[Diversion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendInner:
+    """Send a whole IP packet as if it had been read from the TUN device."""
+
+    packet: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ReplaceSockets:
     """Use these UDP sockets from now on (port or fwmark changed).
@@ -214,6 +273,27 @@ class ReplaceSockets:
 
     ipv4: int
     ipv6: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddPath:
+    """Serve endpoints with this ``path`` by a descriptor whose other end is somebody's here.
+
+    Connected and non-blocking, a datagram a read and a datagram a write (SOCK_SEQPACKET).
+    What comes out of it is from ``Endpoint(b"", 0, path=path)``; what does not fit in is
+    dropped and counted. It replaces an earlier one of that number. Whoever opened it closes
+    it, after the acknowledgement of what replaces or removes it.
+    """
+
+    path: int
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePath:
+    """Neither read from nor write to that path's descriptor any more."""
+
+    path: int
 
 
 Command = Union[  # noqa: UP007
@@ -231,7 +311,12 @@ Command = Union[  # noqa: UP007
     Touch,
     SetAdmission,
     SetMtu,
+    SetFilter,
+    Divert,
+    SendInner,
     ReplaceSockets,
+    AddPath,
+    RemovePath,
 ]
 
 
@@ -310,6 +395,14 @@ class DataReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class InnerReceived:
+    """A packet that :class:`Divert` lifts out of the stream; its source is the peer's."""
+
+    peer: PeerId
+    packet: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceGone:
     """The TUN device was deleted under us (EBADFD), or its descriptor failed for good."""
 
@@ -324,6 +417,7 @@ Event = Union[  # noqa: UP007
     EndpointRoamed,
     DataSent,
     DataReceived,
+    InnerReceived,
     DeviceGone,
 ]
 

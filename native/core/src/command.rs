@@ -4,6 +4,7 @@ use core::fmt;
 use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
+use crate::filter::PortFilter;
 use crate::peer::PeerShared;
 use crate::prefix::Prefix;
 use crate::secret::Secret;
@@ -44,6 +45,15 @@ pub struct AdmissionKeys {
     pub cookie_key: Secret,
     /// What our cookies are made from; changed by the protocol every 120 s.
     pub secret: Secret,
+}
+
+/// UDP packets that the protocol's neighbours want for themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diversion {
+    /// Where they go.
+    pub prefix: Prefix,
+    /// To which port there.
+    pub port: u16,
 }
 
 /// One command. A batch of them applies whole, between packet batches. What names an
@@ -142,6 +152,22 @@ pub enum Command {
         /// In bytes.
         mtu: u32,
     },
+    /// Let authentic packets pass by these rules; `None`: all of them.
+    SetFilter {
+        /// The rules.
+        filter: Option<PortFilter>,
+    },
+    /// Lift authentic UDP packets to these places out of the stream: each becomes an
+    /// `InnerReceived`. Replaces what was lifted before.
+    Divert {
+        /// The places.
+        diversions: Box<[Diversion]>,
+    },
+    /// Send an inner packet as if it had been read from the TUN device.
+    SendInner {
+        /// A whole IP packet.
+        packet: Box<[u8]>,
+    },
     /// Use these UDP sockets from now on. The engine's to carry out; the device forgets its
     /// sticky sources.
     ReplaceSockets {
@@ -149,6 +175,19 @@ pub enum Command {
         ipv4: i32,
         /// The IPv6 socket; -1 for off.
         ipv6: i32,
+    },
+    /// Serve endpoints with this path by a descriptor. The engine's to carry out.
+    AddPath {
+        /// Its number, not [`crate::UDP_PATH`].
+        path: u32,
+        /// Connected, non-blocking, a datagram a read and a datagram a write.
+        descriptor: i32,
+    },
+    /// Neither read from nor write to that path's descriptor any more. The engine's to carry
+    /// out.
+    RemovePath {
+        /// Its number.
+        path: u32,
     },
 }
 
@@ -170,7 +209,12 @@ impl fmt::Debug for Command {
             Self::Touch { peer, .. } => ("Touch", Some(peer)),
             Self::SetAdmission { .. } => ("SetAdmission", None),
             Self::SetMtu { .. } => ("SetMtu", None),
+            Self::SetFilter { .. } => ("SetFilter", None),
+            Self::Divert { .. } => ("Divert", None),
+            Self::SendInner { .. } => ("SendInner", None),
             Self::ReplaceSockets { .. } => ("ReplaceSockets", None),
+            Self::AddPath { .. } => ("AddPath", None),
+            Self::RemovePath { .. } => ("RemovePath", None),
         };
         match peer {
             Some(peer) => write!(f, "{name}({peer:?})"),

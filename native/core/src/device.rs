@@ -15,11 +15,12 @@ use std::sync::Arc;
 use crate::admission::Admission;
 use crate::aead::{BatchAead, RingAead};
 use crate::allowed_ips::AllowedIps;
-use crate::command::{Command, NewKeypair, Role};
+use crate::command::{Command, Diversion, NewKeypair, Role};
 use crate::constants::TOS_HANDSHAKE;
 use crate::drop_reason::{DropReason, Drops};
 use crate::endpoint::Endpoint;
 use crate::event::EventQueue;
+use crate::filter::PortFilter;
 use crate::icmp::ErrorLimit;
 use crate::keypair::Keypair;
 use crate::loops::OwnDatagrams;
@@ -51,6 +52,8 @@ pub struct Device {
     pub(crate) routes: AllowedIps<PeerRef>,
     pub(crate) register: Register,
     pub(crate) admission: Admission,
+    pub(crate) filter: Option<PortFilter>,
+    pub(crate) diversions: Box<[Diversion]>,
     pub(crate) icmp: ErrorLimit,
     drops: Arc<Drops>,
     pub(crate) aead: Box<dyn BatchAead + Send>,
@@ -83,6 +86,8 @@ impl Device {
                 keys_gone: false,
             },
             admission: Admission::new(),
+            filter: None,
+            diversions: Box::default(),
             icmp: ErrorLimit::new(),
             drops,
             aead: Box::new(RingAead),
@@ -182,6 +187,10 @@ impl Device {
             }
             Command::SetAdmission { keys } => self.admission.configure(keys),
             Command::SetMtu { mtu } => self.mtu = mtu as usize,
+            Command::SetFilter { filter } => self.filter = filter,
+            Command::Divert { diversions } => self.diversions = diversions,
+            Command::SendInner { packet } => self.send_inner(&packet, now, out),
+            Command::AddPath { .. } | Command::RemovePath { .. } => {}
             Command::ReplaceSockets { .. } => {
                 self.peers.iter_mut().for_each(Peer::forget_source);
             }

@@ -59,6 +59,8 @@ drop_reasons! {
     BadInner = "bad-inner",
     /// An inner packet from an address that its peer may not use.
     SourceNotAllowed = "source-not-allowed",
+    /// An inner packet that the port filter does not let pass.
+    Filtered = "filtered",
     /// A packet to an address that no peer has.
     NoRoute = "no-route",
     /// A packet to a peer that is nowhere.

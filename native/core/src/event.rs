@@ -15,6 +15,9 @@ use crate::{Instant, PeerId};
 /// begin, costs nobody else a handshake.
 pub const MAX_COOKIE_REPLIES: usize = 64;
 
+/// Diverted packets that wait. What comes meanwhile is dropped, as a full socket would.
+pub const MAX_DIVERTED: usize = 256;
+
 /// Why a handshake is wanted. Said once until keys or staging change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
@@ -81,6 +84,13 @@ pub enum Event {
         /// From whom.
         peer: PeerId,
     },
+    /// A packet that `Divert` lifts out of the stream; its source is the peer's.
+    InnerReceived {
+        /// From whom.
+        peer: PeerId,
+        /// A whole IP packet.
+        packet: Box<[u8]>,
+    },
     /// The TUN device was deleted under us, or its descriptor failed for good.
     DeviceGone {
         /// As in `errno.h`.
@@ -113,6 +123,7 @@ impl fmt::Debug for Event {
             }
             Self::DataSent { peer } => write!(f, "DataSent({peer:?})"),
             Self::DataReceived { peer } => write!(f, "DataReceived({peer:?})"),
+            Self::InnerReceived { peer, .. } => write!(f, "InnerReceived({peer:?})"),
             Self::DeviceGone { errno } => write!(f, "DeviceGone({errno})"),
             Self::Failed { message } => write!(f, "Failed({message:?})"),
         }
@@ -141,6 +152,7 @@ struct Waiting {
     once_known: HashSet<(PeerId, bool)>,
     roamed: Vec<(PeerId, Endpoint)>,
     roamed_known: HashMap<PeerId, usize>,
+    diverted: Vec<Event>,
     cookie_replies: VecDeque<Event>,
     handshakes: VecDeque<Event>,
 }
@@ -199,6 +211,18 @@ impl EventQueue {
         });
     }
 
+    /// Append a packet that was lifted out of the stream; false when too many wait.
+    pub fn add_diverted(&self, peer: PeerId, packet: &[u8]) -> bool {
+        self.change(|waiting| {
+            let has_room = waiting.diverted.len() < MAX_DIVERTED;
+            if has_room {
+                let packet = packet.into();
+                waiting.diverted.push(Event::InnerReceived { peer, packet });
+            }
+            has_room
+        })
+    }
+
     /// Initiations and responses that wait.
     pub fn queued_handshakes(&self) -> usize {
         self.lock().handshakes.len()
@@ -210,6 +234,7 @@ impl EventQueue {
         waiting.events.is_empty()
             && waiting.once.is_empty()
             && waiting.roamed.is_empty()
+            && waiting.diverted.is_empty()
             && waiting.cookie_replies.is_empty()
             && waiting.handshakes.is_empty()
     }
@@ -234,6 +259,7 @@ impl EventQueue {
         waiting.roamed_known.clear();
         let roamed = waiting.roamed.drain(..);
         taken.extend(roamed.map(|(peer, endpoint)| Event::EndpointRoamed { peer, endpoint }));
+        taken.append(&mut waiting.diverted);
         for queue in [&mut waiting.cookie_replies, &mut waiting.handshakes] {
             let count = queue.len().min(max_handshakes);
             taken.extend(queue.drain(..count));

@@ -4,6 +4,7 @@ use core::net::IpAddr;
 
 use crate::Instant;
 use crate::admission::Verdict;
+use crate::command::Diversion;
 use crate::constants::{
     MIN_TRANSPORT_SIZE, REJECT_AFTER_MESSAGES, TAG_SIZE, TRANSPORT_HEADER_SIZE,
 };
@@ -11,10 +12,12 @@ use crate::datagrams::Datagrams;
 use crate::device::{Device, Outbox};
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
-use crate::inner::{merge_ecn, parse_inner};
+use crate::inner::{Inner, merge_ecn, parse_inner, udp_payload};
 use crate::keypair::Keypair;
 use crate::message::{MessageType, read_u32, read_u64, receiver_of};
 use crate::peer::{PeerRef, Traffic};
+
+const UDP_HEADER_SIZE: usize = 8;
 
 /// A session that a transport message names, until the next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,20 +134,66 @@ impl Device {
     ///
     /// `plain` is changed in place; `tos` as in [`Device::receive`].
     pub fn deliver(&self, peer: PeerRef, plain: &mut [u8], tos: u8, out: &mut dyn Outbox) {
+        if let Some(size) = self.judge(peer, plain, tos, &mut None) {
+            out.inner(&mut plain[..size]);
+        }
+    }
+
+    /// Judge what an authentic, non-empty message holds: how much of it is a packet for the
+    /// TUN device. `None` if there is none, which is counted, or if it was diverted.
+    ///
+    /// `plain` is changed in place; `tos` as in [`Device::receive`]. `allowed` spares the
+    /// look at the table: keep it between messages of the same peer, `None` at first.
+    pub fn judge(
+        &self,
+        peer: PeerRef,
+        plain: &mut [u8],
+        tos: u8,
+        allowed: &mut Option<IpAddr>,
+    ) -> Option<usize> {
         let Some(inner) = parse_inner(plain) else {
             self.drop_packets(DropReason::BadInner, 1);
-            return;
+            return None;
         };
-        if !self.source_allowed(peer, inner.source) {
-            self.drop_packets(DropReason::SourceNotAllowed, 1);
-            return;
+        if *allowed != Some(inner.source) {
+            if !self.source_allowed(peer, inner.source) {
+                self.drop_packets(DropReason::SourceNotAllowed, 1);
+                return None;
+            }
+            *allowed = Some(inner.source);
         }
         let packet = &mut plain[..inner.length];
+        if let Some(filter) = &self.filter
+            && !filter.accepts(self.peers.get(peer)?.id, &inner, packet)
+        {
+            self.drop_packets(DropReason::Filtered, 1);
+            return None;
+        }
         if !merge_ecn(packet, tos) {
             self.drop_packets(DropReason::BadInner, 1);
-            return;
+            return None;
         }
-        out.inner(packet);
+        if !self.diversions.is_empty() && self.is_diverted(&inner, packet) {
+            if !self.events().add_diverted(self.peers.get(peer)?.id, packet) {
+                self.drop_packets(DropReason::QueueFull, 1);
+            }
+            return None;
+        }
+        Some(inner.length)
+    }
+
+    fn is_diverted(&self, inner: &Inner, packet: &[u8]) -> bool {
+        let header = udp_payload(packet)
+            .and_then(|payload| packet.get(payload.checked_sub(UDP_HEADER_SIZE)?..))
+            .and_then(|udp| Some((udp.len(), udp.first_chunk::<UDP_HEADER_SIZE>()?)));
+        let Some((size, &[_, _, port_high, port_low, size_high, size_low, _, _])) = header else {
+            return false;
+        };
+        // A fragment is none: its UDP header speaks of more than there is.
+        let is_whole = usize::from(u16::from_be_bytes([size_high, size_low])) == size;
+        let port = u16::from_be_bytes([port_high, port_low]);
+        let is_there = |to: &Diversion| to.port == port && to.prefix.contains(inner.destination);
+        is_whole && self.diversions.iter().any(is_there)
     }
 
     // --- in, in batches ---------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from nvpn.datapath.api import (
+    AddPath,
     Command,
     CreatePeer,
     DataReceived,
@@ -13,21 +14,27 @@ from nvpn.datapath.api import (
     DeletePrefix,
     DestroyPeer,
     DeviceGone,
+    Divert,
     DropStaged,
     EndpointRoamed,
     EraseKeys,
     Event,
     HandshakeReceived,
     HandshakeWanted,
+    InnerReceived,
     InsertPrefix,
     InstallKeypair,
     KeypairConfirmed,
     KeypairGone,
+    RemovePath,
     ReplaceSockets,
     Role,
+    Rule,
     SendHandshake,
+    SendInner,
     SendKeepalive,
     SetAdmission,
+    SetFilter,
     SetMtu,
     SetPeerEndpoint,
     StopSending,
@@ -66,6 +73,24 @@ def _pack_keypair(one: InstallKeypair) -> Fields:
     )
 
 
+def _pack_filter(one: SetFilter) -> Fields:
+    if one.rules is None:
+        return ("filter", None, one.otherwise)
+    return ("filter", [_pack_rule(rule) for rule in one.rules], one.otherwise)
+
+
+def _pack_rule(one: Rule) -> Fields:
+    return (
+        one.accept,
+        one.peer,
+        one.source,
+        one.destination,
+        one.protocol,
+        one.source_ports,
+        one.destination_ports,
+    )
+
+
 _PACK: Final[dict[type, Callable[[Any], Fields]]] = {
     CreatePeer: lambda one: ("create", one.peer),
     DestroyPeer: lambda one: ("destroy", one.peer),
@@ -81,7 +106,12 @@ _PACK: Final[dict[type, Callable[[Any], Fields]]] = {
     Touch: lambda one: ("touch", one.peer, one.received_bytes, one.at),
     SetAdmission: lambda one: ("admission", one.mac1_key, one.cookie_key, one.secret),
     SetMtu: lambda one: ("mtu", one.mtu),
+    SetFilter: _pack_filter,
+    Divert: lambda one: ("divert", [(place.prefix, place.port) for place in one.diversions]),
+    SendInner: lambda one: ("inner", bytes(one.packet)),
     ReplaceSockets: lambda one: ("sockets", one.ipv4, one.ipv6),
+    AddPath: lambda one: ("add path", one.path, one.descriptor),
+    RemovePath: lambda one: ("remove path", one.path),
 }
 
 
@@ -106,6 +136,7 @@ _UNPACK: Final[dict[str, Callable[..., Event]]] = {
     "EndpointRoamed": lambda peer, endpoint: EndpointRoamed(peer, _endpoint(endpoint)),
     "DataSent": DataSent,
     "DataReceived": DataReceived,
+    "InnerReceived": InnerReceived,
     "DeviceGone": DeviceGone,
     "Failed": _failed,
 }

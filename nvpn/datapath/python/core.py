@@ -20,23 +20,30 @@ from cryptography.exceptions import InvalidTag
 from nvpn.datapath.allowed_ips import AllowedIps
 from nvpn.datapath.api import (
     Activity,
+    AddPath,
     Command,
     Counters,
     CreatePeer,
     DeletePrefix,
     DestroyPeer,
+    Diversion,
+    Divert,
     DropStaged,
     EraseKeys,
     Event,
     HandshakeReceived,
+    InnerReceived,
     InsertPrefix,
     InstallKeypair,
     PeerId,
+    RemovePath,
     ReplaceSockets,
     Role,
     SendHandshake,
+    SendInner,
     SendKeepalive,
     SetAdmission,
+    SetFilter,
     SetMtu,
     SetPeerEndpoint,
     StopSending,
@@ -44,6 +51,7 @@ from nvpn.datapath.api import (
     Watch,
 )
 from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.filter import PortFilter, is_diverted
 from nvpn.datapath.icmp import ErrorLimit, unreachable
 from nvpn.datapath.inner import (
     merge_ecn,
@@ -117,6 +125,8 @@ class Core:
         self._admission: Final = Admission()
         self._staging: Final = StagingBudget()
         self._icmp: Final = ErrorLimit()
+        self._filter: PortFilter | None = None
+        self._diversions: tuple[Diversion, ...] = ()
         self._drops: Final[Counter[DropReason]] = Counter()
         self._datagrams: list[Outgoing] = []
         self._inner: list[bytes] = []
@@ -135,10 +145,21 @@ class Core:
         if isinstance(command, SetMtu):
             self.mtu = command.mtu
             return
+        if isinstance(command, SetFilter):
+            self._filter = PortFilter.of(command)
+            return
+        if isinstance(command, Divert):
+            self._diversions = command.diversions
+            return
+        if isinstance(command, SendInner):
+            self.send_inner(command.packet, now)
+            return
         if isinstance(command, ReplaceSockets):
             for peer in self.peers.values():
                 peer.forget_source()
             return
+        if isinstance(command, AddPath | RemovePath):
+            return  # the engine's: nothing here knows a descriptor
         if isinstance(command, CreatePeer):
             self.peers[command.peer] = Peer(
                 command.peer, self.receivers, self.own, self.events, self._staging
@@ -399,10 +420,22 @@ class Core:
             self.drop(DropReason.SOURCE_NOT_ALLOWED)
             return
         del plain[inner.length :]
+        if self._filter is not None and not self._filter.accepts(peer.id, inner, plain):
+            self.drop(DropReason.FILTERED)
+            return
         if not merge_ecn(plain, tos):
             self.drop(DropReason.BAD_INNER)
             return
+        if self._diversions and is_diverted(self._diversions, inner, plain):
+            if not self.events.add_diverted(InnerReceived(peer.id, bytes(plain))):
+                self.drop(DropReason.QUEUE_FULL)
+            return
         self._inner.append(bytes(plain))
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether each packet has to be looked at: then they are not delivered merged."""
+        return self._filter is not None or bool(self._diversions)
 
     # --- what is taken ----------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from nvpn.datapath.api import EndpointRoamed, Event, HandshakeReceived, PeerId
+from nvpn.datapath.api import EndpointRoamed, Event, HandshakeReceived, InnerReceived, PeerId
 from nvpn.model.endpoint import Endpoint
 from nvpn.wire.constants import HANDSHAKE_QUEUE_SIZE
 from nvpn.wire.messages import MessageType, message_type
@@ -14,6 +14,9 @@ from nvpn.wire.messages import MessageType, message_type
 MAX_COOKIE_REPLIES: Final = 64
 """That wait. A flood of them, which only somebody who sees our messages can begin, costs
 nobody else a handshake."""
+
+MAX_DIVERTED: Final = 256
+"""Diverted packets that wait. What comes meanwhile is dropped, as a full socket would."""
 
 
 class EventQueue:
@@ -28,7 +31,7 @@ class EventQueue:
     can repeat is kept once per peer.
     """
 
-    __slots__ = ("_cookie_replies", "_events", "_handshakes", "_once", "_roamed")
+    __slots__ = ("_cookie_replies", "_diverted", "_events", "_handshakes", "_once", "_roamed")
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -36,6 +39,7 @@ class EventQueue:
         self._handshakes: deque[HandshakeReceived] = deque()
         self._cookie_replies: deque[HandshakeReceived] = deque()
         self._roamed: dict[PeerId, Endpoint] = {}
+        self._diverted: list[InnerReceived] = []
 
     def add(self, event: Event) -> None:
         """Append an event that packets cannot repeat, without new keys or commands."""
@@ -59,6 +63,13 @@ class EventQueue:
         """The peer's latest endpoint; it replaces one that was not taken yet."""
         self._roamed[peer] = endpoint
 
+    def add_diverted(self, event: InnerReceived) -> bool:
+        """Append a packet that was lifted out of the stream; False when too many wait."""
+        if len(self._diverted) >= MAX_DIVERTED:
+            return False
+        self._diverted.append(event)
+        return True
+
     @property
     def queued_handshakes(self) -> int:
         """Initiations and responses that wait."""
@@ -66,7 +77,12 @@ class EventQueue:
 
     def __bool__(self) -> bool:
         return bool(
-            self._events or self._once or self._handshakes or self._cookie_replies or self._roamed
+            self._events
+            or self._once
+            or self._handshakes
+            or self._cookie_replies
+            or self._roamed
+            or self._diverted
         )
 
     def take(self, max_handshakes: int | None = None) -> list[Event]:
@@ -81,6 +97,8 @@ class EventQueue:
         if self._roamed:
             taken.extend(EndpointRoamed(peer, at) for peer, at in self._roamed.items())
             self._roamed.clear()
+        taken.extend(self._diverted)
+        self._diverted.clear()
         for queue in (self._cookie_replies, self._handshakes):
             count = len(queue) if max_handshakes is None else min(len(queue), max_handshakes)
             taken.extend(islice(queue, count))

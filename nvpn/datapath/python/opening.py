@@ -101,7 +101,7 @@ class BatchOpener:
             return True
         _accept(keypair, counters)
         core.note_authentic(peer, keypair, endpoint, now, size, count, data=True)
-        if not self._deliver_merged(peer, views, tos):
+        if core.looks_inside or not self._deliver_merged(peer, views, tos):
             for plain in views.plains:
                 if plain:
                     core.deliver(peer, bytearray(plain), tos)

@@ -1,0 +1,93 @@
+//! Which flow an inner packet belongs to: what is above IP, and its ports.
+
+use crate::inner::{IPV4_HEADER_SIZE, IPV6_HEADER_SIZE};
+
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
+
+const FRAGMENT: u8 = 44;
+/// Hop-by-hop, routing, destination options: `(next header, length in 8 bytes - 1)`.
+const EXTENSIONS: [u8; 3] = [0, 43, 60];
+
+/// What a packet shows of its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Both are there.
+    Shown {
+        /// The sender's.
+        source: u16,
+        /// The receiver's.
+        destination: u16,
+    },
+    /// It has none, or is cut off before them.
+    None,
+    /// They were in another fragment.
+    Elsewhere,
+}
+
+/// What is above IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The protocol's number; of IPv6 that behind the extension headers.
+    pub protocol: u8,
+    /// Its ports.
+    pub ports: Ports,
+}
+
+/// The flow of a packet that is past `parse_inner` and cut to its length.
+#[must_use]
+pub fn flow_of(packet: &[u8]) -> Flow {
+    let (protocol, at) = match packet.first() {
+        Some(first) if first >> 4 == 4 => ipv4_payload(packet),
+        _ => ipv6_payload(packet),
+    };
+    let Some(at) = at else {
+        let ports = Ports::Elsewhere;
+        return Flow { protocol, ports };
+    };
+    let ports = packet.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    let ports = match (protocol, ports) {
+        (TCP | UDP | SCTP | UDP_LITE, Some(&[a, b, c, d])) => Ports::Shown {
+            source: u16::from_be_bytes([a, b]),
+            destination: u16::from_be_bytes([c, d]),
+        },
+        _ => Ports::None,
+    };
+    Flow { protocol, ports }
+}
+
+/// The protocol and where its header begins; `None` in a later fragment.
+fn ipv4_payload(packet: &[u8]) -> (u8, Option<usize>) {
+    let Some(head) = packet.first_chunk::<IPV4_HEADER_SIZE>() else {
+        return (0, Some(packet.len()));
+    };
+    let is_first = u16::from_be_bytes([head[6], head[7]]) & 0x1FFF == 0;
+    let size = (usize::from(head[0] & 0x0F) * 4).max(IPV4_HEADER_SIZE);
+    (head[9], is_first.then_some(size))
+}
+
+fn ipv6_payload(packet: &[u8]) -> (u8, Option<usize>) {
+    let Some(head) = packet.first_chunk::<IPV6_HEADER_SIZE>() else {
+        return (0, Some(packet.len()));
+    };
+    let (mut protocol, mut at) = (head[6], IPV6_HEADER_SIZE);
+    while EXTENSIONS.contains(&protocol) || protocol == FRAGMENT {
+        let Some(header) = packet.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
+            break;
+        };
+        if protocol == FRAGMENT {
+            if u16::from_be_bytes([header[2], header[3]]) & 0xFFF8 != 0 {
+                return (header[0], None);
+            }
+            at += 8;
+        } else {
+            at += (usize::from(header[1]) + 1) * 8;
+        }
+        protocol = header[0];
+    }
+    (protocol, Some(at))
+}

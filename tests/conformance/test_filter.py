@@ -1,0 +1,79 @@
+"""What every datapath must do with rules for packets and with packets for ourselves."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from nvpn.datapath.api import (
+    Diversion,
+    Divert,
+    InnerReceived,
+    InsertPrefix,
+    Rule,
+    SendInner,
+    SetFilter,
+)
+from nvpn.datapath.checksum import complement, pseudo_sum, word_sum
+from nvpn.errors import DropReason
+from nvpn.model.prefixes import Prefix, parse_address
+from tests.support.cores import ipv4, ipv6
+from tests.support.datapaths import SETUPS, Rig
+
+UDP = 17
+
+
+@pytest.fixture(params=SETUPS, ids=lambda setup: setup.name)
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with Rig(request.param) as made:
+        yield made
+
+
+def udp(port: int, size: int = 600) -> bytes:
+    """From correspondent 1 to the host, with the checksum that the kernel would make."""
+    unsummed = struct.pack(">HHHH", 5000, port, 8 + size, 0) + bytes(size)
+    addresses = parse_address("10.0.1.2") + parse_address("10.0.0.1")
+    total = pseudo_sum(addresses, UDP, len(unsummed)) + word_sum(unsummed)
+    datagram = unsummed[:6] + complement(total).to_bytes(2, "big") + unsummed[8:]
+    return ipv4("10.0.1.2", "10.0.0.1", datagram, protocol=UDP)
+
+
+def test_of_a_train_only_what_the_filter_lets_pass_arrives(rig: Rig) -> None:
+    peer = rig.correspondent(1)
+    peer.establish()
+    rig.tell(SetFilter((Rule(accept=True, peer=peer.peer, destination_ports=(53, 53)),)))
+    packets = [udp(port) for port in (53, 54, 53, 53, 99, 53)]
+    peer.send_merged([peer.packet_from(packet) for packet in packets])
+    assert rig.take(4) == [udp(53)] * 4
+    assert rig.datapath.drops() == {DropReason.FILTERED: 2}
+
+    rig.tell(SetFilter(None))
+    peer.send_merged([peer.packet_from(packet) for packet in packets])
+    assert rig.take(6) == packets
+
+
+def test_of_a_train_what_is_ours_comes_up_and_the_rest_goes_on(rig: Rig) -> None:
+    peer = rig.correspondent(1)
+    peer.establish()
+    rig.tell(Divert((Diversion(Prefix.parse("10.0.0.1/32"), 7),)))
+    packets = [udp(port) for port in (6, 6, 7, 6, 6)]
+    peer.send_merged([peer.packet_from(packet) for packet in packets])
+    assert rig.take(4) == [udp(6)] * 4
+    assert rig.take_event(InnerReceived) == InnerReceived(peer.peer, udp(7))
+
+    rig.tell(Divert(()))
+    peer.send(peer.packet_from(udp(7)))
+    assert rig.take(1) == [udp(7)]
+    assert rig.datapath.drops() == {}
+
+
+def test_packets_of_ours_are_sent_like_those_of_the_host(rig: Rig) -> None:
+    peer = rig.correspondent(1)
+    peer.establish()
+    rig.tell(InsertPrefix(peer.peer, Prefix.parse("fd00:1::/64")))
+    packets = [ipv4("10.0.0.1", "10.0.1.2", b"x" * 90), ipv6("fd00::1", "fd00:1::9", b"y" * 41)]
+    rig.tell(*map(SendInner, packets))
+    plains = peer.take_plain(2)
+    assert [plain[: len(packet)] for plain, packet in zip(plains, packets, strict=True)] == packets
