@@ -340,7 +340,7 @@ fn describe(failure: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Interest, wait};
+    use crate::sys::{Interest, Poller};
 
     struct Dying {
         last_words: &'static str,
@@ -374,7 +374,7 @@ mod tests {
             fd: shared.news.fd(),
             ready: false,
         }];
-        wait(&mut news, 0);
+        Poller::default().wait(&mut news, 0);
         assert!(news[0].ready, "whoever waits for events wakes");
     }
 

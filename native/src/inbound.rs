@@ -1,13 +1,12 @@
 //! From the peers to the TUN device.
 
-use std::net::IpAddr;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::RawFd;
 
 use nvpn_core::aead::{BatchAead, RingAead, plaintext};
 use nvpn_core::constants::{MIN_TRANSPORT_SIZE, REJECT_AFTER_MESSAGES};
 use nvpn_core::datagrams::{Datagrams, MAX_DATAGRAMS};
-use nvpn_core::inner::{merge_ecn, parse_inner};
 use nvpn_core::message::{MessageType, read_u32, read_u64};
 use nvpn_core::{Device, DropReason, Endpoint, Instant, SessionRef, Source, Traffic, UDP_PATH};
 
@@ -17,6 +16,7 @@ use crate::sys;
 use crate::tun::TunPort;
 
 const READS_A_TURN: usize = 4;
+const DATAGRAMS_A_TURN: usize = 64;
 const BUFFER_BYTES: usize = 1 << 16;
 
 /// What a read of a socket has come to.
@@ -98,6 +98,41 @@ impl Inbound {
                 // An ICMP error about something sent earlier: not worth a word.
                 Err(_) => {}
             }
+        }
+        Found::More
+    }
+
+    /// Deliver a turn's share of what the descriptor of a path has.
+    pub fn run_path(
+        &mut self,
+        path: u32,
+        descriptor: RawFd,
+        shared: &Shared,
+        device: &mut Device,
+        tun: &mut TunPort,
+        mail: &mut Mail,
+    ) -> Found {
+        let nowhere = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
+        let endpoint = Endpoint {
+            path,
+            ..Endpoint::new(nowhere.into())
+        };
+        for _ in 0..DATAGRAMS_A_TURN {
+            let size = match sys::receive_from_path(descriptor, &mut self.buffer[..]) {
+                Ok(0) => return Found::Gone,
+                Ok(size) => size,
+                Err(libc::EAGAIN | libc::EINTR) => return Found::Empty,
+                Err(_) => return Found::Gone,
+            };
+            let now = shared.now();
+            let arrival = Arrival {
+                size,
+                segment: size,
+                endpoint,
+                tos: 0,
+                now,
+            };
+            self.take(&arrival, device, tun, mail);
         }
         Found::More
     }
@@ -234,7 +269,7 @@ impl Inbound {
         device: &Device,
         tun: &mut TunPort,
     ) {
-        let mut allowed: Option<IpAddr> = None;
+        let mut allowed = None;
         for range in of(all, accepted) {
             let body = plaintext(range.len());
             if body.is_empty() {
@@ -242,23 +277,9 @@ impl Inbound {
             }
             let at = start + range.start + body.start;
             let plain = &mut self.buffer[at..start + range.start + body.end];
-            let Some(inner) = parse_inner(plain) else {
-                device.drop_packets(DropReason::BadInner, 1);
-                continue;
-            };
-            if allowed != Some(inner.source) {
-                if !device.source_allowed(session.peer, inner.source) {
-                    device.drop_packets(DropReason::SourceNotAllowed, 1);
-                    continue;
-                }
-                allowed = Some(inner.source);
+            if let Some(size) = device.judge(session.peer, plain, tos, &mut allowed) {
+                tun.coalescer().push(&self.buffer[..], at..at + size);
             }
-            if !merge_ecn(&mut plain[..inner.length], tos) {
-                device.drop_packets(DropReason::BadInner, 1);
-                continue;
-            }
-            tun.coalescer()
-                .push(&self.buffer[..], at..at + inner.length);
         }
     }
 }

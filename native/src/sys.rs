@@ -393,17 +393,25 @@ pub struct Interest {
     pub ready: bool,
 }
 
-/// Wait until something is ready; `timeout_ms` -1 for ever.
-pub fn wait<const N: usize>(interests: &mut [Interest; N], timeout_ms: i32) {
-    let mut fds = interests.map(|one| libc::pollfd {
-        fd: one.fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    // SAFETY: N entries of ours.
-    let ready = unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
-    for (interest, fd) in interests.iter_mut().zip(&fds) {
-        interest.ready = ready > 0 && fd.revents != 0;
+/// Waits for descriptors; keeps the kernel's list of them.
+#[derive(Debug, Default)]
+pub struct Poller(Vec<libc::pollfd>);
+
+impl Poller {
+    /// Wait until something is ready; `timeout_ms` -1 for ever.
+    pub fn wait(&mut self, interests: &mut [Interest], timeout_ms: i32) {
+        self.0.clear();
+        self.0.extend(interests.iter().map(|one| libc::pollfd {
+            fd: one.fd,
+            events: libc::POLLIN,
+            revents: 0,
+        }));
+        let count = self.0.len() as libc::nfds_t;
+        // SAFETY: `count` entries of ours.
+        let ready = unsafe { libc::poll(self.0.as_mut_ptr(), count, timeout_ms) };
+        for (interest, fd) in interests.iter_mut().zip(&self.0) {
+            interest.ready = ready > 0 && fd.revents != 0;
+        }
     }
 }
 
@@ -488,6 +496,7 @@ mod tests {
     #[test]
     fn an_event_is_readable_once_signalled() {
         let event = EventFd::new().unwrap();
+        let mut poller = Poller::default();
         let mut interests = [
             Interest {
                 fd: event.fd(),
@@ -498,13 +507,13 @@ mod tests {
                 ready: true,
             },
         ];
-        wait(&mut interests, 0);
+        poller.wait(&mut interests, 0);
         assert!(!interests[0].ready && !interests[1].ready);
         event.signal();
-        wait(&mut interests, -1);
+        poller.wait(&mut interests, -1);
         assert!(interests[0].ready);
         event.clear();
-        wait(&mut interests, 0);
+        poller.wait(&mut interests, 0);
         assert!(!interests[0].ready);
     }
 }

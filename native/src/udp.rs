@@ -64,6 +64,8 @@ pub struct UdpSender<T = Kernel> {
     ipv6: RawFd,
     gso: bool,
     refused: bool,
+    /// Of paths other than UDP's.
+    paths: HashMap<u32, RawFd>,
     max_segments: usize,
     // Where a merged send met a smaller MTU on its way: one by one until then.
     singles_until: HashMap<SocketAddr, Instant>,
@@ -80,6 +82,7 @@ impl<T: Transmit> UdpSender<T> {
             ipv6: NO_FD,
             gso,
             refused: false,
+            paths: HashMap::new(),
             max_segments: max_segments.max(1),
             singles_until: HashMap::new(),
         }
@@ -94,6 +97,14 @@ impl<T: Transmit> UdpSender<T> {
             .into_iter()
             .filter(|&fd| fd >= 0)
             .all(sys::has_gso);
+    }
+
+    /// Serve this path by a descriptor from now on, or by none.
+    pub fn use_path(&mut self, path: u32, descriptor: Option<RawFd>) {
+        match descriptor {
+            Some(fd) => self.paths.insert(path, fd),
+            None => self.paths.remove(&path),
+        };
     }
 
     /// Whether merged sends are in use.
@@ -168,13 +179,16 @@ impl<T: Transmit> UdpSender<T> {
         tos: u8,
         now: Instant,
     ) -> Outcome {
+        if endpoint.path != UDP_PATH {
+            return self.send_on_path(endpoint.path, datagrams);
+        }
         let fd = if endpoint.remote.is_ipv4() {
             self.ipv4
         } else {
             self.ipv6
         };
         let count = datagrams.len().div_ceil(segment.max(1)).max(1);
-        if fd < 0 || endpoint.path != UDP_PATH {
+        if fd < 0 {
             return Outcome {
                 lost: count,
                 forget_source: false,
@@ -191,6 +205,18 @@ impl<T: Transmit> UdpSender<T> {
             Err(errno) => self.recover(
                 errno, endpoint, source, datagrams, segment, tos, now, fd, &way,
             ),
+        }
+    }
+
+    /// One datagram into the descriptor of a path; full is a loss, too.
+    fn send_on_path(&self, path: u32, datagram: &[u8]) -> Outcome {
+        let sent = self
+            .paths
+            .get(&path)
+            .map(|&fd| sys::send_to_path(fd, datagram));
+        Outcome {
+            lost: usize::from(!matches!(sent, Some(Ok(_)))),
+            forget_source: false,
         }
     }
 

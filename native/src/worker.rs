@@ -14,7 +14,7 @@ use crate::engine::{Run, Settings, Shared, Used};
 use crate::inbound::{Found, Inbound};
 use crate::mail::Mail;
 use crate::outbound::{Outbound, Way};
-use crate::sys::{self, Interest, NO_FD};
+use crate::sys::{self, Interest, NO_FD, Poller};
 use crate::tun::{Descriptor, TunPort};
 use crate::udp::{Kernel, UdpSender};
 
@@ -25,6 +25,8 @@ const TUN: usize = 0;
 const IPV4: usize = 1;
 const IPV6: usize = 2;
 const WAKE: usize = 3;
+/// The descriptors of paths follow.
+const PATHS: usize = 4;
 
 /// Everything that belongs to the thread.
 pub struct Worker {
@@ -35,7 +37,10 @@ pub struct Worker {
     inbound: Inbound,
     outbound: Outbound,
     mail: Mail,
-    interests: [Interest; 4],
+    interests: Vec<Interest>,
+    /// The numbers of the paths whose descriptors are in `interests`, in their order.
+    paths: Vec<u32>,
+    poller: Poller,
     gso: bool,
     gro: bool,
     gone_told: bool,
@@ -66,7 +71,9 @@ impl Worker {
             inbound: Inbound::new(settings.batches),
             outbound: Outbound::new(settings.batches, settings.max_segments),
             mail: Mail::default(),
-            interests: fds.map(|fd| Interest { fd, ready: true }),
+            interests: fds.map(|fd| Interest { fd, ready: true }).to_vec(),
+            paths: Vec::new(),
+            poller: Poller::default(),
             gso: settings.gso,
             gro: settings.gro,
             gone_told: false,
@@ -87,6 +94,14 @@ impl Worker {
                 self.interests[TUN].ready = self.interests[TUN].fd >= 0;
             }
         }
+        for path in PATHS..self.interests.len() {
+            if self.interests[path].ready {
+                self.receive_from_path(path);
+                self.interests[TUN].ready = self.interests[TUN].fd >= 0;
+            }
+        }
+        // A confirmed session sets packets free that waited; none must overtake them.
+        self.deliver_mail(None);
         if self.interests[TUN].ready {
             let mut way = Way {
                 device: &mut self.device,
@@ -126,6 +141,29 @@ impl Worker {
         }
     }
 
+    fn receive_from_path(&mut self, at: usize) {
+        let (path, fd) = (self.paths[at - PATHS], self.interests[at].fd);
+        let found = self.inbound.run_path(
+            path,
+            fd,
+            &self.shared,
+            &mut self.device,
+            &mut self.tun,
+            &mut self.mail,
+        );
+        match found {
+            Found::More => {}
+            Found::Empty => self.interests[at].ready = false,
+            // What is sent there is lost from now on.
+            Found::Gone => {
+                self.interests[at] = Interest {
+                    fd: NO_FD,
+                    ready: false,
+                }
+            }
+        }
+    }
+
     fn deliver_mail(&mut self, now: Option<Instant>) {
         if !self.mail.is_empty() {
             let now = now.unwrap_or_else(|| self.shared.now());
@@ -158,7 +196,7 @@ impl Worker {
 
     fn look(&mut self, timeout_ms: i32) {
         self.interests[TUN].fd = self.tun.fd();
-        sys::wait(&mut self.interests, timeout_ms);
+        self.poller.wait(&mut self.interests, timeout_ms);
     }
 
     // --- commands -----------------------------------------------------------------------
@@ -183,9 +221,14 @@ impl Worker {
     }
 
     fn carry_out(&mut self, command: Command, now: Instant) {
-        if let Command::ReplaceSockets { ipv4, ipv6 } = command {
-            self.deliver_mail(Some(now));
-            self.use_sockets(ipv4, ipv6);
+        match command {
+            Command::ReplaceSockets { ipv4, ipv6 } => {
+                self.deliver_mail(Some(now));
+                self.use_sockets(ipv4, ipv6);
+            }
+            Command::AddPath { path, descriptor } => self.use_path(path, Some(descriptor), now),
+            Command::RemovePath { path } => self.use_path(path, None, now),
+            _ => {}
         }
         self.device.apply(command, now, &mut self.mail);
     }
@@ -199,6 +242,19 @@ impl Worker {
         }
         self.udp.use_sockets(ipv4, ipv6);
         self.tell_used();
+    }
+
+    fn use_path(&mut self, path: u32, descriptor: Option<RawFd>, now: Instant) {
+        self.deliver_mail(Some(now));
+        self.udp.use_path(path, descriptor);
+        if let Some(at) = self.paths.iter().position(|&known| known == path) {
+            self.paths.remove(at);
+            self.interests.remove(PATHS + at);
+        }
+        if let Some(fd) = descriptor {
+            self.paths.push(path);
+            self.interests.push(Interest { fd, ready: true });
+        }
     }
 
     // --- what others are told -----------------------------------------------------------
@@ -241,7 +297,9 @@ impl Run for Worker {
             self.turn();
             self.shared.announce();
             turns += 1;
-            let busy = self.interests[..WAKE].iter().any(|one| one.ready);
+            let ready = |one: &Interest| one.ready;
+            let busy = self.interests[..WAKE].iter().any(ready)
+                || self.interests[PATHS..].iter().any(ready);
             if !busy {
                 self.rest();
                 turns = 0;

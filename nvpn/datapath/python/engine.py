@@ -18,11 +18,13 @@ from typing import Final
 
 from nvpn.datapath.api import (
     Activity,
+    AddPath,
     Command,
     Counters,
     DeviceGone,
     Event,
     PeerId,
+    RemovePath,
     ReplaceSockets,
     Watch,
 )
@@ -41,6 +43,7 @@ from nvpn.datapath.python.udp import (
 from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import DropReason
 from nvpn.model.clock import boot_ns
+from nvpn.model.endpoint import Endpoint
 from nvpn.wire.constants import DEFAULT_MTU
 
 HANDSHAKES_AT_ONCE: Final = 2
@@ -115,6 +118,10 @@ class PythonDatapath:
                     self._detach_sockets()
                     self._sockets = borrow(command, gro=self._offloads.gro)
                     self._attach_sockets()
+                elif isinstance(command, AddPath):
+                    self._add_path(command.path, command.descriptor)
+                elif isinstance(command, RemovePath):
+                    self._remove_path(command.path)
             self._core.apply(commands, self._clock())
             self._flush()
         if acknowledged is not None:
@@ -163,6 +170,8 @@ class PythonDatapath:
         self._closed = True
         self._stop_reading_tun()
         self._detach_sockets()
+        for path in list(self._udp.descriptors):
+            self._remove_path(path)
         self._core.close()
 
     # --- the loop's side --------------------------------------------------------------
@@ -175,6 +184,13 @@ class PythonDatapath:
         now = self._clock()
         self._inbound.move(receiver, now)
         # What was just written to the device often has its answer waiting there already.
+        self._outbound.move(now)
+        self._flush()
+
+    def _path_readable(self, path: int, descriptor: int) -> None:
+        now = self._clock()
+        if not self._inbound.move_from_path(descriptor, Endpoint(b"", 0, path=path), now):
+            self._loop.remove_reader(descriptor)  # what is sent there is lost from now on
         self._outbound.move(now)
         self._flush()
 
@@ -212,6 +228,17 @@ class PythonDatapath:
         give_back(self._sockets.values())
         self._sockets = {}
         self._udp.use({})
+
+    def _add_path(self, path: int, descriptor: int) -> None:
+        self._remove_path(path)
+        self._udp.descriptors[path] = descriptor
+        self._loop.add_reader(descriptor, self._path_readable, path, descriptor)
+
+    def _remove_path(self, path: int) -> None:
+        self._flush()
+        descriptor = self._udp.descriptors.pop(path, None)
+        if descriptor is not None:
+            self._loop.remove_reader(descriptor)
 
     def _stop_reading_tun(self) -> None:
         self._loop.remove_reader(self._tun_fd)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.opening import BatchOpener
 from nvpn.datapath.python.tun import TunPort
 from nvpn.datapath.python.udp import Arrival, UdpReceiver
+from nvpn.model.endpoint import Endpoint
 
 _READS_A_TURN: Final = 4
+_DATAGRAMS_A_TURN: Final = 64
 _BUFFER_BYTES: Final = 1 << 16
 
 
@@ -36,6 +39,21 @@ class Inbound:
                 break
             self._take(arrival, now)
         self.flush()
+
+    def move_from_path(self, descriptor: int, endpoint: Endpoint, now: int) -> bool:
+        """Deliver a turn's share of what a path's descriptor has; False once it is closed."""
+        for _ in range(_DATAGRAMS_A_TURN):
+            try:
+                size = os.readv(descriptor, [self.buffer])
+            except BlockingIOError:
+                break
+            except OSError:
+                return False
+            if not size:
+                return False
+            self._core.receive(self._view[:size], endpoint, now)
+        self.flush()
+        return True
 
     def flush(self) -> None:
         """Write what is ready."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -77,7 +78,16 @@ class UdpSender:
         max_segments: UDP_MAX_SEGMENTS.
     """
 
-    __slots__ = ("_clock", "_core", "_paths", "_singles_until", "_sockets", "gso", "max_segments")
+    __slots__ = (
+        "_clock",
+        "_core",
+        "_paths",
+        "_singles_until",
+        "_sockets",
+        "descriptors",
+        "gso",
+        "max_segments",
+    )
 
     def __init__(
         self, core: Core, clock: Callable[[], int], *, gso: bool, max_segments: int
@@ -85,6 +95,8 @@ class UdpSender:
         self._core: Final = core
         self._clock: Final = clock
         self._sockets: dict[int, socket.socket] = {}
+        # Of paths other than UDP_PATH; the engine's to change.
+        self.descriptors: Final[dict[int, int]] = {}
         self._paths: dict[tuple[Endpoint, int, int], _Path] = {}
         # Where a merged send met a smaller MTU on its way: one by one until then.
         self._singles_until: dict[tuple[bytes, int, int, int], int] = {}
@@ -133,6 +145,8 @@ class UdpSender:
         Returns:
             whether the kernel took all of them; what it did not take is counted.
         """
+        if endpoint.path != UDP_PATH:
+            return self._send_on_path(endpoint.path, pieces, segment, count)
         if count > 1 and not self.may_merge(endpoint):
             return self._send_singly(peer, endpoint, pieces, segment, tos)
         path = self._path(endpoint, tos, segment if count > 1 else 0)
@@ -146,11 +160,25 @@ class UdpSender:
             return self._recover(error, peer, endpoint, pieces, segment, count, tos)
         return True
 
+    def _send_on_path(self, path: int, pieces: Sequence[Bytes], segment: int, count: int) -> bool:
+        """Into a descriptor: one datagram a write."""
+        descriptor = self.descriptors.get(path)
+        whole = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        lost = count if descriptor is None else 0
+        if descriptor is not None:
+            for start in range(0, len(whole), segment):
+                try:
+                    os.write(descriptor, whole[start : start + segment])
+                except OSError:
+                    lost += 1  # full, or nobody is there
+        self._core.drop(DropReason.SEND_FAILED, lost)
+        return not lost
+
     def may_merge(self, endpoint: Endpoint) -> bool:
         """Whether several datagrams for that endpoint may leave in one call."""
         if not self.gso:
             return False
-        if not self._singles_until:
+        if endpoint.path != UDP_PATH or not self._singles_until:
             return True
         until = self._singles_until.get(endpoint.remote)
         if until is None:
@@ -166,7 +194,7 @@ class UdpSender:
         path = self._paths.get(key)
         if path is None:
             transmit = self._sockets.get(endpoint.version)
-            if transmit is None or endpoint.path != UDP_PATH:
+            if transmit is None:
                 return None
             control = build_control(
                 endpoint.version, source=endpoint.source, tos=tos, segment=segment

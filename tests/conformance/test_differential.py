@@ -1,0 +1,254 @@
+"""Both datapaths get the same packets, and must make the same of them: every byte, every drop.
+
+The inner transport checksums are right here: of a wrong one the native datapath makes a
+right one, because it leaves them to the kernel, as the kernel's own WireGuard does.
+
+NVPN_FUZZ_ROUNDS sets how many rounds; NVPN_FUZZ_SEED repeats one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import pytest
+
+from nvpn.datapath.api import InsertPrefix, SetAdmission
+from nvpn.model.clock import SECOND
+from nvpn.model.prefixes import Prefix
+from nvpn.wire.crypto import mac
+from tests.support.cores import ipv4, ipv6
+from tests.support.datapaths import (
+    HAS_NATIVE,
+    NATIVE_SETUPS,
+    PYTHON_SETUPS,
+    Correspondent,
+    Rig,
+    Setup,
+)
+from tests.support.segments import ACK, PSH, Flow
+
+ROUNDS = int(os.environ.get("NVPN_FUZZ_ROUNDS", "60"))
+KEY = bytes(range(32))
+
+pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="the native datapath is not built here")
+
+
+def named(setups: Sequence[Setup], name: str) -> Setup:
+    return next(setup for setup in setups if setup.name == name)
+
+
+PAIRS = [
+    (named(PYTHON_SETUPS, "python"), named(NATIVE_SETUPS, "native")),
+    (named(PYTHON_SETUPS, "python, no batches"), named(NATIVE_SETUPS, "native")),
+    (named(PYTHON_SETUPS, "python, no batches"), named(NATIVE_SETUPS, "native, no batches")),
+    (named(PYTHON_SETUPS, "python, bare device"), named(NATIVE_SETUPS, "native, bare device")),
+]
+
+
+class Side:
+    """One datapath with two peers, and what has come out of it."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.rig = Rig(setup)
+        self.peers = [self.rig.correspondent(1, 4), self.rig.correspondent(2, 6)]
+        self.rig.tell(
+            InsertPrefix(self.peers[0].peer, Prefix.parse("10.0.0.0/8")),
+            SetAdmission(KEY, bytes(32), bytes(32)),
+        )
+        for peer in self.peers:
+            peer.establish()
+
+    def outcome(self) -> object:
+        """Everything that can be seen from outside; packets of each flow in their order."""
+        self.rig.turn(60)  # on the loop, four datagrams a turn
+        self.rig.settle()
+        delivered: dict[bytes, list[bytes]] = defaultdict(list)
+        for packet in self.rig.delivered:
+            addresses = packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]
+            delivered[addresses + packet[:1]].append(packet)
+        self.rig.delivered.clear()
+        sent = [[(data, tos) for data, _, tos in peer.receive()] for peer in self.peers]
+        events = sorted(type(event).__name__ for event in self.rig.events)
+        self.rig.events.clear()
+        numbers = [
+            (self.rig.datapath.counters(peer.peer), self.rig.datapath.activity(peer.peer))
+            for peer in self.peers
+        ]
+        return dict(delivered), sent, events, numbers, self.rig.datapath.drops()
+
+
+@pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0].name} | {pair[1].name}")
+def sides(request: pytest.FixtureRequest) -> Iterator[tuple[Side, Side]]:
+    with ExitStack() as stack:
+        made = tuple(Side(setup) for setup in request.param)
+        for side in made:
+            stack.enter_context(side.rig)
+        yield made
+
+
+def agree(sides: tuple[Side, Side]) -> None:
+    reference, other = (side.outcome() for side in sides)
+    assert other == reference
+
+
+def packets(rng: random.Random, number: int, count: int, *, inbound: bool) -> list[bytes]:
+    """Packets between the host and peer ``number``: a flow, or this and that."""
+    version = rng.choice([4, 6])
+    hosts = ["10.0.0.1", f"10.0.{number}.2"] if version == 4 else ["fd00::1", f"fd00:{number}::2"]
+    if rng.random() < 0.2:
+        hosts[1] = "10.0.7.7" if version == 4 else "fd00:9::9"  # the first peer's, or nobody's
+    source, destination = reversed(hosts) if inbound else hosts
+    if rng.random() < 0.6:
+        flow = Flow.of(
+            version,
+            rng.choice([6, 17]),
+            source=source,
+            destination=destination,
+            source_port=rng.randrange(1, 1 << 16),
+            tos=rng.choice([0, 0, 1, 2, 3, 0xB8]),
+            dont_fragment=rng.random() < 0.8,
+        )
+        size = rng.choice([1, 16, 100, rng.randrange(1, 1420 - flow.head_size)])
+        data = rng.randbytes(size * count - rng.randrange(size))
+        flags = rng.choice([ACK, ACK | PSH])
+        sequence = rng.choice([1000, (1 << 32) - 500])
+        return flow.segments(data, size, flags=flags, sequence=sequence)
+    make = ipv4 if version == 4 else ipv6
+    tos = rng.choice([0, 1, 2, 3])
+    most = 1500 - (20 if version == 4 else 40)
+    sizes = [rng.randrange(most) for _ in range(count)]
+    return [make(source, destination, rng.randbytes(size), tos=tos) for size in sizes]
+
+
+def arrivals(rng: random.Random, peers: Sequence[Correspondent]) -> list[bytes]:
+    """What one of the peers, or somebody in its name, might send."""
+    number = rng.randrange(len(peers))
+    peer = peers[number]
+    batch = [
+        peer.packet_from(packet)
+        for packet in packets(rng, number + 1, rng.randrange(1, 45), inbound=True)
+    ]
+    kind = rng.randrange(8)
+    if kind == 0:
+        batch += rng.choices(batch, k=len(batch))
+    elif kind == 1:
+        rng.shuffle(batch)
+    elif kind == 2:
+        at = rng.randrange(len(batch))
+        forged = bytearray(batch[at])
+        forged[rng.randrange(8, len(forged))] ^= 1 << rng.randrange(8)
+        batch[at] = bytes(forged)
+    elif kind == 3:
+        sizes = [0, 1, 15, 16, 19, 20, 32, 64]
+        batch = [
+            peer.seal(rng.choice([b"\x45", b"\x60", b"\0"]) * rng.choice(sizes)) for _ in range(9)
+        ]
+    elif kind == 4:
+        batch = [rng.randbytes(rng.choice([0, 1, 3, 4, 16, 31, 32, 148])) for _ in range(9)]
+    elif kind == 5:
+        body = b"\1\0\0\0" + rng.randbytes(112)
+        batch.insert(rng.randrange(len(batch)), body + mac(KEY, body) + bytes(16))
+    elif kind == 6:
+        peer.counter += rng.choice([1, 63, 64, 65, 1000, 8000, 9000])
+        batch += [peer.seal(b"", counter=max(0, peer.counter - rng.randrange(9000)))]
+    return batch
+
+
+def test_whatever_arrives_becomes_the_same(sides: tuple[Side, Side]) -> None:
+    rng = seeded()
+    for _ in range(ROUNDS):
+        batch = arrivals(rng, sides[0].peers)
+        number = rng.randrange(2)
+        merged = len({len(one) for one in batch}) == 1 and 0 < len(batch[0]) * len(batch) < 65_000
+        merged = merged and rng.random() < 0.8
+        tos = rng.choice([0, 0, 1, 2, 3])
+        for side in sides:
+            peer = side.peers[number]
+            if merged:
+                peer.send_merged(batch)
+            else:
+                peer.send(*batch, tos=tos)
+        agree(sides)
+
+
+def test_whatever_is_sent_becomes_the_same(sides: tuple[Side, Side]) -> None:
+    rng = seeded()
+    for _ in range(ROUNDS):
+        number = rng.randrange(1, 3)
+        outgoing = packets(rng, number, rng.randrange(1, 45), inbound=False)
+        if rng.random() < 0.2:
+            at = rng.randrange(len(outgoing))
+            outgoing[at] = outgoing[at][: rng.randrange(len(outgoing[at]))] or b"\0"
+        for side in sides:
+            for packet in outgoing:
+                side.rig.send(packet)
+            side.rig.settle()
+        agree(sides)
+
+
+def test_superpackets_of_every_shape_become_the_same(sides: tuple[Side, Side]) -> None:
+    rng = seeded()
+    if not sides[0].rig.tun.vnet_hdr:
+        pytest.skip("a bare device has no superpackets")
+    for _ in range(ROUNDS):
+        version, protocol = rng.choice([4, 6]), rng.choice([6, 17])
+        flow = Flow.of(
+            version,
+            protocol,
+            source="10.0.0.1" if version == 4 else "fd00::1",
+            destination=rng.choice(["10.0.1.2", "10.0.2.2", "192.0.2.1"])
+            if version == 4
+            else rng.choice(["fd00:1::2", "fd00:2::2", "fd00:9::9"]),
+            dont_fragment=rng.random() < 0.8,
+            tos=rng.choice([0, 1, 2, 3]),
+        )
+        gso_size = rng.choice([1, 8, 500, 1420 - flow.head_size])
+        most = min(60_000, gso_size * 128)
+        header, packet = flow.superpacket(
+            rng.randbytes(rng.randrange(1, most)),
+            gso_size,
+            flags=rng.choice([ACK, ACK | PSH, 0x11, 0x90]),
+            sequence=rng.randrange(1 << 32),
+        )
+        if rng.random() < 0.2:
+            field = rng.choice(["flags", "gso_type", "gso_size", "csum_start", "csum_offset"])
+            header = header._replace(**{field: rng.choice([0, 1, 2, 6, 16, 20, 39, 40, 90, 200])})
+        for side in sides:
+            side.rig.send(packet, header)
+        agree(sides)
+
+
+def test_every_size_becomes_the_same(sides: tuple[Side, Side]) -> None:
+    for first in range(0, 1481, 64):
+        sizes = range(first, min(first + 64, 1481))
+        for side in sides:
+            for size in sizes:
+                side.rig.send(ipv4("10.0.0.1", "10.0.1.2", bytes(size)))
+        agree(sides)
+        back = [ipv4("10.0.1.2", "10.0.0.1", bytes(size)) for size in sizes]
+        datagrams = [sides[0].peers[0].packet_from(packet) for packet in back]
+        for side in sides:
+            side.peers[0].send(*datagrams)
+        agree(sides)
+
+
+def test_ages_are_judged_the_same(sides: tuple[Side, Side]) -> None:
+    begun = sides[0].rig.now
+    for age in (0, 119, 120, 121, 164, 165, 166, 179, 180, 181, 600):
+        datagram = sides[0].peers[0].packet_from(ipv4("10.0.1.2", "10.0.0.1", b"x"))
+        for side in sides:
+            side.rig.now = begun + age * SECOND
+            side.rig.send(ipv4("10.0.0.1", "10.0.1.2", b"x"))
+            side.peers[0].send(datagram)
+        agree(sides)
+
+
+def seeded() -> random.Random:
+    seed = int(os.environ.get("NVPN_FUZZ_SEED", time.time_ns() % 10**9))
+    print(f"NVPN_FUZZ_SEED={seed}")
+    return random.Random(seed)
