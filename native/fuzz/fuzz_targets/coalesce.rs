@@ -85,8 +85,13 @@ impl Kind {
                 count,
                 size,
             } => {
-                let size = usize::from(size % 1453);
-                for _ in 0..count {
+                // Long ones now and then: they are what is slow here.
+                let size = usize::from(if size > 65_000 {
+                    size % 1453
+                } else {
+                    size % 50
+                });
+                for _ in 0..count.min(160) {
                     out.push(segment(is_ipv4, is_tcp, 0, 0x10, *sequence, size, 12));
                     *sequence = sequence.wrapping_add(size as u32);
                 }
@@ -197,7 +202,7 @@ fn look(plan: &Plan, out: &mut [u8; SEND_BYTES]) {
     for kind in &plan.packets {
         kind.make(&mut sequence, &mut packets);
     }
-    packets.truncate(600);
+    packets.truncate(160);
     // What does not come past the parser never gets here.
     packets.retain_mut(|packet| {
         parse_inner(packet)
