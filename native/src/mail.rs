@@ -77,7 +77,8 @@ impl Mail {
         }
     }
 
-    fn send(&mut self, device: &mut Device, udp: &mut UdpSender, now: Instant) {
+    /// Send every datagram.
+    pub fn send(&mut self, device: &mut Device, udp: &mut UdpSender, now: Instant) {
         let mut rest = self.sealed.as_slice();
         for one in &self.outgoing {
             let Some((datagrams, after)) = rest.split_at_checked(one.datagrams.size()) else {

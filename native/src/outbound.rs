@@ -275,4 +275,6 @@ fn send_singly(buffer: &[u8], datagrams: &Datagrams, now: Instant, way: &mut Way
         let plain = &buffer[range.start + TRANSPORT_HEADER_SIZE..range.end - TAG_SIZE];
         way.device.send_inner(plain, now, way.mail);
     }
+    // What is sealed later must not overtake them.
+    way.mail.send(way.device, way.udp, now);
 }
