@@ -13,8 +13,8 @@ use nvpn_core::constants::SECOND;
 use nvpn_core::datagrams::Datagrams;
 use nvpn_core::inner::parse_inner;
 use nvpn_core::{
-    AdmissionKeys, Command, Device, Drops, Endpoint, Event, EventQueue, NewKeypair, Outbox, PeerId,
-    PeerShared, Prefix, Role, Secret,
+    AdmissionKeys, Command, Device, Diversion, Drops, Endpoint, Event, EventQueue, NewKeypair,
+    Outbox, PeerId, PeerShared, PortFilter, Prefix, Role, Rule, Secret,
 };
 
 const PEER: PeerId = PeerId(1);
@@ -55,6 +55,18 @@ enum Step {
     Install {
         is_initiator: bool,
         index: u8,
+    },
+    /// A rule of some shape, or none.
+    Filter {
+        accept: bool,
+        otherwise: bool,
+        protocol: Option<u8>,
+        ports: Option<(u16, u16)>,
+        off: bool,
+    },
+    Divert {
+        port: u16,
+        all: bool,
     },
     Command(u8),
 }
@@ -244,13 +256,15 @@ impl World {
         self.events.take(usize::MAX);
         self.device
             .receive(&mut datagram, &at(from), tos, self.now, &mut self.out);
-        let handed_up = self
-            .events
-            .take(usize::MAX)
-            .iter()
-            .filter(|event| matches!(event, Event::HandshakeReceived { .. }))
-            .count();
-        let written = self.out.inner.len() - inner;
+        let (mut handed_up, mut lifted) = (0, 0);
+        for event in self.events.take(usize::MAX) {
+            match event {
+                Event::HandshakeReceived { .. } => handed_up += 1,
+                Event::InnerReceived { .. } => lifted += 1,
+                _ => {}
+            }
+        }
+        let written = self.out.inner.len() - inner + lifted;
         let ends = (self.dropped() - before) as usize + handed_up + written;
         assert!(ends == 1 || (is_empty && ends == 0), "{ends}");
         if written > 0 {
@@ -334,6 +348,39 @@ impl World {
                 // An index is never used twice: that is the protocol's to keep.
                 let index = self.index.wrapping_add(1 + u32::from(index % 2));
                 self.install(is_initiator, index);
+            }
+            Step::Filter {
+                accept,
+                otherwise,
+                protocol,
+                ports,
+                off,
+            } => {
+                let rule = Rule {
+                    accept,
+                    peer: None,
+                    source: None,
+                    destination: Prefix::new([10, 0, 0, 2].into(), 32),
+                    protocol,
+                    source_ports: None,
+                    destination_ports: ports,
+                };
+                let rules = Box::new([rule]);
+                let filter = (!off).then_some(PortFilter { rules, otherwise });
+                self.tell(Command::SetFilter { filter });
+            }
+            Step::Divert { port, all } => {
+                let length = if all { 0 } else { 32 };
+                let prefix = Prefix::new([10, 0, 0, 2].into(), length);
+                let diversions = prefix
+                    .map(|prefix| Diversion { prefix, port })
+                    .into_iter()
+                    .collect();
+                self.tell(Command::Divert { diversions });
+            }
+            Step::Command(8) => {
+                let packet = self.last.clone().into();
+                self.tell(Command::SendInner { packet });
             }
             Step::Command(0) => self.tell(Command::EraseKeys { peer: PEER }),
             Step::Command(1) => self.tell(Command::StopSending { peer: PEER }),

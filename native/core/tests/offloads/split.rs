@@ -91,6 +91,21 @@ fn packets_that_may_be_fragmented_are_numbered() {
 }
 
 #[test]
+fn a_udp_checksum_of_zero_is_written_as_its_twin() {
+    for is_ipv4 in [true, false] {
+        let flow = flow(is_ipv4, false);
+        let field = flow.start() + 6;
+        // What completes the sum is the word that makes the next one zero.
+        let packet = flow.packet(&[0, 0], 0, 0);
+        let missing = [packet[field], packet[field + 1]];
+        let frame = flow.superpacket(&missing, 1000, 0, 0);
+        let segments = unpadded(&cut(&frame, MTU, 64), MTU);
+        assert_eq!(segments, [flow.packet(&missing, 0, 0)]);
+        assert_eq!(segments[0][field..field + 2], [0xFF, 0xFF]);
+    }
+}
+
+#[test]
 fn forty_five_full_segments_are_one_send() {
     let frame = flow(true, true).superpacket(&payload(45 * 1368), 1368, 1, ACK);
     assert_eq!(
