@@ -4,7 +4,6 @@
 //! packet, the other with the totals of a batch. They keep the peer's instants, counters
 //! and endpoint, and raise the events that follow from them.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use crate::keypair::{Gone, Keypair, KeypairSlots, header};
 use crate::loops::OwnDatagrams;
 use crate::message::MessageType;
 use crate::staging::{StagedPackets, StagingBudget};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::{Instant, PeerId};
 
 /// A peer's place in the device; until the next command it stays the same peer's.
@@ -80,8 +80,8 @@ pub enum Watch {
 /// One thread, the datapath's, writes all but the watches; any thread reads.
 ///
 /// INVARIANT: the datapath *stores the instant, then tests the watch*; the protocol
-/// *clears the watch, then reads again*. All four are sequentially consistent, so one of
-/// the two sees the other: no instant is missed. An event may come once too often.
+/// *clears the watch, then reads again*. A fence stands between the two on either side, so
+/// one of them sees the other: no instant is missed. An event may come once too often.
 #[derive(Debug, Default)]
 pub struct PeerShared {
     data_sent_at: AtomicU64,
@@ -112,18 +112,19 @@ impl PeerShared {
             Watch::DataSent => (&self.watched_sent, &self.told_sent),
             Watch::DataReceived => (&self.watched_received, &self.told_received),
         };
-        watch.store(watched, Ordering::SeqCst);
-        told.store(false, Ordering::SeqCst);
+        watch.store(watched, Ordering::Relaxed);
+        told.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     /// The instants, as the protocol reads them.
     pub fn activity(&self) -> Activity {
         Activity {
-            data_sent_at: self.data_sent_at.load(Ordering::SeqCst),
-            data_received_at: self.data_received_at.load(Ordering::SeqCst),
-            last_data_received_at: self.last_data_received_at.load(Ordering::SeqCst),
-            last_sent_at: self.last_sent_at.load(Ordering::SeqCst),
-            last_received_at: self.last_received_at.load(Ordering::SeqCst),
+            data_sent_at: self.data_sent_at.load(Ordering::Relaxed),
+            data_received_at: self.data_received_at.load(Ordering::Relaxed),
+            last_data_received_at: self.last_data_received_at.load(Ordering::Relaxed),
+            last_sent_at: self.last_sent_at.load(Ordering::Relaxed),
+            last_received_at: self.last_received_at.load(Ordering::Relaxed),
         }
     }
 
@@ -147,22 +148,23 @@ fn count(total: &AtomicU64, more: u64) {
 /// Note data in one direction; whether the protocol has to be told.
 fn note_data(since: &AtomicU64, watched: &AtomicBool, told: &AtomicBool, now: Instant) -> bool {
     if since.load(Ordering::Relaxed) == 0 {
-        since.store(now, Ordering::SeqCst);
+        since.store(now, Ordering::Relaxed);
     }
-    if watched.load(Ordering::SeqCst) || told.load(Ordering::SeqCst) {
+    fence(Ordering::SeqCst);
+    if watched.load(Ordering::Relaxed) || told.load(Ordering::Relaxed) {
         return false;
     }
-    told.store(true, Ordering::SeqCst);
+    told.store(true, Ordering::Relaxed);
     true
 }
 
 /// Note that data in one direction was answered.
 fn note_answered(since: &AtomicU64, told: &AtomicBool) {
     if since.load(Ordering::Relaxed) != 0 {
-        since.store(0, Ordering::SeqCst);
+        since.store(0, Ordering::Relaxed);
     }
     if told.load(Ordering::Relaxed) {
-        told.store(false, Ordering::SeqCst);
+        told.store(false, Ordering::Relaxed);
     }
 }
 
@@ -458,5 +460,57 @@ impl Peer {
 fn forget(indices: &mut HashMap<u32, PeerRef>, index: u32, peer: PeerRef) {
     if indices.get(&index) == Some(&peer) {
         indices.remove(&index);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod tests {
+    use super::*;
+
+    /// What the protocol does when its timer fires, and when it hears of an event.
+    fn look_after(shared: &PeerShared) -> bool {
+        shared.watch(Watch::DataSent, false);
+        shared.activity().data_sent_at != 0
+    }
+
+    fn send(shared: &PeerShared, now: Instant) -> bool {
+        let told = (&shared.watched_sent, &shared.told_sent);
+        note_data(&shared.data_sent_at, told.0, told.1, now)
+    }
+
+    #[test]
+    fn data_that_is_sent_while_a_watch_is_given_up_is_seen_or_told() {
+        loom::model(|| {
+            let shared = loom::sync::Arc::new(PeerShared::new());
+            shared.watch(Watch::DataSent, true);
+            let sender = {
+                let shared = loom::sync::Arc::clone(&shared);
+                loom::thread::spawn(move || send(&shared, 7))
+            };
+            let is_seen = look_after(&shared);
+            let is_told = sender.join().unwrap();
+            assert!(is_seen || is_told);
+        });
+    }
+
+    #[test]
+    fn of_two_packets_around_a_watch_none_is_forgotten() {
+        loom::model(|| {
+            let shared = loom::sync::Arc::new(PeerShared::new());
+            let sender = {
+                let shared = loom::sync::Arc::clone(&shared);
+                loom::thread::spawn(move || {
+                    let first = send(&shared, 7);
+                    note_answered(&shared.data_sent_at, &shared.told_sent);
+                    (first, send(&shared, 9))
+                })
+            };
+            // The timer of an earlier packet is armed, and fires.
+            shared.watch(Watch::DataSent, true);
+            let is_seen = look_after(&shared);
+            let (first, second) = sender.join().unwrap();
+            assert!(is_seen || first || second);
+            assert_eq!(shared.activity().data_sent_at, 9);
+        });
     }
 }

@@ -153,7 +153,7 @@ fn without_a_private_key_everything_is_dropped() {
 
 #[test]
 fn what_must_be_dropped_gets_no_answer() {
-    for vector in list(&vectors(), "must_drop") {
+    for vector in list(vectors(), "must_drop") {
         let what = text(vector, "what");
         let mut judge = if what.starts_with("response") {
             Judge::initiator()
@@ -228,7 +228,7 @@ fn source_of(vector: &Value) -> Endpoint {
 #[test]
 fn cookies_and_their_replies_are_those_of_the_vectors() {
     let vectors = vectors();
-    for vector in list(&vectors, "cookies") {
+    for vector in list(vectors, "cookies") {
         let secret = hex(vector, "secret");
         assert_eq!(
             cookie_for(&secret, &source_of(vector)),
@@ -241,7 +241,7 @@ fn cookies_and_their_replies_are_those_of_the_vectors() {
             ("initiation", "responder")
         };
         let mac1 = hex(vector, "aad_mac1");
-        let handshake = list(&vectors, "handshakes")
+        let handshake = list(vectors, "handshakes")
             .iter()
             .find(|handshake| hex(handshake, kind).windows(16).any(|bytes| bytes == mac1))
             .unwrap();
@@ -256,7 +256,7 @@ fn cookies_and_their_replies_are_those_of_the_vectors() {
 #[test]
 fn a_retry_with_the_cookie_passes_from_its_own_source_only() {
     let vectors = vectors();
-    let retries = list(&vectors, "cookies")
+    let retries = list(vectors, "cookies")
         .iter()
         .filter(|vector| vector.get("retry").is_some());
     for vector in retries {

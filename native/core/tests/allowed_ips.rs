@@ -26,7 +26,7 @@ fn table(prefixes: &[(u32, &str)]) -> Table {
 
 #[test]
 fn each_vector_gives_the_same_owners() {
-    for case in list(&vectors(), "allowed_ips") {
+    for case in list(vectors(), "allowed_ips") {
         let mut table = Table::new();
         for step in list(case, "ops") {
             let peer = step[2].as_u64().unwrap() as u32;

@@ -22,7 +22,7 @@ fn is_wanted(event: &Event) -> bool {
 
 #[test]
 fn each_transport_vector_is_opened_and_trimmed_once() {
-    for vector in list(&vectors(), "transport") {
+    for vector in list(vectors(), "transport") {
         if text(vector, "direction") != "i->r" {
             continue;
         }
@@ -42,7 +42,7 @@ fn each_transport_vector_is_opened_and_trimmed_once() {
 
 #[test]
 fn what_must_be_dropped_has_no_effect() {
-    for vector in list(&vectors(), "must_drop") {
+    for vector in list(vectors(), "must_drop") {
         let what = text(vector, "what");
         let packet = hex(vector, "packet");
         let mut ends = session_of_the_vectors();
@@ -656,7 +656,7 @@ fn a_keepalive_is_no_data_in_either_direction() {
 // --- handshake messages ---------------------------------------------------------------
 
 fn genuine_initiation() -> Vec<u8> {
-    hex(session(&vectors()), "initiation")
+    hex(session(vectors()), "initiation")
 }
 
 #[test]
@@ -707,7 +707,7 @@ fn answer(kind: u8, index: u32) -> Vec<u8> {
     let mut response = vec![2, 0, 0, 0, 7, 0, 0, 0];
     response.extend(index.to_le_bytes());
     response.resize(60, 0);
-    let key = hex(session(&vectors()), "mac1_key_of_responder");
+    let key = hex(session(vectors()), "mac1_key_of_responder");
     response.extend(mac(&key, &response.clone()));
     response.resize(92, 0);
     response

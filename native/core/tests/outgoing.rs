@@ -44,8 +44,8 @@ fn skip(end: &mut End, count: u64, now: u64) {
 #[test]
 fn each_transport_vector_leaves_byte_for_byte() {
     let vectors = vectors();
-    let session = session(&vectors);
-    for vector in list(&vectors, "transport") {
+    let session = session(vectors);
+    for vector in list(vectors, "transport") {
         if text(vector, "direction") != "i->r" {
             continue;
         }
@@ -92,7 +92,7 @@ fn what_alice_sends_bob_gets() {
 
 #[test]
 fn lengths_on_the_wire_are_padded_within_the_mtu() {
-    for vector in list(&vectors(), "padding") {
+    for vector in list(vectors(), "padding") {
         let [size, mtu, padded] = [0, 1, 2].map(|n| vector[n].as_u64().unwrap() as usize);
         if size < 20 {
             continue;

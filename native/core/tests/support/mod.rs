@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nvpn_core::aead::{BatchAead, RingAead};
 use nvpn_core::checksum::{complement, word_sum};
@@ -415,12 +415,15 @@ pub fn initiation(index: u32) -> Vec<u8> {
 
 // --- vectors --------------------------------------------------------------------------
 
-pub fn vectors() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../tests/vectors/wireguard-vectors.json"
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+pub fn vectors() -> &'static Value {
+    static VECTORS: OnceLock<Value> = OnceLock::new();
+    VECTORS.get_or_init(|| {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/wireguard-vectors.json"
+        );
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    })
 }
 
 pub fn list<'a>(value: &'a Value, key: &str) -> &'a Vec<Value> {
@@ -456,7 +459,7 @@ pub fn admission_keys(handshake: &Value, whose: &str, secret_bytes: &[u8]) -> Ad
 /// Bob is the responder of the vectors, in session with their initiator.
 pub fn session_of_the_vectors() -> Ends {
     let vectors = vectors();
-    let session = session(&vectors);
+    let session = session(vectors);
     let mut ends = Ends::strangers(MTU);
     let keys = Some(admission_keys(session, "responder", &[0; 32]));
     let now = ends.now;
