@@ -1,5 +1,7 @@
 """Puts the repository's root on the path (tests share ``tests.support``), and guards skips.
 
+No example of hypothesis has a deadline: tests judge what is done, not how busy the machine is.
+
 With NVPN_TESTS_MAY_NOT_SKIP set, a test that skips because something is needed fails: where
 everything is installed, nothing important may be left out quietly.
 """
@@ -12,6 +14,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("nvpn", deadline=None)
+settings.load_profile("nvpn")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
