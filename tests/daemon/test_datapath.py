@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_the_faster_one_that_is_there_runs_and_says_so(machine: Machine) -> None
         assert (name, why) == ("python", str(MISSING))
         table = machine.nvpn("show", "wg0", "-v").stdout
         assert f"why python  {MISSING.what}" in table
+
+
+def test_the_log_names_it_when_the_tunnel_is_ready(machine: Machine) -> None:
+    machine.environment["NVPN_DATAPATH"] = "python"
+    machine.write(PLAIN)
+    daemon = machine.start("up", "-f", "wg0.toml")
+    assert daemon.stdout is not None
+    ready = next(line for line in daemon.stdout if "ready: " in line)
+    assert re.search(r"ready: python \(.*\): NVPN_DATAPATH asks for it\n", ready)
 
 
 @pytest.mark.parametrize("by_file", [True, False])
