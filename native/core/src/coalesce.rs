@@ -364,7 +364,7 @@ fn is_whole(head: &[u8; 28]) -> bool {
         .chunks_exact(4)
         .map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
         .sum();
-    sum % u64::from(MODULUS) == 0
+    sum.is_multiple_of(MODULUS.into())
 }
 
 #[inline]
