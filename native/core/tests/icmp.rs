@@ -17,12 +17,13 @@ fn answer_to(packet: &[u8]) -> Vec<u8> {
 }
 
 fn is_whole_ipv4(packet: &[u8]) -> bool {
-    word_sum(&packet[..20]) % MODULUS == 0 && word_sum(&packet[20..]) % MODULUS == 0
+    word_sum(&packet[..20]).is_multiple_of(MODULUS)
+        && word_sum(&packet[20..]).is_multiple_of(MODULUS)
 }
 
 fn is_whole_ipv6(packet: &[u8]) -> bool {
     let pseudo = pseudo_sum(&packet[8..40], ICMPV6, packet.len() as u32 - 40);
-    (pseudo + word_sum(&packet[40..])) % MODULUS == 0
+    (pseudo + word_sum(&packet[40..])).is_multiple_of(MODULUS)
 }
 
 fn v4(protocol: u8, payload: &[u8]) -> Vec<u8> {
