@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
 use crate::filter::PortFilter;
-use crate::peer::PeerShared;
 use crate::prefix::Prefix;
 use crate::secret::Secret;
+use crate::shared::PeerShared;
 use crate::{Instant, PeerId};
 
 /// Who began the handshake that a keypair comes from.

@@ -15,7 +15,8 @@ use crate::endpoint::Endpoint;
 use crate::inner::{Inner, merge_ecn, parse_inner, udp_payload};
 use crate::keypair::Keypair;
 use crate::message::{MessageType, read_u32, read_u64, receiver_of};
-use crate::peer::{PeerRef, Traffic};
+use crate::peer::PeerRef;
+use crate::shared::Traffic;
 
 const UDP_HEADER_SIZE: usize = 8;
 

@@ -27,6 +27,7 @@ pub mod peer;
 pub mod prefix;
 pub mod replay;
 pub mod secret;
+pub mod shared;
 pub mod split;
 pub mod staging;
 mod sync;
@@ -42,9 +43,10 @@ pub use event::{Event, EventQueue, Why};
 pub use filter::{PortFilter, PortRange, Rule};
 pub use incoming::SessionRef;
 pub use outgoing::Sending;
-pub use peer::{Activity, Counters, PeerRef, PeerShared, Traffic, Watch};
+pub use peer::PeerRef;
 pub use prefix::Prefix;
 pub use secret::Secret;
+pub use shared::{Activity, Counters, PeerShared, Traffic, Watch};
 
 /// Nanoseconds of the boot clock.
 pub type Instant = u64;

@@ -12,8 +12,9 @@ use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
 use crate::icmp::unreachable;
 use crate::inner::{Inner, outer_tos, padded_size, parse_inner, traffic_class};
-use crate::peer::{PeerRef, Traffic};
+use crate::peer::PeerRef;
 use crate::secret::KEY_SIZE;
+use crate::shared::Traffic;
 use crate::{Instant, PeerId};
 
 /// Inner packets up to this size fit into a datagram of either version.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::PeerId;
-use crate::peer::{Peer, PeerRef, PeerShared};
+use crate::peer::{Peer, PeerRef};
+use crate::shared::PeerShared;
 
 /// Peers stay in their place until they are removed; places are used again.
 #[derive(Debug, Default)]
