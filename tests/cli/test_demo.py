@@ -106,7 +106,17 @@ def test_a_terminal_may_be_asked_for_lines() -> None:
 
 def test_control_c_ends_it_at_once_and_the_terminal_is_as_it_was() -> None:
     status, screen = run_on_terminal(
-        *("setsid", "--ctty", "--wait", *NVPN, "demo", "--seconds", "60"),
+        *(
+            "setsid",
+            "--ctty",
+            "--wait",
+            "env",
+            "--default-signal=INT",
+            *NVPN,
+            "demo",
+            "--seconds",
+            "60",
+        ),
         answer=(b"alice to bob", b"\x03"),
     )
     assert status == 130
