@@ -1,4 +1,5 @@
-//! What the native datapath decides about packets: no I/O, no clock, no threads.
+//! What the native datapath decides about packets, and what its threads share: no I/O, no
+//! clock, no threads of its own.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -20,12 +21,15 @@ pub mod icmp;
 mod incoming;
 pub mod inner;
 pub mod keypair;
+pub mod lane;
 pub mod loops;
+pub mod mailbox;
 pub mod message;
 mod outgoing;
 pub mod peer;
 pub mod prefix;
 pub mod replay;
+pub mod runs;
 pub mod secret;
 pub mod shared;
 pub mod split;

@@ -53,7 +53,7 @@ pub enum Watch {
 
 /// What others read of a peer while the datapath runs: instants, traffic, watches.
 ///
-/// One thread, the datapath's, writes all but the watches; any thread reads.
+/// Of the datapath's threads one at a time writes all but the watches; any thread reads.
 ///
 /// INVARIANT: the datapath *stores the instant, then tests the watch*; the protocol
 /// *clears the watch, then reads again*. A fence stands between the two on either side, so
@@ -143,7 +143,7 @@ impl PeerShared {
     }
 }
 
-/// Add to a number that only one thread writes.
+/// Add to a number that one thread writes at a time.
 fn count(total: &AtomicU64, more: u64) {
     let sum = total.load(Ordering::Relaxed).wrapping_add(more);
     total.store(sum, Ordering::Relaxed);
