@@ -33,6 +33,8 @@ class InterfaceDraft:
     mtu: int | None = None
     fwmark: int = 0
     datapath: Wish = Wish.AUTO
+    workers: int = 1
+    queues: int = 1
 
 
 @dataclass(slots=True)
@@ -95,6 +97,8 @@ def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelCon
             mtu=interface.mtu,
             fwmark=interface.fwmark,
             datapath=interface.datapath,
+            workers=interface.workers,
+            queues=interface.queues,
         ),
         peers=tuple(
             _freeze(peer, peer.public_key) for peer in draft.peers if peer.public_key is not None
@@ -130,6 +134,13 @@ def _check_interface(interface: InterfaceDraft, findings: Findings) -> None:
             interface.claims["mtu"],
             f"expected at least {MIN_MTU_IPV6}, which the IPv6 address needs,"
             f" found {interface.mtu}",
+        )
+    if interface.queues > interface.workers:
+        findings.warn(
+            interface.claims["queues"],
+            f"{interface.queues} queues are more than the workers, {interface.workers};"
+            " those beyond gain nothing",
+            f"set workers = {interface.queues}, or queues = {interface.workers}",
         )
 
 

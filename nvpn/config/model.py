@@ -45,6 +45,7 @@ class InterfaceConfig:
     ``private_key`` None: the file gives none, somebody sets it later (``wg set``).
     ``listen_port`` None: not given, the kernel chooses; ``mtu`` in bytes, None: derived.
     ``fwmark`` 0 is off. ``datapath`` is what is asked for, whether it is there or not.
+    ``workers`` are threads that move packets, ``queues`` those of the TUN device.
     """
 
     private_key: PrivateKey | None = None
@@ -53,6 +54,8 @@ class InterfaceConfig:
     mtu: int | None = None
     fwmark: int = 0
     datapath: Wish = Wish.AUTO
+    workers: int = 1
+    queues: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ INTERFACE_KEYS: Final = (
     "mtu",
     "fwmark",
     "datapath",
+    "workers",
+    "queues",
 )
 PEER_KEYS: Final = (
     "name",
@@ -35,6 +37,8 @@ ALIASES: Final = {
     "keyfile": "private_key_file",
     "port": "listen_port",
     "mark": "fwmark",
+    "threads": "workers",
+    "multiqueue": "queues",
     "psk": "preshared_key",
     "pskfile": "preshared_key_file",
     "pubkey": "public_key",

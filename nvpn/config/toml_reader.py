@@ -262,6 +262,10 @@ class _Reader:
         datapath = table.parsed("datapath", Wish.parse)
         if datapath is not None:
             interface.datapath = datapath
+        if "workers" in section:
+            interface.workers = table.number("workers", 1, values.MAX_WORKERS, "workers") or 1
+        if "queues" in section:
+            interface.queues = table.number("queues", 1, values.MAX_QUEUES, "queues") or 1
 
     def _read_peers(self, peers: object) -> None:
         self._draft.sections += 1

@@ -23,6 +23,8 @@ MAX_PORT: Final = 0xFFFF
 MAX_KEEPALIVE: Final = 0xFFFF
 MAX_FWMARK: Final = 0xFFFF_FFFF
 MAX_NAME: Final = 64
+MAX_WORKERS: Final = 64
+MAX_QUEUES: Final = 16
 
 _KEY: Final = "expected a key of 44 base64 characters, as nvpn genkey and nvpn pubkey print it"
 _ENDPOINT: Final = "expected host:port, such as vpn.example.com:51820 or [2001:db8::1]:51820"

@@ -43,6 +43,8 @@ def test_a_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
         mtu = 1380
         fwmark = "0xca6c"
         datapath = "python"
+        workers = 4
+        queues = 2
 
         [[peer]]
         name = "alice"
@@ -71,6 +73,8 @@ def test_a_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
             mtu=1380,
             fwmark=0xCA6C,
             datapath=Wish.PYTHON,
+            workers=4,
+            queues=2,
         ),
         peers=(
             PeerConfig(
@@ -276,6 +280,25 @@ def test_legal_oddities_are_warned_about_in_the_order_of_the_file(tmp_path: Path
         f"{allowed}[2]: {inside}",
     )
     assert config.peers[0].allowed_ips == prefixes("10.0.0.0/8", "0.0.0.0/0", "::/0")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("queues = 2\n", "2 queues are more than the workers, 1"),
+        ("workers = 3\nqueues = 4\n", "4 queues are more than the workers, 3"),
+        ("workers = 4\nqueues = 4\n", None),
+        ("workers = 4\n", None),
+    ],
+)
+def test_queues_that_no_worker_is_there_for_are_warned_about(
+    text: str, sentence: str | None, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "wg0.toml", f"[interface]\nprivate_key = '{OWN}'\n{text}")
+    place = f"{path}:{2 + text.count(chr(10))}: interface.queues"
+    assert [warning.partition(";")[0] for warning in load(path).warnings] == (
+        [f"{place}: {sentence}"] if sentence else []
+    )
 
 
 # --- fragments ---

@@ -63,7 +63,8 @@ CONF_SPOTS = [
 KEYS = {
     "wg0.toml": [
         "private_key", "private_key_file", "address", "listen_port", "mtu", "fwmark", "datapath",
-        "name", "public_key", "preshared_key", "preshared_key_file", "endpoint", "allowed_ips",
+        "workers", "queues", "name", "public_key", "preshared_key", "preshared_key_file",
+        "endpoint", "allowed_ips",
         "persistent_keepalive", "dns", "post_up", "table", "nonsense",
     ],
     "wg0.conf": [
