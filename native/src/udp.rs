@@ -9,6 +9,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
+use nvpn_core::virtio::MAX_UDP_PAYLOAD;
 use nvpn_core::{Endpoint, Instant, Source, UDP_PATH};
 
 use crate::sys::{self, Errno, NO_FD, Way};
@@ -32,9 +33,6 @@ impl Transmit for Kernel {
         sys::send(fd, &[IoSlice::new(datagrams)], way)
     }
 }
-
-/// Of one datagram over IPv4, and so of one send of many segments.
-pub const MAX_UDP_PAYLOAD: usize = 65507;
 
 const MAX_PATHS: usize = 4096;
 const SINGLES_FOR: Instant = 60_000_000_000;
@@ -132,23 +130,13 @@ impl<T: Transmit> UdpSender<T> {
         tos: u8,
         now: Instant,
     ) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut source = endpoint.source;
         let limit = if segment < datagrams.len() && self.may_merge(endpoint, now) {
             self.at_once(segment) * segment
         } else {
-            segment.max(1)
+            segment
         };
-        if datagrams.is_empty() {
-            return outcome;
-        }
-        for some in datagrams.chunks(limit) {
-            outcome.add(self.send_some(endpoint, source, some, segment, tos, now));
-            if outcome.forget_source {
-                source = None;
-            }
-        }
-        outcome
+        let calls = datagrams.chunks(limit.max(1));
+        self.send_all(endpoint, endpoint.source, calls, segment, tos, now)
     }
 
     /// Whether several datagrams for that endpoint may leave in one call.
@@ -236,28 +224,17 @@ impl<T: Transmit> UdpSender<T> {
         way: &Way,
     ) -> Outcome {
         let count = datagrams.len().div_ceil(segment.max(1)).max(1);
+        if count > 1 && maybe_merging(errno) {
+            let outcome = self.send_singly(endpoint, source, datagrams, segment, tos, now);
+            // What is wrong with the endpoint, or with our address, is so for each alone.
+            if errno == libc::EMSGSIZE || outcome == Outcome::default() {
+                self.merge_less(errno, endpoint, now);
+            }
+            return outcome;
+        }
         if source.is_some() && maybe_source(errno) {
             let mut outcome = self.send_some(endpoint, None, datagrams, segment, tos, now);
             outcome.forget_source = true;
-            return outcome;
-        }
-        if count > 1 && errno == libc::EMSGSIZE {
-            // The path's MTU is below our segments. Alone each is cut and passes.
-            if self.singles_until.len() >= MAX_PATHS {
-                self.singles_until.clear(); // they find out again
-            }
-            self.singles_until
-                .insert(endpoint.remote, now + SINGLES_FOR);
-            return self.send_singly(endpoint, source, datagrams, segment, tos, now);
-        }
-        if count > 1 && matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP) {
-            // An interface without checksum offload (EIO), or a kernel with other ideas;
-            // unless the endpoint itself is at fault, which a single send shows.
-            let outcome = self.send_singly(endpoint, source, datagrams, segment, tos, now);
-            if outcome.lost == 0 {
-                self.refused |= self.gso;
-                self.gso = false;
-            }
             return outcome;
         }
         // A report about an earlier datagram that this call happened to collect.
@@ -274,21 +251,61 @@ impl<T: Transmit> UdpSender<T> {
     fn send_singly(
         &mut self,
         endpoint: &Endpoint,
-        mut source: Option<Source>,
+        source: Option<Source>,
         datagrams: &[u8],
         segment: usize,
         tos: u8,
         now: Instant,
     ) -> Outcome {
+        let singly = datagrams.chunks(segment.max(1));
+        self.send_all(endpoint, source, singly, segment, tos, now)
+    }
+
+    /// A call for each; an address of ours that the kernel refused is not tried again.
+    fn send_all<'a>(
+        &mut self,
+        endpoint: &Endpoint,
+        mut source: Option<Source>,
+        calls: impl Iterator<Item = &'a [u8]>,
+        segment: usize,
+        tos: u8,
+        now: Instant,
+    ) -> Outcome {
         let mut outcome = Outcome::default();
-        for one in datagrams.chunks(segment) {
-            outcome.add(self.send_some(endpoint, source, one, one.len(), tos, now));
+        for some in calls {
+            outcome.add(self.send_some(endpoint, source, some, segment, tos, now));
             if outcome.forget_source {
                 source = None;
             }
         }
         outcome
     }
+
+    /// The kernel refused a merged send of what it then took singly.
+    fn merge_less(&mut self, errno: Errno, endpoint: &Endpoint, now: Instant) {
+        if matches!(errno, libc::EMSGSIZE | libc::EINVAL) {
+            // The path's MTU is below our segments; alone each is cut.
+            if self.singles_until.len() >= MAX_PATHS {
+                self.singles_until.clear(); // they find out again
+            }
+            let until = now.saturating_add(SINGLES_FOR);
+            self.singles_until.insert(endpoint.remote, until);
+        } else {
+            self.refused |= self.gso;
+            self.gso = false;
+        }
+    }
+}
+
+/// Sending several datagrams in one call may be what the kernel objects to.
+///
+/// EMSGSIZE: the path's MTU is below our segments; kernels from before 2025 say EINVAL. EIO: an
+/// interface without checksum offload.
+fn maybe_merging(errno: Errno) -> bool {
+    matches!(
+        errno,
+        libc::EMSGSIZE | libc::EINVAL | libc::EIO | libc::EOPNOTSUPP
+    )
 }
 
 /// Our own address on the path may be what the kernel objects to:
@@ -375,23 +392,19 @@ mod tests {
 
     #[test]
     fn an_interface_without_checksums_gets_them_singly_and_for_ever() {
-        for errno in [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP] {
-            let endpoint = Endpoint {
-                source: None,
-                ..there()
-            };
+        for errno in [libc::EIO, libc::EOPNOTSUPP] {
             let mut sender = sender(Refusing {
                 merged: Some(errno),
                 ..Default::default()
             });
             assert_eq!(
-                sender.send(&endpoint, &[0; 250], 100, 0, 0),
+                sender.send(&there(), &[0; 250], 100, 0, 0),
                 Outcome::default()
             );
             assert_eq!(sizes(&sender), [(250, 100), (100, 0), (100, 0), (50, 0)]);
             assert!(!sender.gso() && sender.refused());
             sender.kernel.calls.clear();
-            let _ = sender.send(&endpoint, &[0; 200], 100, 0, 0);
+            let _ = sender.send(&there(), &[0; 200], 100, 0, 0);
             assert_eq!(sizes(&sender), [(100, 0), (100, 0)]);
         }
     }
@@ -408,22 +421,26 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(sender.send(&endpoint, &[0; 200], 100, 0, 0).lost, 2);
-        assert!(sender.gso() && !sender.refused());
+        assert!(sender.gso() && !sender.refused() && sender.may_merge(&endpoint, 0));
     }
 
     #[test]
     fn a_small_mtu_on_the_way_means_singly_to_there_for_a_while() {
-        let mut sender = sender(Refusing {
-            merged: Some(libc::EMSGSIZE),
-            ..Default::default()
-        });
-        let _ = sender.send(&there(), &[0; 200], 100, 0, 5);
-        assert_eq!(sizes(&sender), [(200, 100), (100, 0), (100, 0)]);
-        assert!(sender.gso());
-        assert!(!sender.may_merge(&there(), 4 + SINGLES_FOR));
-        assert!(sender.may_merge(&Endpoint::new("192.0.2.2:1".parse().unwrap()), 5));
-        assert!(sender.may_merge(&there(), 5 + SINGLES_FOR));
-        assert!(sender.singles_until.is_empty());
+        // The second is what kernels from before 2025 say.
+        for errno in [libc::EMSGSIZE, libc::EINVAL] {
+            let mut sender = sender(Refusing {
+                merged: Some(errno),
+                ..Default::default()
+            });
+            let outcome = sender.send(&there(), &[0; 200], 100, 0, 5);
+            assert_eq!(outcome, Outcome::default(), "our address is not at fault");
+            assert_eq!(sizes(&sender), [(200, 100), (100, 0), (100, 0)]);
+            assert!(sender.gso() && !sender.refused());
+            assert!(!sender.may_merge(&there(), 4 + SINGLES_FOR));
+            assert!(sender.may_merge(&Endpoint::new("192.0.2.2:1".parse().unwrap()), 5));
+            assert!(sender.may_merge(&there(), 5 + SINGLES_FOR));
+            assert!(sender.singles_until.is_empty());
+        }
     }
 
     #[test]
@@ -465,8 +482,10 @@ mod tests {
                 .iter()
                 .filter(|(_, way)| way.source.is_some())
                 .count();
-            assert_eq!(with_source, 1, "it is found out once");
-            assert!(sender.gso());
+            // EINVAL may as well be about the merging.
+            let tries = if errno == libc::EINVAL { 2 } else { 1 };
+            assert_eq!(with_source, tries, "it is found out once");
+            assert!(sender.gso() && sender.may_merge(&there(), 0));
         }
     }
 

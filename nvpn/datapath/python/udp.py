@@ -53,6 +53,9 @@ _MAYBE_SOURCE: Final = frozenset(
         errno.EACCES,
     )
 )
+# Sending several datagrams in one call may be: EMSGSIZE when the path's MTU is below our
+# segments, from kernels before 2025 EINVAL; EIO on an interface without checksum offload.
+_MAYBE_MERGING: Final = frozenset((errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP))
 # A report about an earlier datagram that this call happened to collect.
 _ABOUT_ANOTHER: Final = frozenset((errno.ECONNREFUSED, errno.EINTR))
 
@@ -221,24 +224,27 @@ class UdpSender:
                 self._core.forget_source(peer)
             endpoint = endpoint._replace(source=None)
             return self.send_many(peer, endpoint, pieces, segment, count, tos)
-        if count > 1 and code == errno.EMSGSIZE:
-            # The path's MTU is below our segments. Alone each is cut and passes.
-            if len(self._singles_until) >= _MAX_PATHS:
-                self._singles_until.clear()  # they find out again
-            self._singles_until[endpoint.remote] = self._clock() + _SINGLES_FOR
-            return self._send_singly(peer, endpoint, pieces, segment, tos)
-        if count > 1 and code in (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP):
-            # An interface without checksum offload (EIO), or a kernel with other ideas;
-            # unless the endpoint itself is at fault, which a single send shows.
+        if count > 1 and code in _MAYBE_MERGING:
+            # What is wrong with the endpoint is so for each alone.
             sent = self._send_singly(peer, endpoint, pieces, segment, tos)
-            if sent and self.gso:
-                _log.warning("merged sends are off: %s", error.strerror)
-                self.gso = False
+            if sent or code == errno.EMSGSIZE:
+                self._merge_less(error, endpoint)
             return sent
         if code in _ABOUT_ANOTHER and self._send_again(endpoint, pieces, segment, count, tos):
             return True
         self._core.drop(DropReason.SEND_FAILED, count)
         return False
+
+    def _merge_less(self, error: OSError, endpoint: Endpoint) -> None:
+        """The kernel refused a merged send of what it then took singly."""
+        if error.errno in (errno.EMSGSIZE, errno.EINVAL):
+            # The path's MTU is below our segments; alone each is cut.
+            if len(self._singles_until) >= _MAX_PATHS:
+                self._singles_until.clear()  # they find out again
+            self._singles_until[endpoint.remote] = self._clock() + _SINGLES_FOR
+        elif self.gso:
+            _log.warning("merged sends are off: %s", error.strerror)
+            self.gso = False
 
     def _send_again(
         self, endpoint: Endpoint, pieces: Sequence[Bytes], segment: int, count: int, tos: int
