@@ -17,9 +17,9 @@ from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import complement, pseudo_sum, word_sum
 from nvpn.datapath.inner import parse_inner
 from nvpn.model.clock import SECOND
+from nvpn.wire.token_bucket import TokenBucket
 
-_ERROR_INTERVAL: Final = SECOND // 100
-_ERRORS_BURST: Final = 50
+_ERRORS: Final = TokenBucket(interval=SECOND // 100, burst=50)
 
 _IPV4: Final = struct.Struct(">BBHHHBBH4s4s")
 _IPV6: Final = struct.Struct(">IHBB16s16s")
@@ -43,10 +43,7 @@ _EXTENSIONS: Final = frozenset((0, 43, 60))
 
 
 class ErrorLimit:
-    """How many ICMP errors a device may make: a token bucket.
-
-    It is kept as one number, the instant at which the bucket is full again.
-    """
+    """How many ICMP errors a device may make."""
 
     __slots__ = ("_full_again",)
 
@@ -55,10 +52,10 @@ class ErrorLimit:
 
     def allow(self, now: int) -> bool:
         """Take one error's worth, if it is there."""
-        full_again = max(self._full_again, now)
-        if full_again - now > (_ERRORS_BURST - 1) * _ERROR_INTERVAL:
+        full_again = _ERRORS.take(self._full_again, now)
+        if full_again is None:
             return False
-        self._full_again = full_again + _ERROR_INTERVAL
+        self._full_again = full_again
         return True
 
 

@@ -41,6 +41,7 @@ from nvpn.wire.messages import (
     before_mac2,
     message_type,
 )
+from nvpn.wire.token_bucket import TokenBucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class Answered:
 Verdict = Union[Accepted, Dropped, Answered]  # noqa: UP007 - a runtime value
 
 _ACCEPTED: Final = Accepted()
+_LIMITED: Final = TokenBucket(LIMITED_INTERVAL, LIMITED_BURST)
+_REPLIES: Final = TokenBucket(COOKIE_REPLY_INTERVAL, COOKIE_REPLY_BURST)
+_HALF_OF_THE_REPLIES: Final = TokenBucket(COOKIE_REPLY_INTERVAL, COOKIE_REPLY_BURST // 2)
 
 
 class Admission:
@@ -154,20 +158,18 @@ class Admission:
 class SourceLimiter:
     """So many messages a second from one source, in a table of bounded size.
 
-    A source is an IPv4 address, or an IPv6 /64, on one path. For each the table holds a
-    single number: the instant at which its allowance is whole again. That is a token
-    bucket (the "generic cell rate algorithm"), and an instant that has passed says no
-    more than a missing entry.
+    A source is an IPv4 address, or an IPv6 /64, on one path. For each the table holds the
+    instant at which its bucket is full again, until that has passed.
     """
 
-    __slots__ = ("_next_sweep", "_whole_again")
+    __slots__ = ("_full_again", "_next_sweep")
 
     def __init__(self) -> None:
-        self._whole_again: dict[tuple[int, bytes], int] = {}
+        self._full_again: dict[tuple[int, bytes], int] = {}
         self._next_sweep = 0
 
     def __len__(self) -> int:
-        return len(self._whole_again)
+        return len(self._full_again)
 
     def admit(self, endpoint: Endpoint, now: int) -> bool:
         """Whether one more message from there is within its rate; if so it is counted.
@@ -177,18 +179,17 @@ class SourceLimiter:
         if now >= self._next_sweep:
             self._sweep(now)
         source = endpoint.path, endpoint.address[:8]
-        whole_again = max(self._whole_again.get(source, 0), now)
-        if whole_again - now > (LIMITED_BURST - 1) * LIMITED_INTERVAL:
+        known = self._full_again.get(source)
+        full_again = _LIMITED.take(known or 0, now)
+        if full_again is None or (known is None and len(self) >= MAX_LIMITED_SOURCES):
             return False
-        if source not in self._whole_again and len(self) >= MAX_LIMITED_SOURCES:
-            return False
-        self._whole_again[source] = whole_again + LIMITED_INTERVAL
+        self._full_again[source] = full_again
         return True
 
     def _sweep(self, now: int) -> None:
         self._next_sweep = now + LIMITER_SWEEP_INTERVAL
-        self._whole_again = {
-            source: instant for source, instant in self._whole_again.items() if instant > now
+        self._full_again = {
+            source: instant for source, instant in self._full_again.items() if instant > now
         }
 
 
@@ -200,21 +201,19 @@ class ReplyRation:
     and must not be able to use up a victim's share by asking a little more than it.
     """
 
-    __slots__ = ("_sources", "_whole_again")
+    __slots__ = ("_full_again", "_sources")
 
     def __init__(self) -> None:
         self._sources = SourceLimiter()
-        self._whole_again = 0
+        self._full_again = 0
 
     def admit(self, endpoint: Endpoint, now: int) -> bool:
         """Whether one more reply there is within the ration; if so it is counted."""
-        room = COOKIE_REPLY_BURST * COOKIE_REPLY_INTERVAL
-        if not self._sources.admit(endpoint, now):
-            room //= 2
-        whole_again = max(self._whole_again, now) + COOKIE_REPLY_INTERVAL
-        if whole_again - now > room:
+        bucket = _REPLIES if self._sources.admit(endpoint, now) else _HALF_OF_THE_REPLIES
+        full_again = bucket.take(self._full_again, now)
+        if full_again is None:
             return False
-        self._whole_again = whole_again
+        self._full_again = full_again
         return True
 
 

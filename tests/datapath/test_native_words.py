@@ -69,8 +69,8 @@ def test_constants_of_the_protocol_are_the_same() -> None:
         ("replay", "WINDOW_SIZE", replay.WINDOW_SIZE),
         ("staging", "MAX_STAGED_BYTES", staging.MAX_STAGED_BYTES),
         ("event", "MAX_COOKIE_REPLIES", events.MAX_COOKIE_REPLIES),
-        ("icmp", "ERROR_INTERVAL", icmp._ERROR_INTERVAL),
-        ("icmp", "ERRORS_BURST", icmp._ERRORS_BURST),
+        ("icmp", "ERROR_INTERVAL", icmp._ERRORS.interval),
+        ("icmp", "ERRORS_BURST", icmp._ERRORS.burst),
         ("coalesce", "MAX_PACKET", coalesce.MAX_PACKET),
     ],
 )
