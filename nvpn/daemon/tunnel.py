@@ -13,7 +13,6 @@ from nvpn.daemon.host import TunnelHost
 from nvpn.datapath.choice import Choice, create_datapath
 from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import PlatformError
-from nvpn.model.clock import read_clocks
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.overlay.api import Tun
 from nvpn.overlay.linux import open_tun
@@ -74,9 +73,7 @@ def create_tunnel(
         host = TunnelHost(netconf, link, max_segments=max_segments)
         host.prepare(DEFAULT_MTU)
         datapath = create_datapath(choice, loop, tun, mtu=DEFAULT_MTU, max_segments=max_segments)
-        device = Device(
-            datapath=datapath, random=os.urandom, timestamps=timestamps, now=read_clocks()
-        )
+        device = Device(datapath=datapath, random=os.urandom, timestamps=timestamps)
         backend = UserspaceBackend(
             name=tun.name,
             device=device,

@@ -13,7 +13,7 @@ from nvpn.model.notices import Notice
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.protocol.timers import TimerQueue
 
-Owner = TypeVar("Owner")
+P = TypeVar("P")
 
 
 class ActivityReader(Protocol):
@@ -26,7 +26,7 @@ class ActivityReader(Protocol):
         """The peer's instants; all 0 for an unknown one."""
 
 
-class Indices(Generic[Owner]):
+class Indices(Generic[P]):
     """Receiver indices in use, and whose they are.
 
     Random, so that nobody can guess the next; unique over all handshakes and keypairs of
@@ -35,9 +35,9 @@ class Indices(Generic[Owner]):
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._random = random
-        self._owners: dict[int, Owner] = {}
+        self._owners: dict[int, P] = {}
 
-    def reserve(self, owner: Owner) -> int:
+    def reserve(self, owner: P) -> int:
         """A number that nobody has.
 
         Raises:
@@ -50,7 +50,7 @@ class Indices(Generic[Owner]):
                 return index
         raise OSError("the random numbers repeat themselves")
 
-    def owner(self, index: int) -> Owner | None:
+    def owner(self, index: int) -> P | None:
         """Who has the number."""
         return self._owners.get(index)
 
@@ -62,7 +62,7 @@ class Indices(Generic[Owner]):
         return len(self._owners)
 
 
-class Context(Generic[Owner]):
+class Context(Generic[P]):
     """Shared by reference; only the device replaces its attributes.
 
     ``static`` is None while there is no private key; ``public`` belongs to it. ``up``
@@ -102,8 +102,8 @@ class Context(Generic[Owner]):
         self.commands: list[Command] = []
         self.notices: list[Notice] = []
         self.drops: Final[Counter[DropReason]] = Counter()
-        self.indices: Final[Indices[Owner]] = Indices(random)
-        self.timers: Final[TimerQueue[Owner]] = TimerQueue(self._jitter)
+        self.indices: Final[Indices[P]] = Indices(random)
+        self.timers: Final[TimerQueue[P]] = TimerQueue(self._jitter)
 
     def _jitter(self, bound: int) -> int:
         try:

@@ -88,7 +88,6 @@ class Device:
         datapath: ActivityReader,
         random: Callable[[int], bytes],
         timestamps: TimestampSource,
-        now: Now,
     ) -> None:
         self._context: Final[Context[Peer]] = Context(datapath, random, timestamps)
         self._peers: Final[dict[PublicKey, Peer]] = {}

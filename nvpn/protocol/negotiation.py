@@ -30,10 +30,10 @@ from nvpn.wire.constants import (
 )
 from nvpn.wire.messages import CookieReply, Response
 
-Owner = TypeVar("Owner")
+P = TypeVar("P")
 
 
-class Negotiation(Generic[Owner]):
+class Negotiation(Generic[P]):
     """The state between "a session is wanted" and "there are keys".
 
     ``wanted``: a session is sought; ``attempts``: initiations made for it so far;
@@ -58,9 +58,7 @@ class Negotiation(Generic[Owner]):
         "weak",
     )
 
-    def __init__(
-        self, context: Context[Owner], timers: PeerTimers[Owner], public_key: PublicKey
-    ) -> None:
+    def __init__(self, context: Context[P], timers: PeerTimers[P], public_key: PublicKey) -> None:
         self.preshared_key: PresharedKey | None = None
         self.wanted = False
         self.weak = False

@@ -169,6 +169,7 @@ class Peer:
         self._negotiation.end(now)
         self._negotiation.wipe()
         self._note(Moment.STOPPED, now.boot)
+        self._context.timers.forget(self._timers)
         # INVARIANT: the FIFO lets the datapath destroy these before it could install
         # their numbers again.
         for index in self._keypairs:

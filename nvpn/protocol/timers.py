@@ -117,15 +117,15 @@ TIMER_RULES: Final[Mapping[Moment, tuple[Rule, ...]]] = {
     Moment.STOPPED: tuple(Disarm(timer) for timer in Timer),
 }
 
-Owner = TypeVar("Owner")
+P = TypeVar("P")
 
 
-class PeerTimers(Generic[Owner]):
+class PeerTimers(Generic[P]):
     """The deadlines of one peer; made by and kept in one :class:`TimerQueue`."""
 
     __slots__ = ("_deadlines", "_queued", "owner")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: P) -> None:
         self.owner: Final = owner
         self._deadlines: dict[Timer, int] = {}
         self._queued: dict[Timer, int] = {}
@@ -135,7 +135,7 @@ class PeerTimers(Generic[Owner]):
         return self._deadlines.get(timer)
 
 
-class TimerQueue(Generic[Owner]):
+class TimerQueue(Generic[P]):
     """All armed timers of a device, earliest first.
 
     Arming and firing cost O(log n), asking for the next deadline O(1); disarming, and
@@ -149,11 +149,12 @@ class TimerQueue(Generic[Owner]):
         self._jitter = jitter
         # A timer has at most one entry that counts: the one that its `_queued` names.
         # The number in the middle keeps owners from being compared.
-        self._heap: list[tuple[int, int, PeerTimers[Owner], Timer]] = []
+        self._heap: list[tuple[int, int, PeerTimers[P], Timer]] = []
         self._pushed = 0
+        self._counting = 0  # entries that count
 
     def note(
-        self, timers: PeerTimers[Owner], moment: Moment, at: int, configured: int | None = None
+        self, timers: PeerTimers[P], moment: Moment, at: int, configured: int | None = None
     ) -> None:
         """Do what the table says about the moment, which was at the instant ``at``."""
         for rule in TIMER_RULES[moment]:
@@ -165,7 +166,7 @@ class TimerQueue(Generic[Owner]):
                 self.arm(timers, rule.timer, at + after, jitter=rule.jitter)
 
     def arm(
-        self, timers: PeerTimers[Owner], timer: Timer, deadline: int, *, jitter: bool = False
+        self, timers: PeerTimers[P], timer: Timer, deadline: int, *, jitter: bool = False
     ) -> None:
         """Let the timer fire at the deadline, and at no other."""
         if jitter:
@@ -174,6 +175,18 @@ class TimerQueue(Generic[Owner]):
         queued = timers._queued.get(timer)
         if queued is None or deadline < queued:
             self._push(timers, timer, deadline)
+
+    def forget(self, timers: PeerTimers[P]) -> None:
+        """The owner is gone: let go of it, at the latest when as many entries are of no use
+        as of some."""
+        self._counting -= len(timers._queued)
+        timers._deadlines.clear()
+        timers._queued.clear()
+        if len(self._heap) > 2 * self._counting:
+            self._heap = [
+                entry for entry in self._heap if entry[2]._queued.get(entry[3]) == entry[0]
+            ]
+            heapq.heapify(self._heap)
 
     def next_deadline(self) -> int | None:
         """The earliest deadline; None when nothing is armed."""
@@ -185,6 +198,7 @@ class TimerQueue(Generic[Owner]):
                 if deadline == queued:
                     return deadline
                 del timers._queued[timer]
+                self._counting -= 1
                 heapq.heappop(heap)
                 if deadline is not None:
                     self._push(timers, timer, deadline)
@@ -192,16 +206,18 @@ class TimerQueue(Generic[Owner]):
                 heapq.heappop(heap)
         return None
 
-    def take_due(self, now: int) -> tuple[Owner, Timer] | None:
+    def take_due(self, now: int) -> tuple[P, Timer] | None:
         """The timer whose deadline has passed for longest, disarmed; None when none has."""
         deadline = self.next_deadline()
         if deadline is None or deadline > now:
             return None
         _, _, timers, timer = heapq.heappop(self._heap)
         del timers._queued[timer], timers._deadlines[timer]
+        self._counting -= 1
         return timers.owner, timer
 
-    def _push(self, timers: PeerTimers[Owner], timer: Timer, deadline: int) -> None:
+    def _push(self, timers: PeerTimers[P], timer: Timer, deadline: int) -> None:
         self._pushed += 1
+        self._counting += timer not in timers._queued
         timers._queued[timer] = deadline
         heapq.heappush(self._heap, (deadline, self._pushed, timers, timer))

@@ -68,7 +68,6 @@ class Bench:
             datapath=self.datapath,
             random=rng.randbytes,
             timestamps=TimestampSource(),
-            now=T0,
         )
         self.device.set_private_key(self.key, T0)
         if up:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 import pytest
 from hypothesis import given
@@ -154,3 +155,35 @@ def test_the_queue_agrees_with_a_plain_dictionary(script: list[tuple]) -> None: 
             for key in due:
                 del model[key]
         assert waiting.next_deadline() == min(model.values(), default=None)
+
+
+def test_an_owner_that_is_gone_is_let_go_of() -> None:
+    waiting: TimerQueue[object] = TimerQueue(lambda bound: 0)
+    gone, stays = Named(), Named()
+    gone_timers, timers = PeerTimers[object](gone), PeerTimers[object](stays)
+    waiting.arm(timers, Timer.ERASE_KEYS, 100)
+    for timer in Timer:
+        waiting.arm(gone_timers, timer, 50)
+    watching = weakref.ref(gone)
+    waiting.forget(gone_timers)
+    del gone, gone_timers
+    assert watching() is None
+    assert waiting.take_due(200) == (stays, Timer.ERASE_KEYS)
+    assert waiting.take_due(200) is None
+
+
+def test_what_is_kept_of_owners_that_are_gone_is_at_most_as_much_as_of_the_others() -> None:
+    waiting = queue()
+    kept = PeerTimers("alice")
+    waiting.arm(kept, Timer.ERASE_KEYS, 10**9)
+    for number in range(1000):
+        timers = PeerTimers(str(number))
+        waiting.arm(timers, Timer.ERASE_KEYS, 10**6 + number)
+        waiting.arm(timers, Timer.ERASE_KEYS, 10**5 - number)  # leaves an entry of no use
+        waiting.forget(timers)
+        assert len(waiting._heap) <= 4
+    assert waiting.next_deadline() == 10**9
+
+
+class Named:
+    """Something that a weak reference can point to."""

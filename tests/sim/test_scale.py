@@ -36,7 +36,7 @@ def test_a_crowd_of_due_timers_is_handled_a_few_at_a_time() -> None:
     rng = random.Random(2)
     datapath = Recorder()
     now = Now(START, WALL)
-    device = Device(datapath=datapath, random=rng.randbytes, timestamps=TimestampSource(), now=now)
+    device = Device(datapath=datapath, random=rng.randbytes, timestamps=TimestampSource())
     device.set_private_key(PrivateKey(rng.randbytes(32)), now)
     device.bring_up(now)
     for public in crowd(rng)[:500]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from nvpn.backend.userspace import UserspaceBackend
 from nvpn.datapath.python.engine import PythonDatapath
-from nvpn.model.clock import read_clocks
 from nvpn.overlay.memory import open_memory_tun
 from nvpn.protocol.device import Device
 from nvpn.protocol.tai64n import TimestampSource
@@ -37,7 +36,6 @@ class MemoryTunnel:
             datapath=self.datapath,
             random=os.urandom,
             timestamps=TimestampSource(),
-            now=read_clocks(),
         )
         self.backend = UserspaceBackend(
             name=name,

@@ -235,7 +235,6 @@ class Host:
             datapath=self.core,
             random=self._rng,
             timestamps=self._timestamps or TimestampSource(),
-            now=self.now,
         )
         self.device.set_private_key(self.key, self.now)
         self.device.bring_up(self.now)
