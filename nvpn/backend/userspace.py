@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from nvpn.backend.alarm import open_alarm
@@ -117,7 +117,7 @@ class UserspaceBackend:
             ),
             datapath=self._datapath.describe(),
             datapath_reason=self._datapath_reason,
-            drops=self._drops(),
+            drops=self.drops(),
         )
 
     def subscribe(self, listener: Callable[[Notice], None]) -> None:
@@ -127,6 +127,18 @@ class UserspaceBackend:
     async def close(self) -> None:
         """Stop, wipe keys, let go of descriptors. Again: nothing."""
         self._shut()
+
+    def drops(self) -> Mapping[DropReason, int]:
+        """Dropped packets by reason since the start, of datapath and protocol."""
+        drops = dict(self._datapath.drops())
+        for reason, count in self._device.drops().items():
+            drops[reason] = drops.get(reason, 0) + count
+        return drops
+
+    def describe(self) -> str:
+        """For people: what moves the packets, and why that when there is something to say."""
+        parts = (self._datapath.describe(), self._datapath_reason)
+        return ": ".join(part for part in parts if part)
 
     # --- the daemon's hooks -----------------------------------------------------------
 
@@ -354,12 +366,6 @@ class UserspaceBackend:
             ),
             handshake_attempts=state.attempts,
         )
-
-    def _drops(self) -> dict[DropReason, int]:
-        drops = dict(self._datapath.drops())
-        for reason, count in self._device.drops().items():
-            drops[reason] = drops.get(reason, 0) + count
-        return drops
 
 
 def _last_port_and_mark(plan: Plan) -> tuple[int | None, int | None]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from nvpn.config.model import TunnelConfig
 from nvpn.daemon.memory import TunnelMemory
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.wire.constants import REJECT_AFTER_TIME
-
-INITIATIONS_PER_SECOND: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)

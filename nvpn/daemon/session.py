@@ -24,7 +24,7 @@ from nvpn.daemon.follower import LinkFollower
 from nvpn.daemon.host import HostSettings
 from nvpn.daemon.keeper import StateKeeper
 from nvpn.daemon.memory import read_memory
-from nvpn.daemon.recall import INITIATIONS_PER_SECOND, recall
+from nvpn.daemon.recall import recall
 from nvpn.daemon.resolver import EndpointResolver
 from nvpn.daemon.tunnel import create_tunnel
 from nvpn.datapath.choice import Choice
@@ -43,7 +43,9 @@ RESOLVE_SECONDS: Final = 3.0
 
 _DAY: Final = 86_400 * SECOND
 _MIN_BURST: Final = 20
-_INITIATION_TICK: Final = 0.01
+_RECALLS_PER_SECOND: Final = 2000
+"""Handshakes that a start begins at most, with peers who believe in a session with us."""
+_RECALL_TICK: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ class Session:
     Args:
         name: the interface's.
         choice: the datapath.
-        has_memory: whether peers are remembered over a restart: those of a file are,
-            those that others configure are not.
+        remembers_peers: over a restart: those of a file are remembered, those that others
+            configure are not.
 
     Raises:
         PlatformError: it runs already, the interface exists, no permission.
@@ -80,7 +82,7 @@ class Session:
         undo: contextlib.AsyncExitStack,
         *,
         choice: Choice,
-        has_memory: bool,
+        remembers_peers: bool,
     ) -> None:
         if is_running(name):
             raise PlatformError(
@@ -102,7 +104,7 @@ class Session:
             loop=around.loop,
             spawn=around.spawn,
             is_known=self._is_known,
-            remembers_peers=has_memory,
+            remembers_peers=remembers_peers,
         )
         # First on the stack, last to go: the exact last timestamp is known then.
         undo.callback(self._keeper.close)
@@ -127,7 +129,7 @@ class Session:
         self._mtu = 0
         self._backend.subscribe(self._notice)
         if _log.isEnabledFor(logging.DEBUG):
-            around.spawn(report_drops(lambda: self._backend.snapshot().drops))
+            around.spawn(report_drops(self._backend.drops))
 
     @property
     def config(self) -> TunnelConfig | None:
@@ -136,9 +138,7 @@ class Session:
 
     def describe(self) -> str:
         """For the log: what moves the packets, and why that when there is something to say."""
-        now = self._backend.snapshot()
-        parts = (now.datapath, now.datapath_reason)
-        return ": ".join(part for part in parts if part)
+        return self._backend.describe()
 
     # --- start --------------------------------------------------------------------------
 
@@ -230,11 +230,11 @@ class Session:
 
     async def _initiate(self, peers: Sequence[PublicKey]) -> None:
         """Handshakes with those who believe in a session with us, spread over time."""
-        step = max(1, int(INITIATIONS_PER_SECOND * _INITIATION_TICK))
+        step = max(1, int(_RECALLS_PER_SECOND * _RECALL_TICK))
         for start in range(0, len(peers), step):
             for peer in peers[start : start + step]:
                 self._backend.initiate(peer)
-            await asyncio.sleep(_INITIATION_TICK)
+            await asyncio.sleep(_RECALL_TICK)
 
     # --- change -------------------------------------------------------------------------
 

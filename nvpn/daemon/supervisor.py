@@ -83,7 +83,7 @@ class Supervisor:
             around,
             self._undo,
             choice=_choose(self._config),
-            has_memory=self._config is not None,
+            remembers_peers=self._config is not None,
         )
         if self._config is not None:
             await session.configure(self._config)

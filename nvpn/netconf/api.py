@@ -46,7 +46,11 @@ class LinkLeft:
 
 @dataclass(frozen=True, slots=True)
 class AddressesChanged:
-    """Some address of this host came or went."""
+    """Some address of this host came or went.
+
+    Nobody acts on it yet: a network that changes moves sessions by itself as soon as data
+    flows. It is here for whoever wants to move them at once.
+    """
 
 
 LinkEvent = Union[LinkChanged, LinkLeft, AddressesChanged]  # noqa: UP007
