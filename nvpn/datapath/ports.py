@@ -13,8 +13,8 @@ class Device(Protocol):
     """An open overlay device; ``overlay`` has them."""
 
     @property
-    def fd(self) -> int:
-        """Non-blocking; one packet a read, one a write."""
+    def fds(self) -> tuple[int, ...]:
+        """Its queues, one or more; non-blocking, one packet a read, one a write."""
 
     @property
     def vnet_hdr(self) -> bool:

@@ -8,6 +8,7 @@ Source: Documentation/networking/tuntap.rst and include/uapi/linux/if_tun.h of L
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -26,8 +27,10 @@ _TUNGETIFF: Final = 0x800454D2
 _TUNSETVNETHDRSZ: Final = 0x400454D8
 
 _IFF_TUN: Final = 0x0001
+_IFF_MULTI_QUEUE: Final = 0x0100
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
+_IFF_TUN_EXCL: Final = 0x8000
 
 _TUN_F_CSUM: Final = 0x01
 _TUN_F_TSO: Final = 0x02 | 0x04
@@ -38,15 +41,20 @@ _IFREQ: Final = struct.Struct("16sH22x")
 _DEVICE: Final = "/dev/net/tun"
 
 
-def open_tun(name: str, *, vnet_hdr: bool = True) -> Tun:
+def open_tun(name: str, *, vnet_hdr: bool = True, queues: int = 1) -> Tun:
     """Create the TUN device ``name``, or attach to one that is there and unused.
+
+    One with several queues is always a new one: the kernel would let us join a device that
+    another program reads from, and each would get some of the packets.
 
     Args:
         name: of at most 15 bytes; ``%d`` in it stands for the first free number.
         vnet_hdr: False for plain packets, one per read and write.
+        queues: descriptors for it, at least 1.
 
     Raises:
-        PlatformError: no driver, no permission, a name that is taken or impossible.
+        PlatformError: no driver, no permission, a name that is taken or impossible, a
+            kernel without (so many) queues.
     """
     operation = f"create TUN device {name}"
     if not 0 < len(name.encode()) <= MAX_NAME_LENGTH or "/" in name or name in (".", ".."):
@@ -55,21 +63,33 @@ def open_tun(name: str, *, vnet_hdr: bool = True) -> Tun:
             errno=errno.EINVAL,
             hint=f"an interface's name has 1 to {MAX_NAME_LENGTH} bytes and no slash",
         )
-    try:
-        fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise PlatformError(
-            operation, errno=error.errno or 0, hint=_OPEN_HINTS.get(error.errno or 0, "")
-        ) from None
-    try:
-        wanted = vnet_hdr and bool(_get_features(fd) & _IFF_VNET_HDR)
-        actual = _set_interface(fd, name, vnet_hdr=wanted)
-        return _negotiate(fd, actual, vnet_hdr=wanted)
-    except OSError as error:
-        os.close(fd)
-        raise PlatformError(
-            operation, errno=error.errno or 0, hint=_CREATE_HINTS.get(error.errno or 0, "")
-        ) from None
+    with contextlib.ExitStack() as undo:
+        fds = [_open_driver(operation, undo)]
+        try:
+            features = _get_features(fds[0])
+            if queues > 1 and not features & _IFF_MULTI_QUEUE:
+                raise PlatformError(operation, errno=errno.EOPNOTSUPP, hint=_ONE_QUEUE)
+            flags = _IFF_TUN | _IFF_NO_PI
+            flags |= _IFF_VNET_HDR & features if vnet_hdr else 0
+            flags |= _IFF_MULTI_QUEUE if queues > 1 else 0
+            only_new = _IFF_TUN_EXCL if queues > 1 else 0
+            actual = _set_interface(fds[0], name, flags | only_new)
+        except OSError as error:
+            code = error.errno or 0
+            raise PlatformError(operation, errno=code, hint=_CREATE_HINTS.get(code, "")) from None
+        while len(fds) < queues:
+            fds.append(_open_driver(operation, undo))
+            try:
+                _set_interface(fds[-1], actual, flags)
+            except OSError as error:
+                what = f"open queue {len(fds)} of TUN device {actual}"
+                raise PlatformError(what, errno=error.errno or 0, hint=_ONE_QUEUE) from None
+        try:
+            tun = _negotiate(tuple(fds), actual, vnet_hdr=bool(flags & _IFF_VNET_HDR))
+        except OSError as error:
+            raise PlatformError(operation, errno=error.errno or 0) from None
+        undo.pop_all()
+        return tun
 
 
 def adopt_tun(fd: int) -> Tun:
@@ -87,7 +107,7 @@ def adopt_tun(fd: int) -> Tun:
             )
         os.set_blocking(fd, False)
         os.set_inheritable(fd, False)
-        return _negotiate(fd, name, vnet_hdr=bool(flags & _IFF_VNET_HDR))
+        return _negotiate((fd,), name, vnet_hdr=bool(flags & _IFF_VNET_HDR))
     except OSError as error:
         raise PlatformError(operation, errno=error.errno or 0) from None
 
@@ -104,9 +124,23 @@ def tun_name(fd: int) -> str:
         raise PlatformError("read a TUN device's name", errno=error.errno or 0) from None
 
 
-def _negotiate(fd: int, name: str, *, vnet_hdr: bool) -> Tun:
+def _open_driver(operation: str, undo: contextlib.ExitStack) -> int:
+    """A descriptor that is no device's yet; closed by ``undo``."""
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise PlatformError(
+            operation, errno=error.errno or 0, hint=_OPEN_HINTS.get(error.errno or 0, "")
+        ) from None
+    undo.callback(os.close, fd)
+    return fd
+
+
+def _negotiate(fds: tuple[int, ...], name: str, *, vnet_hdr: bool) -> Tun:
+    """The size of the header and the offloads, which are the device's, for all queues."""
     if not vnet_hdr:
-        return Tun(fd, name)
+        return Tun(fds, name)
+    fd = fds[0]
     fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HDR_SIZE))
     for offloads in (
         _TUN_F_CSUM | _TUN_F_TSO | _TUN_F_USO,  # Linux 6.2
@@ -120,17 +154,16 @@ def _negotiate(fd: int, name: str, *, vnet_hdr: bool) -> Tun:
                 raise
         else:
             return Tun(
-                fd,
+                fds,
                 name,
                 vnet_hdr=True,
                 tso=bool(offloads & _TUN_F_TSO),
                 uso=bool(offloads & _TUN_F_USO),
             )
-    return Tun(fd, name, vnet_hdr=True)
+    return Tun(fds, name, vnet_hdr=True)
 
 
-def _set_interface(fd: int, name: str, *, vnet_hdr: bool) -> str:
-    flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if vnet_hdr else 0)
+def _set_interface(fd: int, name: str, flags: int) -> str:
     request = bytearray(_IFREQ.pack(name.encode(), flags))
     fcntl.ioctl(fd, _TUNSETIFF, request)
     return _unpack_name(request)
@@ -154,6 +187,7 @@ def _unpack_name(request: bytearray) -> str:
     return name.partition(b"\0")[0].decode()
 
 
+_ONE_QUEUE: Final = "the kernel refuses so many queues; set queues = 1, or leave it out"
 _PERMISSION: Final = "needs CAP_NET_ADMIN; try again as root, with sudo"
 _OPEN_HINTS: Final = {
     errno.ENOENT: f"{_DEVICE} is missing; try: modprobe tun"
@@ -166,6 +200,7 @@ _OPEN_HINTS: Final = {
 _CREATE_HINTS: Final = {
     errno.EPERM: _PERMISSION,
     errno.EBUSY: "another program holds an interface of that name; choose another name or stop it",
-    errno.EINVAL: "the name is impossible, or belongs to an interface that is no TUN device",
+    errno.EINVAL: "the name is impossible, or belongs to an interface that is no TUN device,"
+    " or one with other flags",
     errno.EEXIST: "an interface of that name exists",
 }

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from nvpn.overlay.memory import open_memory_tun
+from nvpn.overlay.memory import open_memory_queues, open_memory_tun
 
 
 def test_packets_keep_their_borders_and_order_in_both_directions() -> None:
@@ -35,6 +35,24 @@ def test_neither_end_ever_blocks() -> None:
     finally:
         tun.close()
         host.close()
+
+
+def test_each_queue_has_a_far_end_of_its_own() -> None:
+    tun, hosts = open_memory_queues(3)
+    try:
+        assert len(tun.fds) == len(hosts) == 3
+        for fd, host in zip(tun.fds, hosts, strict=True):
+            host.send(b"out")
+            assert os.read(fd, 100) == b"out"
+            os.write(fd, b"in")
+            assert host.recv(100) == b"in"
+        for fd in tun.fds:
+            with pytest.raises(BlockingIOError):
+                os.read(fd, 100)
+    finally:
+        tun.close()
+        for host in hosts:
+            host.close()
 
 
 def test_closing_the_host_ends_the_device() -> None:

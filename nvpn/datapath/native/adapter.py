@@ -76,7 +76,7 @@ class NativeDatapath:
         self._loop: Final = loop
         sockets = sockets or NoSockets()
         self._engine: Final = Engine(
-            tun.fd,
+            tun.fds[0],
             vnet_hdr=tun.vnet_hdr,
             tso=tun.tso and offloads.tso,
             uso=tun.uso and offloads.uso,

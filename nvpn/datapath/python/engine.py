@@ -28,6 +28,7 @@ from nvpn.datapath.api import (
     ReplaceSockets,
     Watch,
 )
+from nvpn.datapath.description import describe_datapath
 from nvpn.datapath.ports import ALL_OFFLOADS, Descriptors, Device, NoSockets, Offloads
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.inbound import Inbound
@@ -86,7 +87,7 @@ class PythonDatapath:
         self._clock: Final = clock
         self._offloads: Final = offloads
         self._core: Final = Core(mtu=mtu, random=random)
-        self._tun_fd: Final = tun.fd
+        self._tun_fds: Final = tun.fds
         self._tun: Final = TunPort(tun, self._core, tso=offloads.tso, uso=offloads.uso)
         self._udp: Final = UdpSender(
             self._core,
@@ -103,7 +104,8 @@ class PythonDatapath:
         self._events_due = False
         self._closed = False
         self._attach_sockets()
-        loop.add_reader(tun.fd, self._tun_readable)
+        for fd in tun.fds:
+            loop.add_reader(fd, self._tun_readable)
 
     # --- datapath.api.Datapath --------------------------------------------------------
 
@@ -154,14 +156,14 @@ class PythonDatapath:
 
     def describe(self) -> str:
         """For people: ``python (TSO, USO, GSO, GRO)``, what is in use now."""
-        in_use = {
-            "TSO": self._tun.tso,
-            "USO": self._tun.uso,
-            "GSO": self._udp.gso and bool(self._sockets),
-            "GRO": any(has_gro(one) for one in self._sockets.values()),
-        }
-        names = ", ".join(name for name, used in in_use.items() if used)
-        return f"python ({names or 'no offloads'})"
+        return describe_datapath(
+            "python",
+            tso=self._tun.tso,
+            uso=self._tun.uso,
+            gso=self._udp.gso and bool(self._sockets),
+            gro=any(has_gro(one) for one in self._sockets.values()),
+            queues=len(self._tun_fds),
+        )
 
     def close(self) -> None:
         """Zero all keys and let go of the descriptors, without closing them."""
@@ -241,4 +243,5 @@ class PythonDatapath:
             self._loop.remove_reader(descriptor)
 
     def _stop_reading_tun(self) -> None:
-        self._loop.remove_reader(self._tun_fd)
+        for fd in self._tun_fds:
+            self._loop.remove_reader(fd)

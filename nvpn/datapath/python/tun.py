@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -26,33 +27,39 @@ _EMPTY: Final = frozenset((errno.EAGAIN, errno.EINTR))
 
 
 class TunPort:
-    """Both directions of the device.
+    """Both directions of the device. Its queues are read in turn, and the first written to.
 
     ``tso`` and ``uso`` say what may be merged in a write; ``gone`` is the errno with
     which the device was found to be gone, 0 before that.
     """
 
-    __slots__ = ("_core", "_fd", "gone", "tso", "uso", "vnet_hdr")
+    __slots__ = ("_core", "_fd", "_unread", "gone", "tso", "uso", "vnet_hdr")
 
     def __init__(self, device: Device, core: Core, *, tso: bool, uso: bool) -> None:
         self._core: Final = core
-        self._fd: Final = device.fd
+        self._fd: Final = device.fds[0]
+        self._unread: Final = deque(device.fds)
         self.vnet_hdr: Final = device.vnet_hdr
         self.tso = device.vnet_hdr and device.tso and tso
         self.uso = device.vnet_hdr and device.uso and uso
         self.gone = 0
 
     def read(self, buffers: Sequence[memoryview | bytearray]) -> int:
-        """Read one frame, header included; 0 when there is none."""
-        try:
-            size = os.readv(self._fd, buffers)
-        except OSError as error:
-            if error.errno not in _EMPTY:
-                self._failed(error)
-            return 0
-        if not size:
-            self.gone = self.gone or errno.ENODEV
-        return size
+        """Read one frame, header included; 0 when there is none in any queue."""
+        queues = self._unread
+        for _ in range(len(queues)):
+            queues.rotate(-1)
+            try:
+                size = os.readv(queues[-1], buffers)
+            except OSError as error:
+                if error.errno not in _EMPTY:
+                    self._failed(error)
+                    return 0
+            else:
+                if not size:
+                    self.gone = self.gone or errno.ENODEV
+                return size
+        return 0
 
     def write(self, packets: Sequence[Bytes]) -> None:
         """Write plain packets, merged where that is possible; each flow stays in order."""

@@ -46,7 +46,7 @@ class Frames(TunPort):
     __slots__ = ("frames", "written")
 
     def __init__(self, core: Core, frames: list[bytes] | None = None) -> None:
-        super().__init__(Tun(-1, "frames", True, True, True), core, tso=True, uso=True)
+        super().__init__(Tun((-1,), "frames", True, True, True), core, tso=True, uso=True)
         self.frames = frames or []
         self.written: list[bytes] = []
 

@@ -14,7 +14,7 @@ from nvpn.datapath.python import tun as tun_module
 from nvpn.datapath.python.tun import TunPort
 from nvpn.errors import DropReason
 from nvpn.overlay.api import Tun
-from nvpn.overlay.memory import open_memory_tun
+from nvpn.overlay.memory import open_memory_queues, open_memory_tun
 from tests.support.cores import Ends
 from tests.support.segments import Flow
 
@@ -138,6 +138,27 @@ def test_a_far_end_that_is_gone_is_noticed_on_reading() -> None:
     assert tun.read([bytearray(100)]) == 0
     assert tun.gone == errno.ENODEV
     device.close()
+
+
+def test_the_queues_of_a_device_are_read_in_turn_and_each_in_its_order() -> None:
+    device, hosts = open_memory_queues(3)
+    tun, _ = port(device)
+    for number in range(4):
+        hosts[0].send(b"a%d" % number)
+    hosts[2].send(b"c0")
+    buffer = bytearray(100)
+    frames = []
+    while size := tun.read([buffer]):
+        frames.append(bytes(buffer[:size]))
+    assert sorted(frames) == [b"a0", b"a1", b"a2", b"a3", b"c0"]
+    assert [frame for frame in frames if frame[:1] == b"a"] == [b"a0", b"a1", b"a2", b"a3"]
+    assert frames.index(b"c0") < 2, "a busy queue does not make another one wait"
+    assert not tun.gone
+    tun.write([b"packet"])
+    assert hosts[0].recv(100) == b"packet"
+    device.close()
+    for host in hosts:
+        host.close()
 
 
 def test_an_empty_device_gives_nothing(device: tuple[Tun, socket.socket]) -> None:
