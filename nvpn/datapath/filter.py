@@ -2,7 +2,8 @@
 
 A table of rules; the first that matches decides. It looks at one packet at a time and
 remembers nothing. A later fragment shows no ports; it passes where its first one could
-have passed, and is worth nothing without it.
+have passed, and is worth nothing without it. So no packet passes that ends before its
+ports: a fragment could bring them past the rules.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nvpn.datapath.inner import (
     IPV4_HEADER_SIZE,
     IPV6_HEADER_SIZE,
     Inner,
+    is_fragment,
     udp_payload,
 )
 from nvpn.model.prefixes import Prefix
@@ -31,7 +33,8 @@ _EXTENSIONS: Final = frozenset((0, 43, 60))
 class NoPorts(enum.Enum):
     """Why a packet shows no ports."""
 
-    NONE = "has none, or is cut off before them"
+    NONE = "has none"
+    CUT_OFF = "ends before them, or before what tells whether there are any"
     ELSEWHERE = "they were in another fragment"
 
 
@@ -51,8 +54,13 @@ def flow_of(packet: Bytes) -> Flow:
     protocol, at = _ipv4_payload(packet) if packet[0] >> 4 == 4 else _ipv6_payload(packet)
     if at is None:
         return Flow(protocol, NoPorts.ELSEWHERE)
-    if protocol not in _WITH_PORTS or at + 4 > len(packet):
+    if protocol in _EXTENSIONS or protocol == _FRAGMENT:
+        # Still one of these: the packet has ended. (IPv4 carries none of them.)
+        return Flow(protocol, NoPorts.CUT_OFF)
+    if protocol not in _WITH_PORTS:
         return Flow(protocol, NoPorts.NONE)
+    if at + 4 > len(packet):
+        return Flow(protocol, NoPorts.CUT_OFF)
     return Flow(protocol, (packet[at] << 8 | packet[at + 1], packet[at + 2] << 8 | packet[at + 3]))
 
 
@@ -95,6 +103,8 @@ class PortFilter:
     def accepts(self, peer: PeerId, inner: Inner, packet: Bytes) -> bool:
         """Whether a packet from this peer, past ``parse_inner`` and cut, may pass."""
         flow = flow_of(packet)
+        if flow.ports is NoPorts.CUT_OFF:
+            return False
         for rule in self._rules:
             if _matches(rule, peer, inner, flow):
                 return rule.accept
@@ -136,10 +146,9 @@ def _is_within(prefix: Prefix | None, version: int, address: int) -> bool:
 def is_diverted(diversions: Sequence[Diversion], inner: Inner, packet: Bytes) -> bool:
     """Whether a packet, past ``parse_inner`` and cut, goes to one of these places."""
     payload = udp_payload(packet, inner.version)
-    if payload is None or payload > len(packet):
+    if payload is None or payload > len(packet) or is_fragment(packet, inner.version):
         return False
     header = packet[payload - _UDP_HEADER_SIZE : payload]
-    # A fragment is none: its UDP header speaks of more than there is.
     if header[4] << 8 | header[5] != len(packet) - payload + _UDP_HEADER_SIZE:
         return False
     port = header[2] << 8 | header[3]

@@ -62,6 +62,14 @@ def parse_inner(packet: Bytes) -> Inner | None:
     return None
 
 
+def is_fragment(packet: Bytes, version: int) -> bool:
+    """Whether a packet past ``parse_inner`` is a fragment, be it of one piece: of IPv6,
+    whether its first header says so."""
+    if version == 4:
+        return bool(packet[6] & 0x3F or packet[7])
+    return packet[6] == _FRAGMENT
+
+
 def udp_payload(packet: Bytes, version: int) -> int | None:
     """Where the payload of a UDP packet begins, or that of one's first fragment.
 
@@ -69,9 +77,10 @@ def udp_payload(packet: Bytes, version: int) -> int | None:
     ``parse_inner``. Extension headers other than the fragment's are not followed.
     """
     if version == 4:
-        if packet[9] != _UDP or packet[6] & 0x1F or packet[7]:
+        header = (packet[0] & 0x0F) * 4
+        if packet[9] != _UDP or packet[6] & 0x1F or packet[7] or header < IPV4_HEADER_SIZE:
             return None
-        return (packet[0] & 0x0F) * 4 + 8
+        return header + 8
     if packet[6] == _UDP:
         return IPV6_HEADER_SIZE + 8
     if packet[6] != _FRAGMENT or len(packet) < IPV6_HEADER_SIZE + 8:

@@ -49,14 +49,17 @@ HOP_BY_HOP = bytes([TCP, 1]) + bytes(14)
         (ipv4(protocol=UDP, payload=ports(0xFFFF, 53)), Flow(UDP, (0xFFFF, 53))),
         (ipv4(protocol=SCTP, payload=ports(3, 4)), Flow(SCTP, (3, 4))),
         (ipv4(protocol=ICMP, payload=ports(1, 2)), Flow(ICMP, NoPorts.NONE)),
-        (ipv4(protocol=TCP, payload=b"abc"), Flow(TCP, NoPorts.NONE)),
-        (b"\x4f" + ipv4(protocol=TCP, payload=ports(1, 2))[1:], Flow(TCP, NoPorts.NONE)),
+        (ipv4(protocol=TCP, payload=b"abc"), Flow(TCP, NoPorts.CUT_OFF)),
+        (b"\x4f" + ipv4(protocol=TCP, payload=ports(1, 2))[1:], Flow(TCP, NoPorts.CUT_OFF)),
         (b"\x41" + ipv4(protocol=TCP, payload=ports(1, 2))[1:], Flow(TCP, (1, 2))),
         (ipv4(protocol=UDP, payload=ports(1, 2), fragment=0x2000), Flow(UDP, (1, 2))),
         (ipv4(protocol=UDP, payload=ports(1, 2), fragment=1), Flow(UDP, NoPorts.ELSEWHERE)),
         (ipv6(protocol=TCP, payload=ports(1, 2)), Flow(TCP, (1, 2))),
         (ipv6(protocol=0, payload=HOP_BY_HOP + ports(1, 2)), Flow(TCP, (1, 2))),
-        (ipv6(protocol=0, payload=HOP_BY_HOP[:7]), Flow(0, NoPorts.NONE)),
+        (ipv6(protocol=0, payload=HOP_BY_HOP[:7]), Flow(0, NoPorts.CUT_OFF)),
+        (ipv6(protocol=0, payload=HOP_BY_HOP[:8]), Flow(TCP, NoPorts.CUT_OFF)),
+        (ipv6(protocol=44, payload=FRAGMENT_FIRST), Flow(UDP, NoPorts.CUT_OFF)),
+        (ipv6(protocol=44, payload=FRAGMENT_FIRST[:7]), Flow(44, NoPorts.CUT_OFF)),
         (ipv6(protocol=44, payload=FRAGMENT_FIRST + ports(1, 2)), Flow(UDP, (1, 2))),
         (ipv6(protocol=44, payload=FRAGMENT_LATER), Flow(UDP, NoPorts.ELSEWHERE)),
         (ipv6(protocol=59), Flow(59, NoPorts.NONE)),
@@ -74,6 +77,10 @@ WEB = ipv4(protocol=TCP, payload=ports(40000, 443))
 PING = ipv4(protocol=ICMP, payload=bytes(8))
 LATER_TCP = ipv4(protocol=TCP, payload=bytes(8), fragment=9)
 LATER_UDP = ipv4(protocol=UDP, payload=bytes(8), fragment=9)
+# What a later fragment could complete, past the rules.
+TO_OPTIONS = bytes([60, 0, 0, 1, 0, 0, 0, 7])
+HIDDEN_TCP = ipv6(protocol=44, payload=TO_OPTIONS + bytes([TCP]) + bytes(7))
+HIDDEN_PROTOCOL = ipv6(protocol=44, payload=TO_OPTIONS)
 
 # Rules, whether what no rule matches passes, a packet, whether it passes.
 CASES = [
@@ -90,6 +97,8 @@ CASES = [
     ([ACCEPT_SSH, DROP_HIGH], True, SSH, True),
     ([ACCEPT_SSH, DROP_HIGH], True, WEB, False),
     ([Rule(accept=False, protocol=TCP)], True, LATER_TCP, False),
+    ([DROP_HIGH], True, HIDDEN_TCP, False),
+    ([Rule(accept=False, protocol=TCP)], True, HIDDEN_PROTOCOL, False),
     ([Rule(accept=True, peer=THEM)], False, SSH, True),
     ([Rule(accept=True, peer=PeerId(9))], False, SSH, False),
     ([Rule(accept=True, source=Prefix.parse("10.0.0.0/24"))], False, SSH, True),
@@ -135,6 +144,10 @@ def test_a_source_that_is_not_the_peers_is_no_matter_for_the_filter() -> None:
     assert ends.bob.drops() == {DropReason.SOURCE_NOT_ALLOWED: 1}
 
 
+# By its own word its header ends within: checksum and address would be port and length.
+HEADLESS = b"\x42" + ipv4(protocol=UDP, payload=bytes(10 * 256 - 12))[1:10] + b"\0\7"
+HEADLESS += ipv4(protocol=UDP, payload=bytes(10 * 256 - 12))[12:]
+
 PLACES = (
     Diversion(Prefix.parse("10.0.0.2/32"), 7),
     Diversion(Prefix.parse("fd00::/64"), 9),
@@ -155,6 +168,9 @@ PLACES = (
         (ipv4(protocol=UDP, payload=udp(7)[:6]), False),
         (ipv4(protocol=UDP, payload=udp(7)[:-3], fragment=0x2000), False),
         (ipv4(protocol=UDP, payload=udp(7), fragment=1), False),
+        (ipv4(protocol=UDP, payload=udp(7), fragment=0x2000), False),
+        (ipv6(protocol=44, payload=FRAGMENT_FIRST + udp(9)), False),
+        (HEADLESS, False),
     ],
 )
 def test_only_whole_datagrams_to_such_a_place_are_diverted(packet: bytes, diverted: bool) -> None:

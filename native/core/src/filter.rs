@@ -2,7 +2,8 @@
 //! matches decides.
 //!
 //! It looks at one packet at a time and remembers nothing. A later fragment shows no ports;
-//! it passes where its first one could have passed, and is worth nothing without it.
+//! it passes where its first one could have passed, and is worth nothing without it. So no
+//! packet passes that ends before its ports: a fragment could bring them past the rules.
 
 use core::net::IpAddr;
 
@@ -54,7 +55,7 @@ impl Rule {
                 source,
                 destination,
             } => within(self.source_ports, source) && within(self.destination_ports, destination),
-            Ports::None => !wants_ports,
+            Ports::None | Ports::CutOff => !wants_ports,
             // Only a rule that lets the first fragment pass may judge by ports not seen.
             Ports::Elsewhere => self.accept || !wants_ports,
         }
@@ -75,6 +76,9 @@ impl PortFilter {
     #[must_use]
     pub fn accepts(&self, peer: PeerId, inner: &Inner, packet: &[u8]) -> bool {
         let flow = flow_of(packet);
+        if flow.ports == Ports::CutOff {
+            return false;
+        }
         self.rules
             .iter()
             .find(|rule| rule.matches(peer, inner, &flow))

@@ -23,8 +23,10 @@ pub enum Ports {
         /// The receiver's.
         destination: u16,
     },
-    /// It has none, or is cut off before them.
+    /// It has none.
     None,
+    /// The packet ends before them, or before what tells whether there are any.
+    CutOff,
     /// They were in another fragment.
     Elsewhere,
 }
@@ -45,16 +47,12 @@ pub fn flow_of(packet: &[u8]) -> Flow {
         Some(first) if first >> 4 == 4 => ipv4_payload(packet),
         _ => ipv6_payload(packet),
     };
-    let Some(at) = at else {
-        let ports = Ports::Elsewhere;
-        return Flow { protocol, ports };
-    };
-    let ports = packet.get(at..).and_then(|rest| rest.first_chunk::<4>());
-    let ports = match (protocol, ports) {
-        (TCP | UDP | SCTP | UDP_LITE, Some(&[a, b, c, d])) => Ports::Shown {
-            source: u16::from_be_bytes([a, b]),
-            destination: u16::from_be_bytes([c, d]),
-        },
+    let ports = match (protocol, at) {
+        (_, None) => Ports::Elsewhere,
+        (TCP | UDP | SCTP | UDP_LITE, Some(at)) => ports_at(packet, at),
+        // Still one of these: the packet has ended. (IPv4 carries none of them.)
+        (FRAGMENT, Some(_)) => Ports::CutOff,
+        (extension, Some(_)) if EXTENSIONS.contains(&extension) => Ports::CutOff,
         _ => Ports::None,
     };
     Flow { protocol, ports }
@@ -90,4 +88,15 @@ fn ipv6_payload(packet: &[u8]) -> (u8, Option<usize>) {
         protocol = header[0];
     }
     (protocol, Some(at))
+}
+
+fn ports_at(packet: &[u8], at: usize) -> Ports {
+    let ports = packet.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    let Some(&[s0, s1, d0, d1]) = ports else {
+        return Ports::CutOff;
+    };
+    Ports::Shown {
+        source: u16::from_be_bytes([s0, s1]),
+        destination: u16::from_be_bytes([d0, d1]),
+    }
 }

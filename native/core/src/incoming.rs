@@ -12,7 +12,7 @@ use crate::datagrams::Datagrams;
 use crate::device::{Device, Outbox};
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
-use crate::inner::{Inner, merge_ecn, parse_inner, udp_payload};
+use crate::inner::{Inner, is_fragment, merge_ecn, parse_inner, udp_payload};
 use crate::keypair::Keypair;
 use crate::message::{MessageType, read_u32, read_u64, receiver_of};
 use crate::peer::PeerRef;
@@ -184,13 +184,15 @@ impl Device {
     }
 
     fn is_diverted(&self, inner: &Inner, packet: &[u8]) -> bool {
+        if is_fragment(packet) {
+            return false;
+        }
         let header = udp_payload(packet)
             .and_then(|payload| packet.get(payload.checked_sub(UDP_HEADER_SIZE)?..))
             .and_then(|udp| Some((udp.len(), udp.first_chunk::<UDP_HEADER_SIZE>()?)));
         let Some((size, &[_, _, port_high, port_low, size_high, size_low, _, _])) = header else {
             return false;
         };
-        // A fragment is none: its UDP header speaks of more than there is.
         let is_whole = usize::from(u16::from_be_bytes([size_high, size_low])) == size;
         let port = u16::from_be_bytes([port_high, port_low]);
         let is_there = |to: &Diversion| to.port == port && to.prefix.contains(inner.destination);

@@ -97,6 +97,17 @@ pub(crate) fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Whether a packet past [`parse_inner`] is a fragment, be it of one piece: of IPv6, whether
+/// its first header says so.
+#[must_use]
+pub fn is_fragment(packet: &[u8]) -> bool {
+    match packet {
+        [first, _, _, _, _, _, high, low, ..] if first >> 4 == 4 => high & 0x3F != 0 || *low != 0,
+        [_, _, _, _, _, _, next, ..] => *next == FRAGMENT,
+        _ => false,
+    }
+}
+
 /// Where the payload of a UDP packet begins, or that of one's first fragment.
 ///
 /// None for everything else; it may lie beyond the end of what is there. Extension
@@ -105,10 +116,9 @@ pub(crate) fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
 pub fn udp_payload(packet: &[u8]) -> Option<usize> {
     let head: &[u8; IPV4_HEADER_SIZE] = packet.first_chunk()?;
     if head[0] >> 4 == 4 {
-        if head[9] != UDP || head[6] & 0x1F != 0 || head[7] != 0 {
-            return None;
-        }
-        return Some(usize::from(head[0] & 0x0F) * 4 + 8);
+        let header = usize::from(head[0] & 0x0F) * 4;
+        let is_first = head[6] & 0x1F == 0 && head[7] == 0;
+        return (head[9] == UDP && is_first && header >= IPV4_HEADER_SIZE).then_some(header + 8);
     }
     if head[6] == UDP {
         return Some(IPV6_HEADER_SIZE + 8);
@@ -286,6 +296,9 @@ mod tests {
         assert_eq!(udp_payload(&packet), Some(68));
         packet[7] = 1;
         assert_eq!(udp_payload(&packet), None);
+        packet[7] = 0;
+        packet[0] = 0x44;
+        assert_eq!(udp_payload(&packet), None, "no header is that short");
         let mut packet = vec![0; 48];
         packet[0] = 0x60;
         packet[6] = UDP;

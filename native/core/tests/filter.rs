@@ -59,14 +59,17 @@ fn each_packet_shows_its_flow() {
         (v4(UDP, &ports(0xFFFF, 53), 0), UDP, shown(0xFFFF, 53)),
         (v4(SCTP, &ports(3, 4), 0), SCTP, shown(3, 4)),
         (v4(ICMP, &ports(1, 2), 0), ICMP, Ports::None),
-        (v4(TCP, b"abc", 0), TCP, Ports::None),
-        (with_first(0x4F), TCP, Ports::None),
+        (v4(TCP, b"abc", 0), TCP, Ports::CutOff),
+        (with_first(0x4F), TCP, Ports::CutOff),
         (with_first(0x41), TCP, shown(1, 2)),
         (v4(UDP, &ports(1, 2), 0x2000), UDP, shown(1, 2)),
         (v4(UDP, &ports(1, 2), 1), UDP, Ports::Elsewhere),
         (v6(TCP, &ports(1, 2)), TCP, shown(1, 2)),
         (v6(0, &behind(&HOP_BY_HOP)), TCP, shown(1, 2)),
-        (v6(0, &HOP_BY_HOP[..7]), 0, Ports::None),
+        (v6(0, &HOP_BY_HOP[..7]), 0, Ports::CutOff),
+        (v6(0, &HOP_BY_HOP[..8]), TCP, Ports::CutOff),
+        (v6(44, &FIRST), UDP, Ports::CutOff),
+        (v6(44, &FIRST[..7]), 44, Ports::CutOff),
         (v6(44, &behind(&FIRST)), UDP, shown(1, 2)),
         (v6(44, &LATER), UDP, Ports::Elsewhere),
         (v6(59, &[]), 59, Ports::None),
@@ -108,6 +111,12 @@ fn the_first_rule_that_matches_decides() {
     let ping = v4(ICMP, &[0; 8], 0);
     let later_tcp = v4(TCP, &[0; 8], 9);
     let later_udp = v4(UDP, &[0; 8], 9);
+    // What a later fragment could complete, past the rules.
+    let hidden_tcp = v6(
+        44,
+        &[[60, 0, 0, 1, 0, 0, 0, 7], [TCP, 0, 0, 0, 0, 0, 0, 0]].concat(),
+    );
+    let hidden_protocol = v6(44, &[60, 0, 0, 1, 0, 0, 0, 7]);
     let from = |text| Rule {
         source: Some(prefix(text)),
         ..ANY
@@ -142,6 +151,8 @@ fn the_first_rule_that_matches_decides() {
         (vec![ACCEPT_SSH, DROP_HIGH], true, &ssh, true),
         (vec![ACCEPT_SSH, DROP_HIGH], true, &web, false),
         (vec![DROP_TCP], true, &later_tcp, false),
+        (vec![DROP_HIGH], true, &hidden_tcp, false),
+        (vec![DROP_TCP], true, &hidden_protocol, false),
         (vec![of(THEM)], false, &ssh, true),
         (vec![of(PeerId(9))], false, &ssh, false),
         (vec![from("10.0.0.0/24")], false, &ssh, true),
@@ -213,6 +224,10 @@ fn divert() -> Command {
 #[test]
 fn only_whole_datagrams_to_such_a_place_are_diverted() {
     let control = udp(7, b"control");
+    // By its own word its header ends within: checksum and address would be port and length.
+    let mut headless = v4(UDP, &[0; 10 * 256 - 12], 0);
+    headless[0] = 0x42;
+    headless[10..12].copy_from_slice(&[0, 7]);
     let table = [
         (v4(UDP, &control, 0), true),
         (v6(UDP, &udp(9, b"control")), true),
@@ -224,6 +239,9 @@ fn only_whole_datagrams_to_such_a_place_are_diverted() {
         (v4(UDP, &control[..6], 0), false),
         (v4(UDP, &control[..12], 0x2000), false),
         (v4(UDP, &control, 1), false),
+        (v4(UDP, &control, 0x2000), false),
+        (v6(44, &[&FIRST, &udp(9, b"control")[..]].concat()), false),
+        (headless, false),
     ];
     for (packet, diverted) in table {
         let mut ends = Ends::new();
