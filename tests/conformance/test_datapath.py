@@ -36,6 +36,7 @@ from nvpn.datapath.api import (
     SendKeepalive,
     SetAdmission,
     SetMtu,
+    SetPeerEndpoint,
     StopSending,
     Watch,
     Why,
@@ -43,6 +44,7 @@ from nvpn.datapath.api import (
 from nvpn.datapath.ports import NO_OFFLOADS
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
+from nvpn.model.endpoint import Endpoint
 from nvpn.model.prefixes import Prefix
 from nvpn.transport.udp import open_udp
 from nvpn.wire.crypto import mac
@@ -607,13 +609,32 @@ def test_traffic_is_counted_as_it_is_on_the_wire(rig: Rig) -> None:
     )
 
 
+def test_what_the_socket_did_not_take_is_no_traffic(
+    rig: Rig, request: pytest.FixtureRequest
+) -> None:
+    if rig.datapath.describe().startswith("native"):
+        reason = "the native datapath counts what it hands to the socket"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    peer = rig.correspondent()
+    peer.establish()
+    before = rig.datapath.counters(peer.peer)
+    broadcast = Endpoint.parse("255.255.255.255:9")  # which a socket must be allowed to use
+    rig.tell(SetPeerEndpoint(peer.peer, broadcast._replace(learned_at=rig.now + 1)))
+    for _ in range(10):
+        rig.send(to(1, 80))
+    rig.tell(SendKeepalive(peer.peer), SendHandshake(peer.peer, b"\1" + bytes(147)))
+    rig.settle()
+    assert rig.datapath.drops()[DropReason.SEND_FAILED] == 12
+    assert rig.datapath.counters(peer.peer) == before
+
+
 # --- the end --------------------------------------------------------------------------
 
 
 def test_a_deleted_device_is_reported_once_and_not_read_again(rig: Rig) -> None:
     peer = rig.correspondent()
     peer.establish()
-    rig.host.close()
+    rig.delete_device()
     gone = rig.take_event(DeviceGone)
     assert gone == DeviceGone(errno.ENODEV)
     peer.send(peer.packet_from(coming_from(1)))

@@ -477,6 +477,14 @@ class Core:
         if known is not None:
             known.forget_source()
 
+    def note_unsent(self, peer: PeerId | None, size: int, count: int) -> None:
+        """Datagrams, of ``size`` bytes together, were not sent after all; ``peer`` is whom they
+        were counted for, if for anybody."""
+        self.drop(DropReason.SEND_FAILED, count)
+        known = None if peer is None else self.peers.get(peer)
+        if known is not None:
+            known.note_unsent(size, count)
+
     def drop(self, reason: DropReason, count: int = 1) -> None:
         """Count dropped packets."""
         if count:

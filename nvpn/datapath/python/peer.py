@@ -120,6 +120,11 @@ class Peer:
         if keypair is not None:
             self._want(keypair.wants_after_sending(now))
 
+    def note_unsent(self, size: int, packets: int) -> None:
+        """The socket did not take some of what was handed to it: it is not counted."""
+        self.tx_bytes -= size
+        self.tx_packets -= packets
+
     def note_received(
         self, now: int, size: int, packets: int = 1, *, data: bool, keypair: Keypair | None
     ) -> None:

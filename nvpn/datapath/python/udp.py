@@ -28,7 +28,6 @@ from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.offloads import MAX_UDP_PAYLOAD
 from nvpn.datapath.ports import Descriptors
 from nvpn.datapath.python.core import Core, Outgoing
-from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import UDP_PATH, Endpoint
 
@@ -76,7 +75,7 @@ class UdpSender:
     """The sending half of both sockets.
 
     Args:
-        core: told of drops, and of a source address that has to be given up.
+        core: told of what was not sent, and of a source address that has to be given up.
         gso: whether to use UDP_SEGMENT where the kernel has it.
         max_segments: UDP_MAX_SEGMENTS.
     """
@@ -149,12 +148,12 @@ class UdpSender:
             whether the kernel took all of them; what it did not take is counted.
         """
         if endpoint.path != UDP_PATH:
-            return self._send_on_path(endpoint.path, pieces, segment, count)
+            return self._send_on_path(peer, endpoint.path, pieces, segment)
         if count > 1 and not self.may_merge(endpoint):
             return self._send_singly(peer, endpoint, pieces, segment, tos)
         path = self._path(endpoint, tos, segment if count > 1 else 0)
         if path is None:
-            self._core.drop(DropReason.SEND_FAILED, count)
+            self._core.note_unsent(peer, sum(map(len, pieces)), count)
             return False
         sendmsg, control, sockaddr = path
         try:
@@ -163,19 +162,24 @@ class UdpSender:
             return self._recover(error, peer, endpoint, pieces, segment, count, tos)
         return True
 
-    def _send_on_path(self, path: int, pieces: Sequence[Bytes], segment: int, count: int) -> bool:
+    def _send_on_path(
+        self, peer: PeerId | None, path: int, pieces: Sequence[Bytes], segment: int
+    ) -> bool:
         """Into a descriptor: one datagram a write."""
         descriptor = self.descriptors.get(path)
         whole = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        lost = count if descriptor is None else 0
-        if descriptor is not None:
-            for start in range(0, len(whole), segment):
-                try:
-                    os.write(descriptor, whole[start : start + segment])
-                except OSError:
-                    lost += 1  # full, or nobody is there
-        self._core.drop(DropReason.SEND_FAILED, lost)
-        return not lost
+        sent = True
+        for start in range(0, len(whole), segment):
+            one = whole[start : start + segment]
+            try:
+                if descriptor is not None:
+                    os.write(descriptor, one)
+                    continue
+            except OSError:
+                pass  # full, or nobody is there
+            self._core.note_unsent(peer, len(one), 1)
+            sent = False
+        return sent
 
     def may_merge(self, endpoint: Endpoint) -> bool:
         """Whether several datagrams for that endpoint may leave in one call."""
@@ -232,7 +236,7 @@ class UdpSender:
             return sent
         if code in _ABOUT_ANOTHER and self._send_again(endpoint, pieces, segment, count, tos):
             return True
-        self._core.drop(DropReason.SEND_FAILED, count)
+        self._core.note_unsent(peer, sum(map(len, pieces)), count)
         return False
 
     def _merge_less(self, error: OSError, endpoint: Endpoint) -> None:
