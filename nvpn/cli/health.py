@@ -51,12 +51,18 @@ _TELLING_DROPS = (
         "packets from addresses that their peer may not use: are its allowed IPs complete?",
     ),
     (
+        "filtered",
+        10,
+        "packets that the filter keeps out: does a peer try what it may not, or a rule lack?",
+    ),
+    (
         "routing-loop",
         1,
         "packets of ours that came back: the route to an endpoint leads into this tunnel",
     ),
     ("send-failed", 10, "packets that the kernel refused to send: is there a route outside?"),
     ("tun-write-failed", 10, "packets that the interface refused: is it up?"),
+    ("cookie-required", 1000, "handshakes while too many came at once: is it a flood?"),
     ("rate-limited", 100, "handshakes that came too fast from one address: is it a flood?"),
     ("queue-full", 100, "handshakes that found the queue full: more come than we can answer"),
 )
