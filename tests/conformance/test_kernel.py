@@ -58,7 +58,7 @@ def until(loop: asyncio.AbstractEventLoop, condition: Callable[[], bool]) -> Non
 @setups
 @in_new_namespace
 def test_a_device_deleted_under_us_is_reported(setup: Setup) -> None:
-    loop, tun, events = setup.new_loop(), open_tun("e4gone"), list[Event]()
+    loop, tun, events = setup.new_loop(), open_tun("e4gone", queues=setup.queues), list[Event]()
     broken: list[object] = []
     loop.set_exception_handler(lambda _, context: broken.append(context))
     datapath = setup.make(loop, tun, None, None, lambda: events.extend(datapath.take_events()))
@@ -81,7 +81,7 @@ class Half:
     """One end of a tunnel on this machine: both share the namespace, one owns the device."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, setup: Setup) -> None:
-        self.tun = open_tun(name, vnet_hdr=setup.vnet_hdr)
+        self.tun = open_tun(name, vnet_hdr=setup.vnet_hdr, queues=setup.queues)
         self.sockets = open_udp()
         self.datapath: Datapath = setup.make(
             loop, self.tun, self.sockets, None, lambda: self.datapath.take_events()

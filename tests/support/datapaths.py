@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 import uvloop
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -38,10 +39,11 @@ from nvpn.model.clock import SECOND, boot_ns
 from nvpn.model.endpoint import Endpoint, Source
 from nvpn.model.prefixes import Prefix
 from nvpn.overlay.api import Tun
-from nvpn.overlay.memory import open_memory_tun
+from nvpn.overlay.memory import open_memory_queues
 from nvpn.transport.udp import UdpSockets, open_udp
 
 MTU = 1420
+_SO_TIMESTAMPNS = 35
 PATIENCE = 10.0
 """Seconds of real time after which something that should happen is said not to."""
 
@@ -56,6 +58,7 @@ class Setup:
     vnet_hdr: bool
     offloads: Offloads
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    queues: int = 1
 
     @property
     def implementation(self) -> str:
@@ -103,6 +106,7 @@ PYTHON_SETUPS = (
     Setup("python, bare device", False, Offloads()),
     Setup("python, no merged datagrams", True, Offloads(gso=False, gro=False)),
     Setup("python, no offloads", False, NO_OFFLOADS),
+    Setup("python, two queues", True, Offloads(), queues=2),
 )
 NATIVE_SETUPS = (
     Setup("native", True, Offloads(), uvloop.new_event_loop),
@@ -125,7 +129,9 @@ class Rig:
         self.loop = setup.new_loop()
         self.errors: list[dict[str, object]] = []
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        self.tun, self.host = open_memory_tun(vnet_hdr=setup.vnet_hdr)
+        self.tun, self.hosts = open_memory_queues(setup.queues, vnet_hdr=setup.vnet_hdr)
+        for host in self.hosts:
+            host.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self.sockets = open_udp()
         self.events: list[Event] = []
         self.taken: list[int] = []
@@ -142,7 +148,7 @@ class Rig:
         self.datapath.close()
         for one in self._correspondents:
             one.socket.close()
-        self.host.close()
+        self.delete_device()
         self.tun.close()
         self.sockets.close()
         self.loop.close()
@@ -207,18 +213,23 @@ class Rig:
     # --- the host ---------------------------------------------------------------------
 
     def send(self, packet: bytes, header: VirtioHeader | None = None) -> None:
-        """The host sends a packet into its device."""
+        """The host sends a packet into its device, those of two addresses by one queue."""
         vnet = (header or VirtioHeader()).pack() if self.tun.vnet_hdr else b""
-        self.host.send(vnet + packet)
+        addresses = packet[12:20] if packet[:1] < b"\x60" else packet[8:40]
+        self.hosts[crc32(addresses) % len(self.hosts)].send(vnet + packet)
+
+    def delete_device(self) -> None:
+        """The host's device is deleted."""
+        for host in self.hosts:
+            host.close()
 
     def _read_host(self) -> None:
-        while True:
-            try:
-                frame = self.host.recv(1 << 17)
-            except OSError:  # empty, or closed by the test
-                return
-            if not frame:
-                return
+        """Deliver what was written to the device, in the order in which that was done."""
+        frames: list[tuple[int, bytes]] = []
+        # Once more than there is something, for what went by another queue meanwhile.
+        while more := [frame for host in self.hosts for frame in _read_all(host)]:
+            frames += more
+        for _, frame in sorted(frames, key=lambda stamped: stamped[0]):
             if self.tun.vnet_hdr:
                 header = VirtioHeader.parse(frame)
                 self.delivered += read_frame(header, frame[VIRTIO_HEADER_SIZE:])
@@ -258,6 +269,20 @@ class Rig:
             InsertPrefix(made.peer, Prefix.parse(f"fd00:{number}::/64")),
         )
         return made
+
+
+def _read_all(host: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """What waits in a queue of the host's, with the instant at which it was written."""
+    while True:
+        try:
+            frame, control, _, _ = host.recvmsg(1 << 17, 64)
+        except OSError:  # empty, or closed by the test
+            return
+        if not frame:
+            return
+        ((_, _, stamp),) = control
+        seconds, nanoseconds = struct.unpack("ll", stamp)
+        yield seconds * SECOND + nanoseconds, frame
 
 
 class Correspondent:
