@@ -26,10 +26,10 @@ pub const MAX_PACKET: usize = 65_535;
 /// `UDP_MAX_SEGMENTS` of kernels before 6.10; what is longer they refuse with EINVAL.
 pub const MAX_UDP_SEGMENTS: usize = 64;
 /// Room for what a write begins with: the virtio-net header and the longest headers.
-pub const HEAD_BYTES: usize = 144;
+pub const HEAD_BYTES: usize = 128;
 
 const MAX_TCP_HEADER: usize = 60;
-const _: () = assert!(HEAD_BYTES >= VIRTIO_HEADER_SIZE + 60 + MAX_TCP_HEADER);
+const _: () = assert!(HEAD_BYTES >= VIRTIO_HEADER_SIZE + IPV6_HEADER_SIZE + MAX_TCP_HEADER);
 
 /// What the device takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -489,17 +489,15 @@ fn merge_heads(
 
 /// Leave the checksum of a TCP or UDP packet to the kernel, in a copy of its headers.
 ///
-/// None if it is neither, a part of one, or has no checksum.
+/// None if it is neither, a part of one, or has no checksum; or options, among which a source
+/// route would change what the sum is over.
 fn leave_checksum(packet: &[u8], room: &mut [u8]) -> Option<([u8; VIRTIO_HEADER_SIZE], usize)> {
     let ip: &[u8; IPV4_HEADER_SIZE] = packet.first_chunk()?;
     let (protocol, start) = match ip[0] >> 4 {
-        4 if ip[6] & 0xBF == 0 && ip[7] == 0 => (ip[9], usize::from(ip[0] & 0x0F) * 4),
+        4 if ip[0] == 0x45 && ip[6] & 0xBF == 0 && ip[7] == 0 => (ip[9], IPV4_HEADER_SIZE),
         6 => (ip[6], IPV6_HEADER_SIZE),
         _ => return None,
     };
-    if start < IPV4_HEADER_SIZE {
-        return None;
-    }
     let transport = packet.get(start..)?;
     let (is_tcp, size) = match protocol {
         TCP => (true, usize::from(transport.get(12)? >> 4) * 4),

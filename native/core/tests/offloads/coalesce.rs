@@ -1,6 +1,7 @@
 //! Packets are merged when the kernel would, and come out as they went in.
 
 use crate::packets::{ACK, FIN, Flow, PSH, SYN, flow, flows, payload};
+use nvpn_core::checksum::{complement, word_sum};
 use nvpn_core::coalesce::{Coalescer, HEAD_BYTES, MAX_UDP_SEGMENTS, Offers};
 use nvpn_core::inner::parse_inner;
 use nvpn_core::split::{SEND_BYTES, Split};
@@ -140,6 +141,29 @@ fn what_has_no_checksum_of_its_own_gets_none() {
     for packet in [fragment, later, unsummed, icmp, cut_off] {
         let writes = merge(&[packet], partial);
         assert_eq!(writes[0].0[..10], NO_OFFLOAD);
+    }
+}
+
+#[test]
+fn with_options_a_checksum_is_left_as_it_is() {
+    // A source route among them, the sum would be over the last stop's address.
+    for is_tcp in [true, false] {
+        let plain = flow(is_tcp, true).packet(&payload(100), 1, ACK);
+        let mut packet = plain[..20].to_vec();
+        packet.extend([131, 7, 4, 10, 9, 9, 9, 0]);
+        packet.extend(&plain[20..]);
+        packet[0] = 0x47;
+        let size = packet.len() as u16;
+        packet[2..4].copy_from_slice(&size.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = complement(word_sum(&packet[..28]));
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let partial = Offers {
+            partial: true,
+            ..ALL
+        };
+        let writes = merge(&[packet.clone()], partial);
+        assert_eq!(writes, [([&NO_OFFLOAD[..], &packet].concat(), 1)]);
     }
 }
 
