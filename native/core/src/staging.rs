@@ -1,5 +1,6 @@
 //! Packets that wait for a session: a short queue per peer, within one bound for the device.
 
+use core::fmt;
 use std::collections::VecDeque;
 
 use crate::constants::MAX_STAGED_PACKETS;
@@ -33,8 +34,14 @@ impl StagingBudget {
 /// One peer's queue: plain inner packets in order, the oldest dropped first.
 ///
 /// Always used with the same budget.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct StagedPackets(VecDeque<Box<[u8]>>);
+
+impl fmt::Debug for StagedPackets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StagedPackets({})", self.len())
+    }
+}
 
 impl StagedPackets {
     /// Queue a packet.

@@ -109,6 +109,13 @@ fn what_packets_can_repeat_waits_once() {
 }
 
 #[test]
+fn a_packet_that_waits_is_not_printed() {
+    let mut staged = StagedPackets::default();
+    staged.push(&[0x5A; 500], &mut StagingBudget::new(1000));
+    assert_eq!(format!("{staged:?}"), "StagedPackets(1)");
+}
+
+#[test]
 fn news_is_told_once_until_there_is_more() {
     let queue = EventQueue::new();
     assert!(!queue.take_news());
