@@ -76,6 +76,26 @@ def test_the_picture_is_what_the_program_draws(tmp_path: Path) -> None:
     assert words(drawn) == words(PICTURE)
 
 
+def test_scripts_find_what_they_need_however_they_are_started(tmp_path: Path) -> None:
+    if not (ROOT / ".venv").exists():
+        pytest.skip("needs the .venv of scripts/set-up")
+    bare = Path(sys.base_prefix) / "bin" / "python3"
+    drawn = tmp_path / "status.svg"
+    subprocess.run([bare, ROOT / "scripts" / "draw-status", drawn], check=True, cwd=tmp_path)
+    assert words(drawn) == words(PICTURE)
+
+
+def test_scripts_say_what_is_missing_where_they_cannot_find_it(tmp_path: Path) -> None:
+    scripts = tmp_path / "scripts"
+    shutil.copytree(ROOT / "scripts", scripts)
+    bare = Path(sys.base_prefix) / "bin" / "python3"
+    done = subprocess.run(
+        [bare, "-S", scripts / "bench"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "bench: what it needs is not installed; run scripts/set-up first\n"
+
+
 def test_the_picture_fetches_nothing() -> None:
     assert not re.findall(r"""(?:url\(|href=)["']?http""", PICTURE.read_text())
 
