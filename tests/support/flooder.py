@@ -1,10 +1,12 @@
-"""Sends datagrams at a rate, from as many source addresses as asked for.
+"""Floods a tunnel's UDP port at a rate, with one of several kinds of datagrams.
 
-    flooder.py ADDRESS PORT PER_SECOND SECONDS SOURCES < datagrams (JSON list of hex)
+    flooder.py KIND ADDRESS PORT PUBLIC_KEY PER_SECOND SECONDS SOURCES < PRIVATE_KEY
 
-Sources are 10.200.0.1 and those after it; they must be local here (``ip route add local
-10.200.0.0/16 dev lo``). Prints ``begun``, and at the end JSON: how many were sent, and how
-many cookie replies and other datagrams came back.
+Kinds are those of :data:`KINDS`. The public key is the tunnel's; the private key is that of a
+peer, and used where a kind needs a session. Sources are 10.200.0.1 and those after it; they
+must be local here (``ip route add local 10.200.0.0/16 dev lo``). With SOURCES 1 it is the
+address that the kernel chooses. Prints ``begun``, and at the end JSON: how many were sent in
+how many seconds, and how many cookie replies and other datagrams came back.
 """
 
 from __future__ import annotations
@@ -12,13 +14,141 @@ from __future__ import annotations
 import ctypes
 import ipaddress
 import json
+import os
 import socket
 import struct
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-_AT_ONCE = 64
-_IP_PKTINFO = 8
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from nvpn.errors import ProtocolViolation
+from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.protocol.cookies import MacStamper
+from nvpn.protocol.handshake import InitiatorHandshake
+from nvpn.protocol.tai64n import stamp
+from nvpn.wire.messages import CookieReply, Initiation, Response, parse_handshake
+
+_AT_ONCE: Final = 64
+_DIFFERENT: Final = 512
+_IP_PKTINFO: Final = 8
+_PATIENCE: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Whom a flood is for, the socket it leaves from, and the key of a peer."""
+
+    sock: socket.socket
+    public: PublicKey
+    peer: PrivateKey
+
+
+def initiations(aim: Aim) -> list[bytes]:
+    """Past mac1, which takes no more than a public key; only opening one shows the forgery."""
+    stamper = MacStamper(aim.public)
+    return [stamper.stamp(_forged_initiation(), 0) for _ in range(_DIFFERENT)]
+
+
+def initiations_with_cookie(aim: Aim) -> list[bytes]:
+    """Past mac2, too: first the tunnel is brought to ask for cookies, then one is taken."""
+    stamper = MacStamper(aim.public)
+    for _ in range(10):
+        for _ in range(_DIFFERENT):
+            aim.sock.send(stamper.stamp(_forged_initiation(), 0))
+        time.sleep(0.2)
+        _empty(aim.sock)
+        aim.sock.send(stamper.stamp(_forged_initiation(), 0))
+        while isinstance(reply := _receive(aim.sock, 0.5), CookieReply):
+            try:
+                stamper.consume_reply(reply, 0)
+            except ProtocolViolation:
+                continue  # it answers an earlier one
+            return [stamper.stamp(_forged_initiation(), 0) for _ in range(_DIFFERENT)]
+    raise SystemExit("flooder: no cookie was to be had")
+
+
+def forged_macs(aim: Aim) -> list[bytes]:
+    """Initiations that nobody made who knows the public key."""
+    return [b"\1\0\0\0" + os.urandom(144) for _ in range(_DIFFERENT)]
+
+
+def cookie_replies(aim: Aim) -> list[bytes]:
+    """Which carry no mac."""
+    return [b"\3\0\0\0" + os.urandom(60) for _ in range(_DIFFERENT)]
+
+
+def unknown_indices(aim: Aim) -> list[bytes]:
+    """Transport messages of no session."""
+    return [b"\4\0\0\0" + os.urandom(124) for _ in range(_DIFFERENT)]
+
+
+def malformed(aim: Aim) -> list[bytes]:
+    """What is no message at all."""
+    return [b"\0\0\0\0" + os.urandom(124) for _ in range(_DIFFERENT)]
+
+
+def replays(aim: Aim) -> list[bytes]:
+    """Transport messages of a session, authentic the first time that they arrive."""
+    handshake = InitiatorHandshake.begin(
+        static=aim.peer,
+        their_static=aim.public,
+        our_index=_INDEX,
+        timestamp=stamp(time.time_ns()),
+        ephemeral=os.urandom(32),
+    )
+    aim.sock.send(MacStamper(aim.public).stamp(handshake.message, 0))
+    response = _receive(aim.sock, _PATIENCE)
+    if not isinstance(response, Response):
+        raise SystemExit("flooder: no session was to be had")
+    keys = handshake.consume_response(response, preshared=None)
+    aead, header = ChaCha20Poly1305(bytes(keys.send)), struct.pack("<II", 4, keys.their_index)
+    nonces = [struct.pack("<Q", counter) for counter in range(_DIFFERENT)]
+    return [header + nonce + aead.encrypt(bytes(4) + nonce, bytes(96), None) for nonce in nonces]
+
+
+KINDS: Final[dict[str, Callable[[Aim], list[bytes]]]] = {
+    "initiations": initiations,
+    "initiations-with-cookie": initiations_with_cookie,
+    "forged-macs": forged_macs,
+    "cookie-replies": cookie_replies,
+    "unknown-indices": unknown_indices,
+    "malformed": malformed,
+    "replays": replays,
+}
+
+_INDEX: Final = 7
+
+
+def _forged_initiation() -> bytes:
+    return Initiation(_INDEX, os.urandom(32), os.urandom(48), os.urandom(28)).pack()
+
+
+def _receive(sock: socket.socket, patience: float) -> object:
+    sock.settimeout(patience)
+    try:
+        return parse_handshake(sock.recv(2048))
+    except OSError:
+        return None
+    finally:
+        sock.settimeout(None)
+
+
+def _empty(sock: socket.socket) -> dict[int, int]:
+    """Take what has come back: how many of which size."""
+    sizes: dict[int, int] = {}
+    try:
+        while True:
+            size = len(sock.recv(65535, socket.MSG_DONTWAIT))
+            sizes[size] = sizes.get(size, 0) + 1
+    except OSError:
+        return sizes
 
 
 class _Iovec(ctypes.Structure):
@@ -43,47 +173,52 @@ class _Message(ctypes.Structure):
 class Ammunition:
     """Datagrams, each with a source, where sendmmsg finds them."""
 
-    def __init__(self, datagrams: list[bytes], sources: int, to: tuple[str, int]) -> None:
+    def __init__(self, datagrams: Sequence[bytes], sources: int) -> None:
         self.count = max(len(datagrams), sources)
         self.messages = (_Message * self.count)()
-        name = ctypes.create_string_buffer(
-            struct.pack("=H", socket.AF_INET)
-            + struct.pack("!H4s8x", to[1], socket.inet_aton(to[0]))
-        )
-        self._kept: list[object] = [name]
+        self._kept: list[object] = []
         first = int(ipaddress.ip_address("10.200.0.1"))
         for number in range(self.count):
             datagram = datagrams[number % len(datagrams)]
-            source = (first + number % sources).to_bytes(4, "big")
-            control = struct.pack(
-                "@QiiI4s4s4x", 28, socket.IPPROTO_IP, _IP_PKTINFO, 0, source, source
-            )
-            data, beside = (
-                ctypes.create_string_buffer(datagram),
-                ctypes.create_string_buffer(control),
-            )
+            data = ctypes.create_string_buffer(datagram)
             piece = _Iovec(ctypes.addressof(data), len(datagram))
-            self._kept += [data, beside, piece]
+            self._kept += [data, piece]
             message = self.messages[number]
-            message.name, message.name_length = ctypes.addressof(name), 16
             message.pieces, message.piece_count = ctypes.pointer(piece), 1
-            message.control, message.control_length = ctypes.addressof(beside), len(control)
+            if sources > 1:
+                source = (first + number % sources).to_bytes(4, "big")
+                control = struct.pack(
+                    "@QiiI4s4s4x", 28, socket.IPPROTO_IP, _IP_PKTINFO, 0, source, source
+                )
+                beside = ctypes.create_string_buffer(control)
+                self._kept.append(beside)
+                message.control, message.control_length = ctypes.addressof(beside), len(control)
 
 
 def main() -> None:
-    address, port, per_second = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    seconds, sources = float(sys.argv[4]), int(sys.argv[5])
-    ammunition = Ammunition(
-        [bytes.fromhex(text) for text in json.load(sys.stdin)], sources, (address, port)
-    )
-    sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
+    kind, address, port, public = sys.argv[1:5]
+    per_second, seconds, sources = float(sys.argv[5]), float(sys.argv[6]), int(sys.argv[7])
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-    sock.bind(("", 0))
+    sock.connect((address, int(port)))
+    peer = PrivateKey.from_base64(sys.stdin.read().strip())
+    ammunition = Ammunition(KINDS[kind](Aim(sock, PublicKey.from_base64(public), peer)), sources)
+    if sources > 1:  # a connected socket has one source
+        sock.close()
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        sock.bind(("", 0))
+        name = ctypes.create_string_buffer(
+            struct.pack("=H", socket.AF_INET)
+            + struct.pack("!H4s8x", int(port), socket.inet_aton(address))
+        )
+        for message in ammunition.messages:
+            message.name, message.name_length = ctypes.addressof(name), 16
+    sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
     size = ctypes.sizeof(_Message)
     print("begun", flush=True)
     start, sent, refused = time.monotonic(), 0, 0
-    answers = {64: 0}
+    answers: dict[int, int] = {}
     while (elapsed := time.monotonic() - start) < seconds:
         if sent >= elapsed * per_second:
             time.sleep(0.0005)
@@ -98,14 +233,12 @@ def main() -> None:
                 raise OSError(ctypes.get_errno(), "sendmmsg")
             continue
         sent += done
-        try:
-            while True:
-                length = len(sock.recv(65535, socket.MSG_DONTWAIT))
-                answers[length] = answers.get(length, 0) + 1
-        except OSError:
-            pass
-    cookies = answers.pop(64)
-    print(json.dumps({"sent": sent, "cookies": cookies, "others": sum(answers.values())}))
+        for length, number in _empty(sock).items():
+            answers[length] = answers.get(length, 0) + number
+    cookies = answers.pop(64, 0)
+    others = sum(answers.values())
+    result = {"sent": sent, "seconds": elapsed, "cookies": cookies, "others": others}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
