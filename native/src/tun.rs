@@ -125,7 +125,7 @@ impl<F: Frames> TunPort<F> {
         match self.frames.read(frame) {
             Ok(0) => self.gone = libc::ENODEV,
             Ok(size) => return size,
-            Err(libc::EAGAIN | libc::EINTR) => {}
+            Err(errno) if is_passing(errno) => {}
             Err(errno) => self.gone = errno,
         }
         0
@@ -175,6 +175,15 @@ impl<F: Frames> TunPort<F> {
         }
         written
     }
+}
+
+/// Whether there may be more to read after this: nothing is there now, or the kernel gave one
+/// packet up, which it could not describe in a header (EINVAL) or had no memory for.
+fn is_passing(errno: Errno) -> bool {
+    matches!(
+        errno,
+        libc::EAGAIN | libc::EINTR | libc::EINVAL | libc::ENOMEM | libc::ENOBUFS
+    )
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -367,6 +376,16 @@ mod tests {
         port.frames.written.clear();
         assert_eq!(write(&mut port, &packets).lost, 0);
         assert_eq!(port.frames.written.len(), 5);
+    }
+
+    #[test]
+    fn one_packet_that_cannot_be_read_does_not_end_the_device() {
+        for errno in [libc::EAGAIN, libc::EINTR, libc::EINVAL, libc::ENOMEM] {
+            assert!(is_passing(errno));
+        }
+        for errno in [libc::EBADFD, libc::EBADF, libc::EFAULT, libc::EIO] {
+            assert!(!is_passing(errno), "it would be read for ever");
+        }
     }
 
     #[test]

@@ -23,7 +23,9 @@ MAX_FRAME: Final = VIRTIO_HEADER_SIZE + 65535
 
 # The device was deleted, or moved out of reach (EFAULT: while a read was under way).
 _GONE: Final = frozenset((errno.EBADFD, errno.EBADF, errno.EFAULT, errno.ENODEV, errno.ENXIO))
-_EMPTY: Final = frozenset((errno.EAGAIN, errno.EINTR))
+# There may be more to read after these: nothing is there now, or the kernel gave one packet
+# up, which it could not describe in a header (EINVAL) or had no memory for.
+_PASSING: Final = frozenset((errno.EAGAIN, errno.EINTR, errno.EINVAL, errno.ENOMEM, errno.ENOBUFS))
 
 
 class TunPort:
@@ -52,7 +54,7 @@ class TunPort:
             try:
                 size = os.readv(queues[-1], buffers)
             except OSError as error:
-                if error.errno not in _EMPTY:
+                if error.errno not in _PASSING:
                     self._failed(error)
                     return 0
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -129,6 +129,22 @@ def test_a_device_that_is_gone_is_noticed(
     refusing(monkeypatch, lambda pieces: code)
     tun.write(PACKETS[:1])
     assert tun.gone == code
+
+
+@pytest.mark.parametrize(
+    ("code", "gone"),
+    [(errno.EAGAIN, 0), (errno.EINVAL, 0), (errno.ENOMEM, 0), (errno.EBADFD, errno.EBADFD)],
+)
+def test_one_packet_that_cannot_be_read_does_not_end_the_device(
+    device: tuple[Tun, socket.socket], monkeypatch: pytest.MonkeyPatch, code: int, gone: int
+) -> None:
+    def readv(fd: int, buffers: Sequence[bytearray]) -> int:
+        raise OSError(code, os.strerror(code))
+
+    tun, _ = port(device[0])
+    monkeypatch.setattr(tun_module.os, "readv", readv)
+    assert tun.read([bytearray(100)]) == 0
+    assert tun.gone == gone
 
 
 def test_a_far_end_that_is_gone_is_noticed_on_reading() -> None:
