@@ -12,14 +12,15 @@
 //! Source: Linux's `inet_gro_receive`, `ipv6_gro_receive`, `tcp_gro_receive`,
 //! `udp_gro_receive`.
 
+mod head;
+mod segment;
+
 use core::ops::Range;
 
-use crate::checksum::{MODULUS, complement, pseudo_sum, word_sum};
-use crate::inner::{IPV4_HEADER_SIZE, IPV6_HEADER_SIZE};
-use crate::virtio::{
-    ACK, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, NO_OFFLOAD, PSH, TCP,
-    TCP_CHECKSUM_OFFSET, UDP, UDP_CHECKSUM_OFFSET, VIRTIO_HEADER_SIZE, VirtioHeader,
-};
+use crate::inner::IPV6_HEADER_SIZE;
+use crate::virtio::{NO_OFFLOAD, VIRTIO_HEADER_SIZE};
+use head::{Whole, leave_checksum, merge_heads};
+use segment::{Segment, Shape, is_alike, is_same_flow, recognise};
 
 /// Of an IP packet, in bytes.
 pub const MAX_PACKET: usize = 65_535;
@@ -83,23 +84,6 @@ impl Packet {
     fn at(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
-}
-
-/// Of a packet that could be a part of a train.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    is_tcp: bool,
-    /// Where the transport header begins, and where it ends.
-    start: usize,
-    head_size: usize,
-}
-
-struct Segment {
-    shape: Shape,
-    sequence: u32,
-    payload: usize,
-    /// Nothing may be appended (PSH).
-    ends: bool,
 }
 
 impl Coalescer {
@@ -244,7 +228,7 @@ impl Coalescer {
         let last = buffer.get(self.packets[train.last as usize].at())?;
         let room = &mut head[VIRTIO_HEADER_SIZE..];
         let (virtio, taken) = match train.shape {
-            Some(shape) if train.count > 1 => merge_heads(train, shape, first, last, room),
+            Some(shape) if train.count > 1 => merge_heads(&train.whole(), shape, first, last, room),
             _ if self.offers.partial => leave_checksum(first, room),
             _ => None,
         }
@@ -265,6 +249,11 @@ impl Coalescer {
 }
 
 impl Train {
+    fn whole(&self) -> Whole {
+        let Self { size, segment, .. } = *self;
+        Whole { size, segment }
+    }
+
     fn may_take(&self, segment: &Segment) -> bool {
         self.open
             && self.shape == Some(segment.shape)
@@ -275,12 +264,6 @@ impl Train {
             } else {
                 self.count < MAX_UDP_SEGMENTS
             }
-    }
-}
-
-impl Segment {
-    fn next_sequence(&self) -> u32 {
-        self.sequence.wrapping_add(self.payload as u32)
     }
 }
 
@@ -333,234 +316,4 @@ impl<'a> Iterator for Pieces<'a> {
         let Range { start, end } = packet.at();
         self.buffer.get(start + self.skip..end)
     }
-}
-
-/// What decides whether a packet may be merged; None if it never may.
-#[inline]
-fn recognise(packet: &[u8], offers: Offers) -> Option<Segment> {
-    let (protocol, start) = match packet.first()? >> 4 {
-        4 => {
-            let head: &[u8; 28] = packet.first_chunk()?;
-            // Nobody may fragment it, and it is no fragment: then its number means nothing.
-            if head[0] != 0x45 || head[6] != 0x40 || head[7] != 0 || !is_whole(head) {
-                return None;
-            }
-            (head[9], IPV4_HEADER_SIZE)
-        }
-        6 if packet.len() >= 48 => (packet[6], IPV6_HEADER_SIZE),
-        _ => return None,
-    };
-    match protocol {
-        TCP if offers.tso => recognise_tcp(packet, start),
-        UDP if offers.uso => recognise_udp(packet, start),
-        _ => None,
-    }
-}
-
-/// Whether an IPv4 header's checksum is right.
-#[inline]
-fn is_whole(head: &[u8; 28]) -> bool {
-    let sum: u64 = head[..IPV4_HEADER_SIZE]
-        .chunks_exact(4)
-        .map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
-        .sum();
-    sum.is_multiple_of(MODULUS.into())
-}
-
-#[inline]
-fn recognise_tcp(packet: &[u8], start: usize) -> Option<Segment> {
-    let head: &[u8; 20] = packet.get(start..)?.first_chunk()?;
-    let head_size = start + usize::from(head[12] >> 4) * 4;
-    let flags = head[13];
-    if head_size < start + 20 || flags & !PSH != ACK || head[12] & 0x0F != 0 {
-        return None;
-    }
-    Some(Segment {
-        shape: Shape {
-            is_tcp: true,
-            start,
-            head_size,
-        },
-        sequence: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
-        payload: packet.len().checked_sub(head_size)?,
-        ends: flags & PSH != 0,
-    })
-}
-
-#[inline]
-fn recognise_udp(packet: &[u8], start: usize) -> Option<Segment> {
-    let datagram = packet.get(start..)?;
-    let head: &[u8; 8] = datagram.first_chunk()?;
-    let length = usize::from(u16::from_be_bytes([head[4], head[5]]));
-    if length != datagram.len() || (head[6] == 0 && head[7] == 0) {
-        return None;
-    }
-    Some(Segment {
-        shape: Shape {
-            is_tcp: false,
-            start,
-            head_size: start + 8,
-        },
-        sequence: 0,
-        payload: length - 8,
-        ends: false,
-    })
-}
-
-/// Whether two recognised packets have the same addresses, ports and protocol.
-#[inline]
-fn is_same_flow(first: &[u8], packet: &[u8], shape: Shape) -> bool {
-    if first[0] >> 4 != packet[0] >> 4 {
-        return false;
-    }
-    if shape.start == IPV4_HEADER_SIZE {
-        first[9] == packet[9] && first[12..24] == packet[12..24]
-    } else {
-        first[6] == packet[6] && first[8..44] == packet[8..44]
-    }
-}
-
-/// Whether all else is equal that must be within a train; the shapes are.
-#[inline]
-fn is_alike(first: &[u8], packet: &[u8], shape: Shape) -> bool {
-    let Shape {
-        is_tcp,
-        start,
-        head_size,
-    } = shape;
-    let ip_alike = if start == IPV4_HEADER_SIZE {
-        first[1] == packet[1] && first[8] == packet[8]
-    } else {
-        first[..4] == packet[..4] && first[7] == packet[7]
-    };
-    if !ip_alike || !is_tcp {
-        return ip_alike;
-    }
-    let (a, b) = (&first[start..head_size], &packet[start..head_size]);
-    // Acknowledgement, data offset | window | urgent pointer, options.
-    a[8..13] == b[8..13] && a[14..16] == b[14..16] && a[18..] == b[18..]
-}
-
-/// Make the headers of a whole train in `room`; the virtio-net header, and their size.
-fn merge_heads(
-    train: &Train,
-    shape: Shape,
-    first: &[u8],
-    last: &[u8],
-    room: &mut [u8],
-) -> Option<([u8; VIRTIO_HEADER_SIZE], usize)> {
-    let Shape {
-        is_tcp,
-        start,
-        head_size,
-    } = shape;
-    let head = room.get_mut(..head_size)?;
-    head.copy_from_slice(first.get(..head_size)?);
-    let is_ipv4 = start == IPV4_HEADER_SIZE;
-    if is_ipv4 {
-        put16(head, 2, train.size as u16);
-        put16(head, 10, 0);
-        let sum = complement(word_sum(&head[..start]));
-        put16(head, 10, sum);
-    } else {
-        put16(head, 4, (train.size - IPV6_HEADER_SIZE) as u16);
-    }
-    if is_tcp {
-        head[start + 13] |= last.get(start + 13)? & PSH;
-    } else {
-        put16(head, start + 4, (train.size - start) as u16);
-    }
-    let gso_type = match (is_tcp, is_ipv4) {
-        (false, _) => GSO_UDP_L4,
-        (true, true) => GSO_TCPV4,
-        (true, false) => GSO_TCPV6,
-    };
-    Some((
-        partial(
-            head,
-            shape,
-            train.size,
-            gso_type,
-            train.segment.try_into().ok()?,
-        ),
-        head_size,
-    ))
-}
-
-/// Leave the checksum of a TCP or UDP packet to the kernel, in a copy of its headers.
-///
-/// None if it is neither, a part of one, or has no checksum; or options, among which a source
-/// route would change what the sum is over.
-fn leave_checksum(packet: &[u8], room: &mut [u8]) -> Option<([u8; VIRTIO_HEADER_SIZE], usize)> {
-    let ip: &[u8; IPV4_HEADER_SIZE] = packet.first_chunk()?;
-    let (protocol, start) = match ip[0] >> 4 {
-        4 if ip[0] == 0x45 && ip[6] & 0xBF == 0 && ip[7] == 0 => (ip[9], IPV4_HEADER_SIZE),
-        6 => (ip[6], IPV6_HEADER_SIZE),
-        _ => return None,
-    };
-    let transport = packet.get(start..)?;
-    let (is_tcp, size) = match protocol {
-        TCP => (true, usize::from(transport.get(12)? >> 4) * 4),
-        UDP => {
-            let udp: &[u8; 8] = transport.first_chunk()?;
-            let length = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
-            if length != transport.len() || (udp[6] == 0 && udp[7] == 0) {
-                return None;
-            }
-            (false, 8)
-        }
-        _ => return None,
-    };
-    if is_tcp && size < 20 {
-        return None;
-    }
-    let head_size = start + size;
-    let head = room.get_mut(..head_size)?;
-    head.copy_from_slice(packet.get(..head_size)?);
-    let shape = Shape {
-        is_tcp,
-        start,
-        head_size,
-    };
-    Some((partial(head, shape, packet.len(), GSO_NONE, 0), head_size))
-}
-
-/// Write the pseudo header's sum where the transport checksum goes, as `CHECKSUM_PARTIAL`
-/// wants it, and say so.
-fn partial(
-    head: &mut [u8],
-    shape: Shape,
-    size: usize,
-    gso_type: u8,
-    gso_size: u16,
-) -> [u8; VIRTIO_HEADER_SIZE] {
-    let Shape {
-        is_tcp,
-        start,
-        head_size,
-    } = shape;
-    let (protocol, csum_offset) = if is_tcp {
-        (TCP, TCP_CHECKSUM_OFFSET)
-    } else {
-        (UDP, UDP_CHECKSUM_OFFSET)
-    };
-    let addresses = if head[0] >> 4 == 4 { 12..20 } else { 8..40 };
-    let mut sum = pseudo_sum(&head[addresses], protocol, (size - start) as u32) % MODULUS;
-    if sum == 0 && !is_tcp {
-        sum = MODULUS; // 0 would mean "no checksum"
-    }
-    put16(head, start + usize::from(csum_offset), sum as u16);
-    VirtioHeader {
-        flags: NEEDS_CSUM,
-        gso_type,
-        header_length: head_size as u16,
-        gso_size,
-        csum_start: start as u16,
-        csum_offset,
-    }
-    .pack()
-}
-
-fn put16(bytes: &mut [u8], at: usize, number: u16) {
-    bytes[at..at + 2].copy_from_slice(&number.to_be_bytes());
 }
