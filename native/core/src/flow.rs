@@ -9,9 +9,15 @@ pub const UDP: u8 = 17;
 const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
 
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-/// Hop-by-hop, routing, destination options: `(next header, length in 8 bytes - 1)`.
-const EXTENSIONS: [u8; 3] = [0, 43, 60];
+const DESTINATION: u8 = 60;
+
+/// Whether an IPv6 header with this number is followed by another one.
+pub(crate) const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+}
 
 /// What a packet shows of its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +57,7 @@ pub fn flow_of(packet: &[u8]) -> Flow {
         (_, None) => Ports::Elsewhere,
         (TCP | UDP | SCTP | UDP_LITE, Some(at)) => ports_at(packet, at),
         // Still one of these: the packet has ended. (IPv4 carries none of them.)
-        (FRAGMENT, Some(_)) => Ports::CutOff,
-        (extension, Some(_)) if EXTENSIONS.contains(&extension) => Ports::CutOff,
+        (extension, Some(_)) if is_extension(extension) => Ports::CutOff,
         _ => Ports::None,
     };
     Flow { protocol, ports }
@@ -68,16 +73,19 @@ fn ipv4_payload(packet: &[u8]) -> (u8, Option<usize>) {
     (head[9], is_first.then_some(size))
 }
 
-fn ipv6_payload(packet: &[u8]) -> (u8, Option<usize>) {
+/// The same behind the extension headers of IPv6; one of their own numbers if the packet ends
+/// among them.
+pub(crate) fn ipv6_payload(packet: &[u8]) -> (u8, Option<usize>) {
     let Some(head) = packet.first_chunk::<IPV6_HEADER_SIZE>() else {
         return (0, Some(packet.len()));
     };
     let (mut protocol, mut at) = (head[6], IPV6_HEADER_SIZE);
-    while EXTENSIONS.contains(&protocol) || protocol == FRAGMENT {
+    while is_extension(protocol) {
         let Some(header) = packet.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
             break;
         };
         if protocol == FRAGMENT {
+            // Eight bytes, of which none says so.
             if u16::from_be_bytes([header[2], header[3]]) & 0xFFF8 != 0 {
                 return (header[0], None);
             }

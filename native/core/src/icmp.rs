@@ -10,6 +10,7 @@
 use crate::Instant;
 use crate::checksum::{complement, pseudo_sum, word_sum};
 use crate::constants::SECOND;
+use crate::flow::{ipv6_payload, is_extension};
 use crate::inner::{IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, parse_inner};
 
 const ERROR_INTERVAL: Instant = SECOND / 100;
@@ -29,10 +30,6 @@ const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 const ICMPV4_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
 const ICMPV6_FIRST_QUERY: u8 = 128;
 const ICMPV6_REDIRECT: u8 = 137;
-
-const FRAGMENT: u8 = 44;
-/// Hop-by-hop, routing, destination options: `(next header, length in 8 bytes - 1)`.
-const EXTENSIONS: [u8; 3] = [0, 43, 60];
 
 /// How many ICMP errors a device may make: a token bucket.
 ///
@@ -147,25 +144,13 @@ const fn is_host_ipv6(address: &[u8; 16]) -> bool {
     address[0] != 0xFF && u128::from_be_bytes(*address) > 1
 }
 
-/// Follow the extension headers to what the packet carries.
+/// Not for what is an ICMP error or redirect, or hides what it is.
 fn may_answer_ipv6(quoted: &[u8]) -> bool {
-    let (mut protocol, mut at) = (quoted[6], IPV6_HEADER_SIZE);
-    while EXTENSIONS.contains(&protocol) || protocol == FRAGMENT {
-        let Some(header) = quoted.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
-            return false;
-        };
-        if protocol == FRAGMENT {
-            if u16::from_be_bytes([header[2], header[3]]) & 0xFFF8 != 0 {
-                return false;
-            }
-            at += 8;
-        } else {
-            at += (usize::from(header[1]) + 1) * 8;
-        }
-        protocol = header[0];
-    }
+    let (protocol, Some(at)) = ipv6_payload(quoted) else {
+        return false;
+    };
     if protocol != ICMPV6 {
-        return true;
+        return !is_extension(protocol);
     }
     let kind = quoted.get(at);
     kind.is_some_and(|&kind| kind >= ICMPV6_FIRST_QUERY && kind != ICMPV6_REDIRECT)
