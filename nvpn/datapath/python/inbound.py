@@ -11,8 +11,10 @@ from nvpn.datapath.python.tun import TunPort
 from nvpn.datapath.python.udp import Arrival, UdpReceiver
 from nvpn.model.endpoint import Endpoint
 
-_READS_A_TURN: Final = 4
-_DATAGRAMS_A_TURN: Final = 64
+# What comes merged is bounded by the bytes. What comes alone is bounded by the reads, and a
+# flood is that: too few of them, and the rest of the loop's turn is most of its cost.
+_BYTES_A_TURN: Final = 4 * 65536
+_READS_A_TURN: Final = 64
 _BUFFER_BYTES: Final = 1 << 16
 
 
@@ -33,16 +35,19 @@ class Inbound:
 
     def move(self, receiver: UdpReceiver, now: int) -> None:
         """Deliver a turn's share of what a socket has."""
-        for _ in range(_READS_A_TURN):
+        moved = reads = 0
+        while moved < _BYTES_A_TURN and reads < _READS_A_TURN:
             arrival = receiver.receive()
             if arrival is None:
                 break
             self._take(arrival, now)
+            moved += arrival.size
+            reads += 1
         self.flush()
 
     def move_from_path(self, descriptor: int, endpoint: Endpoint, now: int) -> bool:
         """Deliver a turn's share of what a path's descriptor has; False once it is closed."""
-        for _ in range(_DATAGRAMS_A_TURN):
+        for _ in range(_READS_A_TURN):
             try:
                 size = os.readv(descriptor, [self.buffer])
             except BlockingIOError:
