@@ -1,4 +1,4 @@
-"""The compiled module: an engine on a thread of its own. Used by its adapter alone."""
+"""The compiled module: an engine with threads of its own. Used by its adapter alone."""
 
 from typing import final
 
@@ -10,7 +10,7 @@ class Engine:
 
     def __new__(
         cls,
-        tun: int,
+        tuns: list[int],
         *,
         vnet_hdr: bool,
         tso: bool,
@@ -23,6 +23,8 @@ class Engine:
         mtu: int,
         max_segments: int,
         now: int,
+        workers: int = 1,
+        eager: bool = False,
     ) -> Engine: ...
     def fileno(self) -> int: ...
     def clear_news(self) -> None: ...

@@ -1,7 +1,7 @@
 //! What Python sees: one class, driven through tuples, and two descriptors to wake by.
 //!
 //! Commands come down as a list of tuples, events go up as such. Python is asked for
-//! nothing per packet or per batch of packets, and the engine's thread never holds the GIL.
+//! nothing per packet or per batch of packets, and the engine's threads never hold the GIL.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -311,7 +311,7 @@ fn event<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
     }
 }
 
-/// A running engine: a thread between a TUN device and UDP sockets.
+/// A running engine: threads between a TUN device and UDP sockets.
 #[pyclass(name = "Engine", module = "nvpn._native", frozen)]
 pub struct PyEngine {
     engine: Engine,
@@ -332,11 +332,12 @@ impl PyEngine {
 impl PyEngine {
     #[new]
     #[pyo3(signature = (
-        tun, *, vnet_hdr, tso, uso, ipv4, ipv6, gso, gro, batches, mtu, max_segments, now
+        tuns, *, vnet_hdr, tso, uso, ipv4, ipv6, gso, gro, batches, mtu, max_segments, now,
+        workers = 1, eager = false
     ))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)]
     fn new(
-        tun: i32,
+        tuns: Vec<i32>,
         vnet_hdr: bool,
         tso: bool,
         uso: bool,
@@ -348,9 +349,14 @@ impl PyEngine {
         mtu: u32,
         max_segments: usize,
         now: u64,
+        workers: usize,
+        eager: bool,
     ) -> PyResult<Self> {
+        if tuns.is_empty() || workers == 0 {
+            return Err(wrong("an engine has a device and a worker"));
+        }
         let settings = Settings {
-            tun,
+            tuns,
             vnet_hdr,
             tso,
             uso,
@@ -361,9 +367,11 @@ impl PyEngine {
             batches,
             mtu,
             max_segments,
+            workers,
+            eager,
             now,
         };
-        let engine = Engine::start(settings).map_err(|errno| {
+        let engine = Engine::start(&settings).map_err(|errno| {
             PyOSError::new_err((errno, "the engine of the native datapath cannot start"))
         })?;
         Ok(Self {
@@ -485,7 +493,7 @@ impl PyEngine {
         self.engine.rests()
     }
 
-    /// End the thread, which zeroes all keys; descriptors stay open.
+    /// End the threads and zero all keys; descriptors stay open.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.engine.close());
         self.peers

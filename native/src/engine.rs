@@ -1,26 +1,28 @@
 //! The engine as its owner sees it: started, told, asked, closed.
 //!
-//! It has one thread, which runs packets to completion; see [`crate::worker`]. What others
-//! share with it is small: a queue of command batches, the events, counts, and two event
-//! descriptors to wake each other by.
+//! It has one thread, or a few, which run packets to completion; see [`crate::worker`]. What
+//! others share with them is small: a box of command batches, the events, counts, and two
+//! event descriptors to wake each other by.
 
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
+use nvpn_core::mailbox::{Bell, Mailbox};
 use nvpn_core::{Command, Drops, Event, EventQueue, Instant};
 
+use crate::common::{Common, lock};
 use crate::sys::{Errno, EventFd, boot_ns};
 use crate::worker::Worker;
 
 /// What an engine begins with. Descriptors stay their owner's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// The overlay device: non-blocking, a packet a read, a packet a write.
-    pub tun: RawFd,
+    /// The overlay device, a descriptor for each of its queues: non-blocking, a packet a
+    /// read, a packet a write.
+    pub tuns: Vec<RawFd>,
     /// Whether each of these begins with a virtio-net header.
     pub vnet_hdr: bool,
     /// Whether the device takes merged TCP.
@@ -41,6 +43,11 @@ pub struct Settings {
     pub mtu: u32,
     /// UDP_MAX_SEGMENTS of this kernel.
     pub max_segments: usize,
+    /// Threads that move packets.
+    pub workers: usize,
+    /// Whether all of them are awake whenever there is something to do, rather than one
+    /// until that one cannot keep up; for tests.
+    pub eager: bool,
     /// 0, or what a clock shows that only [`Engine::set_clock`] moves.
     pub now: Instant,
 }
@@ -91,16 +98,21 @@ impl Used {
     }
 }
 
-/// What the thread and its owner have in common.
+impl Bell for EventFd {
+    fn ring(&self) {
+        self.signal();
+    }
+
+    fn still(&self) {
+        self.clear();
+    }
+}
+
+/// What the threads and their owner have in common.
 #[derive(Debug)]
 pub struct Shared {
-    batches: Mutex<VecDeque<(u64, Vec<Command>)>>,
-    /// Something waits in `batches`, or the thread is to end.
-    pending: AtomicBool,
+    commands: Mailbox<Vec<Command>, EventFd>,
     stop: AtomicBool,
-    submitted: AtomicU64,
-    acknowledged: AtomicU64,
-    wake: EventFd,
     news: EventFd,
     used: AtomicU8,
     clock: AtomicU64,
@@ -114,12 +126,8 @@ pub struct Shared {
 impl Shared {
     fn new(now: Instant) -> Result<Self, Errno> {
         Ok(Self {
-            batches: Mutex::default(),
-            pending: AtomicBool::new(false),
+            commands: Mailbox::new(EventFd::new()?),
             stop: AtomicBool::new(false),
-            submitted: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
-            wake: EventFd::new()?,
             news: EventFd::new()?,
             used: AtomicU8::new(0),
             clock: AtomicU64::new(now),
@@ -127,15 +135,6 @@ impl Shared {
             events: Arc::new(EventQueue::new()),
             drops: Arc::new(Drops::new()),
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Vec<Command>)>> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn rouse(&self) {
-        self.pending.store(true, Ordering::Release);
-        self.wake.signal();
     }
 
     // --- the thread's side --------------------------------------------------------------
@@ -149,32 +148,46 @@ impl Shared {
         }
     }
 
-    /// Whether [`Shared::next_batch`] or [`Shared::is_stopped`] has something to say.
+    /// Whether [`Shared::next_batch`] may have something.
     #[inline]
     pub fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.commands.is_pending()
     }
 
-    /// Look at what is pending from now on.
-    pub fn take_pending(&self) {
-        self.wake.clear();
-        self.pending.store(false, Ordering::SeqCst);
+    /// Before batches are taken: see [`Mailbox::begin_taking`].
+    pub fn begin_commands(&self) {
+        self.commands.begin_taking();
     }
 
     /// The next batch of commands and its number.
     pub fn next_batch(&self) -> Option<(u64, Vec<Command>)> {
-        self.lock().pop_front()
+        self.commands.take()
     }
 
     /// A batch is in force.
     pub fn acknowledge(&self, number: u64) {
-        self.acknowledged.store(number, Ordering::Release);
+        self.commands.settle(number);
         self.news.signal();
     }
 
-    /// Whether the thread is to end.
+    /// Whether the threads are to end.
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// The threads are to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Wake the thread that watches, if one does; else the next one that is about to.
+    pub fn rouse(&self) {
+        self.commands.bell().ring();
+    }
+
+    /// For the thread that watches, when it has woken.
+    pub fn still(&self) {
+        self.commands.bell().still();
     }
 
     /// Tell the owner of events, if there are new ones.
@@ -185,20 +198,38 @@ impl Shared {
         }
     }
 
-    /// What wakes the thread.
+    /// What wakes the thread that watches.
     pub fn wake_fd(&self) -> RawFd {
-        self.wake.fd()
+        self.commands.bell().fd()
     }
 
-    /// The thread goes to wait.
+    /// All threads go to wait.
     pub fn note_rest(&self) {
         self.rests.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Say what is in use now.
-    pub fn set_used(&self, used: Used) {
-        let bits = used.pack();
-        if self.used.swap(bits, Ordering::AcqRel) != bits {
+    /// Say what is in use now, as one of the threads has found it. What the kernel has
+    /// refused to one of them stays refused.
+    pub fn set_used(&self, found: Used) {
+        let merged = |before: u8| {
+            let before = Used::unpack(before);
+            let writes_refused = found.writes_refused || before.writes_refused;
+            let sends_refused = found.sends_refused || before.sends_refused;
+            Used {
+                tso: found.tso && !writes_refused,
+                uso: found.uso && !writes_refused,
+                gso: found.gso && !sends_refused,
+                gro: found.gro,
+                writes_refused,
+                sends_refused,
+            }
+            .pack()
+        };
+        let update = |before| Some(merged(before));
+        let before = self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, update);
+        if before.is_ok_and(|before| merged(before) != before) {
             self.news.signal();
         }
     }
@@ -224,11 +255,11 @@ fn guard(worker: &mut impl Run, shared: &Shared) {
     shared.announce();
 }
 
-/// A thread that moves packets, until it is closed or dropped.
+/// Threads that move packets, until they are closed or dropped.
 #[derive(Debug)]
 pub struct Engine {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    common: Arc<Common>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine {
@@ -236,89 +267,87 @@ impl Engine {
     ///
     /// # Errors
     /// The kernel has no thread or no descriptor to give.
-    pub fn start(settings: Settings) -> Result<Self, Errno> {
+    pub fn start(settings: &Settings) -> Result<Self, Errno> {
         let shared = Arc::new(Shared::new(settings.now)?);
-        let theirs = Arc::clone(&shared);
-        let mut worker = Worker::new(settings, Arc::clone(&shared));
-        let thread = Builder::new()
-            .name("nvpn-datapath".to_owned())
-            .spawn(move || guard(&mut worker, &theirs))
-            .map_err(|error| error.raw_os_error().unwrap_or(libc::EAGAIN))?;
-        Ok(Self {
-            shared,
-            thread: Mutex::new(Some(thread)),
-        })
+        let engine = Self {
+            common: Arc::new(Common::new(settings, shared)),
+            threads: Mutex::default(),
+        };
+        for number in 0..settings.workers {
+            let common = Arc::clone(&engine.common);
+            let mut worker = Worker::new(settings, Arc::clone(&common), number);
+            // Without all of them there is none: those that run end with the engine.
+            let thread = Builder::new()
+                .name(format!("nvpn-worker-{number}"))
+                .spawn(move || guard(&mut worker, &common.shared))
+                .map_err(|error| error.raw_os_error().unwrap_or(libc::EAGAIN))?;
+            lock(&engine.threads).push(thread);
+        }
+        Ok(engine)
     }
 
     /// Queue a batch of commands; returns its number.
     pub fn submit(&self, commands: Vec<Command>) -> u64 {
-        let mut batches = self.shared.lock();
-        let number = self.shared.submitted.fetch_add(1, Ordering::AcqRel) + 1;
-        batches.push_back((number, commands));
-        drop(batches);
-        self.shared.rouse();
-        number
+        self.shared().commands.post(commands)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.common.shared
     }
 
     /// The number of the latest batch that is in force.
     pub fn acknowledged(&self) -> u64 {
-        self.shared.acknowledged.load(Ordering::Acquire)
+        self.shared().commands.settled()
     }
 
     /// See [`EventQueue::take`].
     pub fn take_events(&self, max_handshakes: usize) -> Vec<Event> {
-        self.shared.events.take(max_handshakes)
+        self.shared().events.take(max_handshakes)
     }
 
     /// Whether `take_events` would give anything.
     pub fn has_events(&self) -> bool {
-        !self.shared.events.is_empty()
+        !self.shared().events.is_empty()
     }
 
     /// What was dropped.
     pub fn drops(&self) -> &Drops {
-        &self.shared.drops
+        &self.shared().drops
     }
 
     /// What the kernel does for us at present.
     pub fn offloads(&self) -> Used {
-        Used::unpack(self.shared.used.load(Ordering::Acquire))
+        Used::unpack(self.shared().used.load(Ordering::Acquire))
     }
 
     /// Readable when there are events or acknowledgements, until [`Engine::clear_news`].
     pub fn news_fd(&self) -> RawFd {
-        self.shared.news.fd()
+        self.shared().news.fd()
     }
 
     /// Make it unreadable; then look.
     pub fn clear_news(&self) {
-        self.shared.news.clear();
+        self.shared().news.clear();
     }
 
     /// Go by this clock from now on.
     pub fn set_clock(&self, now: Instant) {
-        self.shared.clock.store(now, Ordering::Release);
+        self.shared().clock.store(now, Ordering::Release);
     }
 
-    /// How often the thread found nothing to do.
+    /// How often all threads found nothing to do.
     pub fn rests(&self) -> u64 {
-        self.shared.rests.load(Ordering::Acquire)
+        self.shared().rests.load(Ordering::Acquire)
     }
 
-    /// End the thread; all keys are zeroed when this returns.
+    /// End the threads; all keys are zeroed when this returns.
     pub fn close(&self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.rouse();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
+        self.common.end();
+        for thread in lock(&self.threads).drain(..) {
             // A panic was caught inside and has become an event.
             let _ = thread.join();
         }
-        self.shared.lock().clear();
+        self.shared().commands.clear();
     }
 }
 

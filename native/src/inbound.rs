@@ -1,34 +1,21 @@
 //! From the peers to the TUN device.
 
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::ops::Range;
 use std::os::fd::RawFd;
 
 use nvpn_core::aead::{BatchAead, RingAead, plaintext};
-use nvpn_core::constants::{MIN_TRANSPORT_SIZE, REJECT_AFTER_MESSAGES};
-use nvpn_core::datagrams::{Datagrams, MAX_DATAGRAMS};
-use nvpn_core::message::{MessageType, read_u32, read_u64};
-use nvpn_core::{Device, DropReason, Endpoint, Instant, SessionRef, Source, Traffic, UDP_PATH};
+use nvpn_core::datagrams::MAX_DATAGRAMS;
+use nvpn_core::lane::Ticket;
+use nvpn_core::runs::{Run, chosen};
+use nvpn_core::secret::KEY_SIZE;
+use nvpn_core::{DropReason, Endpoint, Instant, Source, UDP_PATH};
+use zeroize::Zeroize;
 
-use crate::engine::Shared;
-use crate::mail::Mail;
+use crate::common::Common;
 use crate::sys;
-use crate::tun::TunPort;
+use crate::worker::Tools;
 
-const READS_A_TURN: usize = 4;
-const DATAGRAMS_A_TURN: usize = 64;
 const BUFFER_BYTES: usize = 1 << 16;
-
-/// What a read of a socket has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// There may be more.
-    More,
-    /// The socket is empty.
-    Empty,
-    /// The descriptor is none.
-    Gone,
-}
 
 /// Reads datagrams, opens them where they lie, and writes what was in them.
 ///
@@ -37,13 +24,15 @@ pub enum Found {
 /// peer's state; whatever is no such message makes a way of its own.
 pub struct Inbound {
     buffer: Box<[u8; BUFFER_BYTES]>,
+    /// Of the run that is being opened; zero otherwise.
+    key: Box<[u8; KEY_SIZE]>,
     aead: RingAead,
     longest_run: usize,
 }
 
 /// Where datagrams came from, and when.
-#[derive(Clone, Copy)]
-struct Arrival {
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
     size: usize,
     segment: usize,
     endpoint: Endpoint,
@@ -51,264 +40,167 @@ struct Arrival {
     now: Instant,
 }
 
+/// Why a read has brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    /// There may be more.
+    Yet,
+    /// The socket is empty.
+    Left,
+    /// The descriptor is none.
+    Ever,
+}
+
 impl Inbound {
     /// `batches`: whether messages may be opened several at a time.
     pub fn new(batches: bool) -> Self {
         Self {
             buffer: Box::new([0; BUFFER_BYTES]),
+            key: Box::new([0; KEY_SIZE]),
             aead: RingAead,
             longest_run: if batches { MAX_DATAGRAMS } else { 1 },
         }
     }
 
-    /// Deliver a turn's share of what a socket has.
-    pub fn run(
-        &mut self,
-        socket: RawFd,
-        shared: &Shared,
-        device: &mut Device,
-        tun: &mut TunPort,
-        mail: &mut Mail,
-    ) -> Found {
-        for _ in 0..READS_A_TURN {
-            match sys::receive(socket, &mut self.buffer[..]) {
-                Ok(received) => {
-                    let source = received
+    /// Read what a UDP socket gives at once.
+    ///
+    /// # Errors
+    /// There is nothing.
+    pub fn read(&mut self, socket: RawFd, common: &Common) -> Result<Arrival, Nothing> {
+        match sys::receive(socket, &mut self.buffer[..]) {
+            Ok(received) => Ok(Arrival {
+                size: received.size,
+                segment: match received.segment {
+                    0 => received.size,
+                    segment => segment,
+                },
+                endpoint: Endpoint {
+                    remote: received.remote,
+                    source: received
                         .source
-                        .map(|(address, interface)| Source { address, interface });
-                    let arrival = Arrival {
-                        size: received.size,
-                        segment: match received.segment {
-                            0 => received.size,
-                            segment => segment,
-                        },
-                        endpoint: Endpoint {
-                            remote: received.remote,
-                            source,
-                            path: UDP_PATH,
-                            learned_at: 0,
-                        },
-                        tos: received.tos,
-                        now: shared.now(),
-                    };
-                    self.take(&arrival, device, tun, mail);
-                }
-                Err(libc::EAGAIN) => return Found::Empty,
-                Err(libc::EBADF | libc::ENOTSOCK) => return Found::Gone,
-                // An ICMP error about something sent earlier: not worth a word.
-                Err(_) => {}
-            }
+                        .map(|(address, interface)| Source { address, interface }),
+                    path: UDP_PATH,
+                    learned_at: 0,
+                },
+                tos: received.tos,
+                now: common.shared.now(),
+            }),
+            Err(libc::EAGAIN) => Err(Nothing::Left),
+            Err(libc::EBADF | libc::ENOTSOCK) => Err(Nothing::Ever),
+            // An ICMP error about something sent earlier: not worth a word.
+            Err(_) => Err(Nothing::Yet),
         }
-        Found::More
     }
 
-    /// Deliver a turn's share of what the descriptor of a path has.
-    pub fn run_path(
+    /// Read a datagram from the descriptor of a path.
+    ///
+    /// # Errors
+    /// There is nothing.
+    pub fn read_path(
         &mut self,
         path: u32,
         descriptor: RawFd,
-        shared: &Shared,
-        device: &mut Device,
-        tun: &mut TunPort,
-        mail: &mut Mail,
-    ) -> Found {
-        let nowhere = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
-        let endpoint = Endpoint {
-            path,
-            ..Endpoint::new(nowhere.into())
+        common: &Common,
+    ) -> Result<Arrival, Nothing> {
+        let size = match sys::receive_from_path(descriptor, &mut self.buffer[..]) {
+            Ok(0) => return Err(Nothing::Ever),
+            Ok(size) => size,
+            Err(libc::EAGAIN | libc::EINTR) => return Err(Nothing::Left),
+            Err(_) => return Err(Nothing::Ever),
         };
-        for _ in 0..DATAGRAMS_A_TURN {
-            let size = match sys::receive_from_path(descriptor, &mut self.buffer[..]) {
-                Ok(0) => return Found::Gone,
-                Ok(size) => size,
-                Err(libc::EAGAIN | libc::EINTR) => return Found::Empty,
-                Err(_) => return Found::Gone,
-            };
-            let now = shared.now();
-            let arrival = Arrival {
-                size,
-                segment: size,
-                endpoint,
-                tos: 0,
-                now,
-            };
-            self.take(&arrival, device, tun, mail);
-        }
-        Found::More
+        let nowhere = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
+        Ok(Arrival {
+            size,
+            segment: size,
+            endpoint: Endpoint {
+                path,
+                ..Endpoint::new(nowhere.into())
+            },
+            tos: 0,
+            now: common.shared.now(),
+        })
     }
 
-    fn take(&mut self, arrival: &Arrival, device: &mut Device, tun: &mut TunPort, mail: &mut Mail) {
-        tun.begin();
-        let size = arrival.size;
+    /// Deliver what was read. Ciphers work before the ticket's turn, all else in it.
+    pub fn deliver(
+        &mut self,
+        arrival: &Arrival,
+        ticket: &Ticket<'_>,
+        common: &Common,
+        tools: &mut Tools,
+    ) {
+        tools.tun.begin();
         let mut start = 0;
         loop {
-            let end = size.min(start + arrival.segment);
-            let run = self.find_run(start..end, arrival);
-            if run.is_empty() {
+            let end = arrival.size.min(start + arrival.segment);
+            let rest = &self.buffer[start..arrival.size];
+            if let Some(run) = Run::find(rest, arrival.segment, self.longest_run) {
+                self.open(&run, start, arrival, ticket, common, tools);
+                start += run.messages.size();
+            } else if ticket.wait() {
                 let datagram = &mut self.buffer[start..end];
-                device.receive(datagram, &arrival.endpoint, arrival.tos, arrival.now, mail);
+                let Arrival {
+                    endpoint, tos, now, ..
+                } = arrival;
+                common.with_device(|device| {
+                    device.receive(datagram, endpoint, *tos, *now, &mut tools.mail);
+                    tools.mail.send(device, &mut tools.udp, *now);
+                });
                 start = end;
-            } else {
-                start = run.end;
-                if let Err((reason, count)) = self.open_run(run, arrival, device, tun, mail) {
-                    device.drop_packets(reason, count);
-                }
             }
-            if start >= size {
+            if start >= arrival.size || common.shared.is_stopped() {
                 break;
             }
         }
-        let written = tun.write(&self.buffer[..]);
-        device.drop_packets(DropReason::TunWriteFailed, written.lost);
+        if ticket.wait() {
+            let written = tools.tun.write(&self.buffer[..]);
+            let drops = &common.shared.drops;
+            drops.add(DropReason::TunWriteFailed, written.lost);
+        }
     }
 
-    /// Messages from the first one on that are alike but for their counters, which follow
-    /// each other; empty if that one is no transport message.
-    fn find_run(&self, first: Range<usize>, arrival: &Arrival) -> Range<usize> {
-        let messages = &self.buffer[..arrival.size];
-        let message = &messages[first.clone()];
-        let is_transport = read_u32(message, 0) == Some(MessageType::Transport as u32);
-        if !is_transport || message.len() < MIN_TRANSPORT_SIZE {
-            return 0..0;
-        }
-        let (head, mut counter) = (read_u64(message, 0), read_u64(message, 8));
-        let mut end = first.end;
-        for _ in 1..self.longest_run {
-            let next = &messages[end..arrival.size.min(end + arrival.segment)];
-            counter = counter.and_then(|counter| counter.checked_add(1));
-            let follows = next.len() >= MIN_TRANSPORT_SIZE
-                && read_u64(next, 0) == head
-                && counter.is_some()
-                && read_u64(next, 8) == counter;
-            if !follows {
-                break;
-            }
-            end += next.len();
-        }
-        first.start..end
-    }
-
-    /// Protocol rules 31 to 35, in their order, for a run. What is not opened is dropped for
-    /// the reason that is returned, or counted here.
-    fn open_run(
+    /// Open a run that begins at `start`, and judge what is in it.
+    fn open(
         &mut self,
-        run: Range<usize>,
+        run: &Run,
+        start: usize,
         arrival: &Arrival,
-        device: &mut Device,
-        tun: &mut TunPort,
-        mail: &mut Mail,
-    ) -> Result<(), (DropReason, u64)> {
-        let messages = &mut self.buffer[run.clone()];
-        let Some(all) = Datagrams::covering(messages.len(), arrival.segment) else {
-            return Ok(());
+        ticket: &Ticket<'_>,
+        common: &Common,
+        tools: &mut Tools,
+    ) {
+        let Arrival {
+            endpoint, tos, now, ..
+        } = arrival;
+        let key = &mut *self.key;
+        let Some(admitted) = common.with_device(|device| device.admit(run, *now, key)) else {
+            return;
         };
-        let count = all.count() as u64;
-        let our_index = read_u32(messages, 4).unwrap_or(0);
-        let first = read_u64(messages, 8).unwrap_or(u64::MAX);
-        let unknown = (DropReason::UnknownIndex, count);
-        let session = device.lookup(our_index).ok_or(unknown)?;
-        let keypair = device.session(session).ok_or(unknown)?;
-        if !keypair.may_receive_at(arrival.now) {
-            return Err((DropReason::KeyExpired, count));
-        }
-        let in_time = REJECT_AFTER_MESSAGES.saturating_sub(first).min(count);
-        device.drop_packets(DropReason::KeyExpired, count - in_time);
-
-        // The counters are checked twice: here to spare the AEAD work on plain replays, and
-        // after opening, because only then are they known to come from the peer.
-        let window = keypair.window();
-        let wanted = if in_time == count && window.may_accept_run(first, count) {
-            all.all()
-        } else {
-            members(0..in_time as usize, |index| {
-                window.may_accept(first + index as u64)
-            })
-        };
-        let replayed = in_time - u64::from(wanted.count_ones());
-        device.drop_packets(DropReason::Replayed, replayed);
+        let messages = &mut self.buffer[start..start + run.messages.size()];
         let opened = self
             .aead
-            .open(keypair.receive_key(), messages, &all, wanted);
-        device.drop_packets(
-            DropReason::BadTag,
-            u64::from((wanted & !opened).count_ones()),
-        );
-
-        let accepted = accept(device, session, first, &all, opened);
-        let replayed = u64::from((opened & !accepted).count_ones());
-        device.drop_packets(DropReason::Replayed, replayed);
-        if accepted == 0 {
-            return Ok(());
+            .open(key, messages, &run.messages, admitted.wanted);
+        key.zeroize();
+        if !ticket.wait() {
+            return;
         }
-        let mut traffic = Traffic {
-            bytes: 0,
-            packets: 0,
-            data: false,
-        };
-        for range in of(&all, accepted) {
-            traffic.bytes += range.len() as u64;
-            traffic.packets += 1;
-            traffic.data |= range.len() > MIN_TRANSPORT_SIZE;
-        }
-        device.note_authentic(session, &arrival.endpoint, arrival.now, traffic, mail);
-        if traffic.data {
-            self.deliver(run.start, &all, accepted, session, arrival.tos, device, tun);
-        }
-        Ok(())
-    }
-
-    /// Judge what authentic messages hold, and hand it to the device.
-    #[allow(clippy::too_many_arguments)]
-    fn deliver(
-        &mut self,
-        start: usize,
-        all: &Datagrams,
-        accepted: u128,
-        session: SessionRef,
-        tos: u8,
-        device: &Device,
-        tun: &mut TunPort,
-    ) {
-        let mut allowed = None;
-        for range in of(all, accepted) {
-            let body = plaintext(range.len());
-            if body.is_empty() {
-                continue;
+        common.with_device(|device| {
+            let accepted = device.settle(run, &admitted, opened, endpoint, *now, &mut tools.mail);
+            // What waited for this session goes first; nothing must overtake it.
+            tools.mail.send(device, &mut tools.udp, *now);
+            let mut allowed = None;
+            for range in chosen(&run.messages, accepted) {
+                let body = plaintext(range.len());
+                if body.is_empty() {
+                    continue;
+                }
+                let at = start + range.start + body.start;
+                let plain = &mut self.buffer[at..start + range.start + body.end];
+                let peer = admitted.session.peer;
+                if let Some(size) = device.judge(peer, plain, *tos, &mut allowed) {
+                    tools.tun.coalescer().push(&self.buffer[..], at..at + size);
+                }
             }
-            let at = start + range.start + body.start;
-            let plain = &mut self.buffer[at..start + range.start + body.end];
-            if let Some(size) = device.judge(session.peer, plain, tos, &mut allowed) {
-                tun.coalescer().push(&self.buffer[..], at..at + size);
-            }
-        }
+        });
     }
-}
-
-/// Mark those of a run that were opened; which of them are new.
-fn accept(
-    device: &mut Device,
-    session: SessionRef,
-    first: u64,
-    all: &Datagrams,
-    opened: u128,
-) -> u128 {
-    if opened == all.all() && device.accept_run(session, first, all.count() as u64) {
-        return opened;
-    }
-    members(0..all.count(), |index| {
-        opened >> index & 1 == 1 && device.accept(session, first + index as u64)
-    })
-}
-
-/// The set of those for which it is so.
-fn members(range: Range<usize>, mut is_so: impl FnMut(usize) -> bool) -> u128 {
-    range.fold(0, |set, index| set | u128::from(is_so(index)) << index)
-}
-
-/// Where the members of a set lie.
-fn of(all: &Datagrams, set: u128) -> impl Iterator<Item = Range<usize>> + use<> {
-    all.ranges()
-        .enumerate()
-        .filter(move |(index, _)| set >> index & 1 == 1)
-        .map(|(_, at)| at)
 }

@@ -4,7 +4,7 @@ use nvpn_core::datagrams::Datagrams;
 use nvpn_core::{Device, DropReason, Endpoint, Instant, Outbox, PeerId};
 
 use crate::tun::TunPort;
-use crate::udp::UdpSender;
+use crate::udp::{Outcome, UdpSender};
 
 const KEPT_BYTES: usize = 1 << 20;
 
@@ -55,12 +55,6 @@ impl Outbox for Mail {
 }
 
 impl Mail {
-    /// Whether there is nothing to send or write.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.outgoing.is_empty() && self.packets.is_empty()
-    }
-
     /// Send and write everything.
     pub fn deliver(
         &mut self,
@@ -69,9 +63,7 @@ impl Mail {
         tun: &mut TunPort,
         now: Instant,
     ) {
-        if !self.outgoing.is_empty() {
-            self.send(device, udp, now);
-        }
+        self.send(device, udp, now);
         if !self.packets.is_empty() {
             self.write(device, tun);
         }
@@ -79,6 +71,9 @@ impl Mail {
 
     /// Send every datagram.
     pub fn send(&mut self, device: &mut Device, udp: &mut UdpSender, now: Instant) {
+        if self.outgoing.is_empty() {
+            return;
+        }
         let mut rest = self.sealed.as_slice();
         for one in &self.outgoing {
             let Some((datagrams, after)) = rest.split_at_checked(one.datagrams.size()) else {
@@ -92,10 +87,7 @@ impl Mail {
                 one.tos,
                 now,
             );
-            device.drop_packets(DropReason::SendFailed, outcome.lost as u64);
-            if let Some(peer) = one.peer.filter(|_| outcome.forget_source) {
-                device.forget_source(peer);
-            }
+            note_outcome(device, one.peer, &outcome);
         }
         self.outgoing.clear();
         empty(&mut self.sealed);
@@ -110,6 +102,19 @@ impl Mail {
         }
         device.drop_packets(DropReason::TunWriteFailed, tun.write(&self.plain).lost);
         empty(&mut self.plain);
+    }
+}
+
+/// Account for what did not leave as it should have.
+#[inline]
+pub fn note_outcome(device: &mut Device, peer: Option<PeerId>, outcome: &Outcome) {
+    device.drop_packets(DropReason::SendFailed, outcome.lost as u64);
+    let Some(peer) = peer else { return };
+    if outcome.lost > 0 {
+        device.note_lost(peer, outcome.lost as u64, outcome.lost_bytes as u64);
+    }
+    if outcome.forget_source {
+        device.forget_source(peer);
     }
 }
 

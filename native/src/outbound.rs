@@ -4,43 +4,42 @@ use nvpn_core::aead::{BatchAead, RingAead};
 use nvpn_core::constants::{TAG_SIZE, TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD};
 use nvpn_core::datagrams::Datagrams;
 use nvpn_core::inner::{outer_tos, padded_size, parse_inner, traffic_class};
+use nvpn_core::lane::Entrance;
+use nvpn_core::secret::KEY_SIZE;
 use nvpn_core::split::{SEND_BYTES, Split};
 use nvpn_core::virtio::{
     BadFrame, MAX_UDP_PAYLOAD, VIRTIO_HEADER_SIZE, VirtioHeader, complete_checksum,
 };
-use nvpn_core::{Device, DropReason, Instant, PeerRef, Traffic};
+use nvpn_core::{DropReason, Instant, PeerRef, Sending, Traffic};
+use zeroize::Zeroize;
 
-use crate::engine::Shared;
-use crate::mail::Mail;
-use crate::tun::{MAX_FRAME, TunPort};
-use crate::udp::UdpSender;
+use crate::common::Common;
+use crate::mail::note_outcome;
+use crate::tun::MAX_FRAME;
+use crate::worker::Tools;
 
-const BYTES_A_TURN: usize = 4 * 65536;
-const FRAMES_A_TURN: usize = 64;
+const FRAMES_AT_ONCE: usize = 64;
 const GSO_ECN: u8 = 0x80;
 
-/// What packets on their way out pass through.
-pub struct Way<'a> {
-    /// Who they are for, and under which key.
-    pub device: &'a mut Device,
-    /// What sends them.
-    pub udp: &'a mut UdpSender,
-    /// What goes the plain way.
-    pub mail: &'a mut Mail,
-}
-
-/// Reads packets, and hands them to what seals and sends them.
+/// Reads packets, seals and sends them.
+///
+/// A superpacket is cut and sealed as one batch. Packets that come alone and one after
+/// the other to the same peer are a batch, too.
 pub struct Outbound {
     frame: Box<[u8; MAX_FRAME]>,
     sealer: Sealer,
+    max_segments: usize,
 }
 
-/// Plain packets in `gathered`, each where it will be sealed.
-#[derive(Clone, Copy, Debug)]
-struct Gathering {
-    peer: PeerRef,
-    tos: u8,
-    datagrams: Datagrams,
+/// What has become of a look at the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes that were read.
+    pub bytes: usize,
+    /// Frames that were read.
+    pub frames: usize,
+    /// There may be more.
+    pub more: bool,
 }
 
 impl Outbound {
@@ -50,231 +49,393 @@ impl Outbound {
         Self {
             frame: Box::new([0; MAX_FRAME]),
             sealer: Sealer {
-                datagrams: Box::new([0; SEND_BYTES]),
-                gathered: Box::new([0; SEND_BYTES]),
-                gathering: None,
+                gathered: Box::new([0; 2 * SEND_BYTES]),
+                batches: Vec::with_capacity(FRAMES_AT_ONCE + 1),
+                big: Box::new([0; SEND_BYTES]),
+                big_key: Box::new([0; KEY_SIZE]),
                 aead: RingAead,
-                max_segments: if batches { max_segments } else { 1 },
             },
+            max_segments: if batches { max_segments } else { 1 },
         }
     }
 
-    /// Send a turn's share of what the device has; false once it has no more.
-    pub fn run(&mut self, tun: &mut TunPort, shared: &Shared, way: &mut Way<'_>) -> bool {
-        let (mut moved, mut frames) = (0, 0);
-        let mut more = true;
+    /// Send what a queue of the device has: single packets up to a superpacket, or one
+    /// superpacket. Reading happens in the entrance, sending in the ticket's turn,
+    /// ciphers work between the two.
+    pub fn run(
+        &mut self,
+        queue: usize,
+        entrance: Entrance<'_>,
+        common: &Common,
+        tools: &mut Tools,
+    ) -> Moved {
+        let Self {
+            frame,
+            sealer,
+            max_segments,
+        } = self;
+        let mut moved = Moved {
+            more: true,
+            ..Moved::default()
+        };
         let mut now = 0;
-        while moved < BYTES_A_TURN && frames < FRAMES_A_TURN {
-            let size = tun.read(&mut self.frame);
+        let mut big_frame = None;
+        while moved.frames < FRAMES_AT_ONCE && sealer.has_room() {
+            let size = tools.tun.read(queue, frame);
             if size == 0 {
-                more = false;
+                moved.more = false;
                 break;
             }
-            now = shared.now();
-            let frame = &mut self.frame[..size];
-            if self.sealer.take(frame, tun.vnet_hdr(), now, way).is_err() {
-                way.device.drop_packets(DropReason::BadInner, 1);
+            moved.bytes += size;
+            moved.frames += 1;
+            now = common.shared.now();
+            match Frame::parse(&mut frame[..size], tools.tun.vnet_hdr()) {
+                Ok(Frame::Packet(packet)) => {
+                    sealer.gather(packet, *max_segments, now, common, tools);
+                }
+                Ok(Frame::Superpacket(header)) => {
+                    big_frame = Some((header, size));
+                    break;
+                }
+                Err(BadFrame) => common.shared.drops.add(DropReason::BadInner, 1),
             }
-            moved += size;
-            frames += 1;
         }
-        if frames > 0 {
-            self.sealer.flush(now, way);
+        if moved.frames == 0 {
+            return moved;
         }
-        more
+        let mut superpacket = None;
+        if let Some((header, size)) = big_frame {
+            let packet = &frame[VIRTIO_HEADER_SIZE..size];
+            let mtu = common.with_device(|device| device.mtu());
+            match Split::new(&header, packet, mtu, *max_segments) {
+                Ok(split) => {
+                    let tos = outer_tos(traffic_class(packet));
+                    superpacket = Some(Superpacket { split, tos, packet });
+                }
+                Err(BadFrame) => common.shared.drops.add(DropReason::BadInner, 1),
+            }
+        }
+        sealer.reserve(now, common);
+        let sending = superpacket
+            .as_ref()
+            .and_then(|one| sealer.reserve_big(one, now, common));
+        if sealer.batches.is_empty() && superpacket.is_none() {
+            return moved;
+        }
+
+        let ticket = entrance.take_ticket();
+        sealer.seal();
+        let mut big = superpacket
+            .as_mut()
+            .and_then(|one| sealer.fill_big(&mut one.split, sending));
+        if !ticket.wait() {
+            sealer.forget();
+            return moved;
+        }
+        sealer.send(now, common, tools);
+        while let (Some(batch), Some(one)) = (big, superpacket.as_mut()) {
+            sealer.send_big(&batch, one.tos, now, common, tools);
+            big = sealer.fill_big(&mut one.split, batch.following());
+        }
+        sealer.forget();
+        moved
     }
 }
 
-/// Seals and sends packets.
-///
-/// A superpacket is cut and sealed as one batch; packets that come alone wait for others
-/// to the same peer until the turn ends, and are then sealed and sent as one.
-struct Sealer {
-    datagrams: Box<[u8; SEND_BYTES]>,
-    gathered: Box<[u8; SEND_BYTES]>,
-    gathering: Option<Gathering>,
-    aead: RingAead,
-    max_segments: usize,
+/// What a read of the device gives.
+enum Frame<'a> {
+    Packet(&'a [u8]),
+    Superpacket(VirtioHeader),
 }
 
-impl Sealer {
-    /// Send what a frame holds.
-    fn take(
-        &mut self,
-        frame: &mut [u8],
-        vnet_hdr: bool,
-        now: Instant,
-        way: &mut Way<'_>,
-    ) -> Result<(), BadFrame> {
+struct Superpacket<'a> {
+    split: Split<'a>,
+    tos: u8,
+    packet: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    fn parse(frame: &'a mut [u8], vnet_hdr: bool) -> Result<Self, BadFrame> {
         if !vnet_hdr {
-            self.send_packet(frame, now, way);
-            return Ok(());
+            return Ok(Self::Packet(frame));
         }
         let header = VirtioHeader::parse(frame)?;
         let packet = &mut frame[VIRTIO_HEADER_SIZE..];
-        if header.gso_type & !GSO_ECN == 0 {
-            complete_checksum(&header, packet)?;
-            self.send_packet(packet, now, way);
-            return Ok(());
+        if header.gso_type & !GSO_ECN != 0 {
+            return Ok(Self::Superpacket(header));
         }
-        self.send_superpacket(&header, packet, now, way)
+        complete_checksum(&header, packet)?;
+        Ok(Self::Packet(packet))
+    }
+}
+
+/// Packets, each where it is sealed, and what they are sealed with.
+struct Sealer {
+    /// Single packets, batch after batch: up to one send's worth, and one packet more.
+    gathered: Box<[u8; 2 * SEND_BYTES]>,
+    batches: Vec<Gathered>,
+    /// The datagrams of a superpacket.
+    big: Box<[u8; SEND_BYTES]>,
+    big_key: Box<[u8; KEY_SIZE]>,
+    aead: RingAead,
+}
+
+/// Single packets to one peer that leave in one send.
+struct Gathered {
+    peer: PeerRef,
+    tos: u8,
+    start: usize,
+    datagrams: Datagrams,
+    /// `None` when there are not enough counters, or for lack of a key by now.
+    sending: Option<Sending>,
+    /// Written, used and zeroed where it lies.
+    key: [u8; KEY_SIZE],
+}
+
+/// A part of a superpacket.
+#[derive(Clone, Copy)]
+struct Part {
+    peer: Option<PeerRef>,
+    sending: Option<Sending>,
+    datagrams: Datagrams,
+}
+
+impl Part {
+    /// What the next part of the same superpacket is sent with.
+    fn following(&self) -> Option<(PeerRef, Sending)> {
+        let first_counter =
+            |sending: Sending| sending.first_counter + self.datagrams.count() as u64;
+        let sending = self.sending.map(|sending| Sending {
+            first_counter: first_counter(sending),
+            ..sending
+        });
+        self.peer.zip(sending)
+    }
+}
+
+impl Sealer {
+    /// Whether one more packet can be gathered, however long it is.
+    fn has_room(&self) -> bool {
+        self.used() <= SEND_BYTES
     }
 
-    // --- superpackets -------------------------------------------------------------------
+    fn used(&self) -> usize {
+        self.batches
+            .last()
+            .map_or(0, |last| last.start + last.datagrams.size())
+    }
 
-    fn send_superpacket(
+    /// Put a packet where it will be sealed, if its way is free.
+    fn gather(
         &mut self,
-        header: &VirtioHeader,
         packet: &[u8],
+        max_segments: usize,
         now: Instant,
-        way: &mut Way<'_>,
-    ) -> Result<(), BadFrame> {
-        let mtu = way.device.mtu();
-        let mut split = Split::new(header, packet, mtu, self.max_segments)?;
-        let peer = way
-            .device
-            .route(packet, &split.inner())
-            .ok()
-            .filter(|&peer| split.largest() <= MAX_UDP_PAYLOAD && way.device.may_send(peer, now));
-        // What is gathered was read before.
-        self.flush(now, way);
-        let tos = outer_tos(traffic_class(packet));
-        while let Some(datagrams) = split.fill(&mut self.datagrams) {
-            let sent = peer.is_some_and(|peer| {
-                let batch = Gathering {
-                    peer,
-                    tos,
-                    datagrams,
-                };
-                send_batch(&self.aead, &mut self.datagrams[..], batch, now, way)
-            });
-            if !sent {
-                send_singly(&self.datagrams[..], &datagrams, now, way);
-            }
-        }
-        Ok(())
-    }
-
-    // --- packets that come alone --------------------------------------------------------
-
-    fn send_packet(&mut self, packet: &[u8], now: Instant, way: &mut Way<'_>) {
+        common: &Common,
+        tools: &mut Tools,
+    ) {
         let Some(inner) = parse_inner(packet) else {
-            way.device.drop_packets(DropReason::BadInner, 1);
+            common.shared.drops.add(DropReason::BadInner, 1);
             return;
         };
-        let peer = match way.device.route(packet, &inner) {
-            Ok(peer) => peer,
-            Err(reason) => return way.device.refuse(packet, reason, now, way.mail),
-        };
-        if !way.device.fits(peer, inner.length) {
-            way.device.drop_packets(DropReason::TooBig, 1);
-            return;
-        }
+        let way = common.with_device(|device| {
+            let peer = match device.route(packet, &inner) {
+                Ok(peer) => peer,
+                Err(reason) => {
+                    device.refuse(packet, reason, now, &mut tools.mail);
+                    tools.deliver_mail(device, now);
+                    return None;
+                }
+            };
+            if !device.fits(peer, inner.length) {
+                device.drop_packets(DropReason::TooBig, 1);
+                return None;
+            }
+            if !device.may_send(peer, now) {
+                device.stage(peer, &packet[..inner.length]);
+                return None;
+            }
+            Some((peer, padded_size(inner.length, device.mtu())))
+        });
+        let Some((peer, padded)) = way else { return };
         let packet = &packet[..inner.length];
-        if way.device.may_send(peer, now) {
-            self.gather(peer, packet, now, way);
-        } else {
-            way.device.stage(peer, packet);
-        }
-    }
-
-    fn gather(&mut self, peer: PeerRef, packet: &[u8], now: Instant, way: &mut Way<'_>) {
         let tos = outer_tos(traffic_class(packet));
-        let size = padded_size(packet.len(), way.device.mtu()) + TRANSPORT_OVERHEAD;
-        let joined = self.gathering.as_mut().is_some_and(|gathering| {
-            (gathering.peer, gathering.tos) == (peer, tos)
-                && gathering.datagrams.push(size, self.max_segments)
+        let (start, size) = (self.used(), padded + TRANSPORT_OVERHEAD);
+        let joined = self.batches.last_mut().is_some_and(|last| {
+            (last.peer, last.tos) == (peer, tos) && last.datagrams.push(size, max_segments)
         });
         if !joined {
-            self.flush(now, way);
             let Some(datagrams) = Datagrams::covering(size, size) else {
                 return;
             };
-            self.gathering = Some(Gathering {
+            self.batches.push(Gathered {
                 peer,
                 tos,
+                start,
                 datagrams,
+                sending: None,
+                key: [0; KEY_SIZE],
             });
         }
-        let end = self
-            .gathering
-            .map_or(0, |gathering| gathering.datagrams.size());
-        let plain = &mut self.gathered[end - size + TRANSPORT_HEADER_SIZE..end - TAG_SIZE];
+        let plain = &mut self.gathered[start + TRANSPORT_HEADER_SIZE..start + size - TAG_SIZE];
         let (room, padding) = plain.split_at_mut(packet.len());
         room.copy_from_slice(packet);
         padding.fill(0);
     }
 
-    /// Send what is gathered.
-    fn flush(&mut self, now: Instant, way: &mut Way<'_>) {
-        if let Some(batch) = self.gathering.take()
-            && !send_batch(&self.aead, &mut self.gathered[..], batch, now, way)
-        {
-            send_singly(&self.gathered[..], &batch.datagrams, now, way);
+    // --- keys and counters, in the order of reading -------------------------------------
+
+    fn reserve(&mut self, now: Instant, common: &Common) {
+        if self.batches.is_empty() {
+            return;
         }
+        common.with_device(|device| {
+            for batch in &mut self.batches {
+                let count = batch.datagrams.count() as u64;
+                batch.sending = device.begin_send(batch.peer, count, now, &mut batch.key);
+            }
+        });
+    }
+
+    fn reserve_big(
+        &mut self,
+        superpacket: &Superpacket<'_>,
+        now: Instant,
+        common: &Common,
+    ) -> Option<(PeerRef, Sending)> {
+        let Superpacket { split, packet, .. } = superpacket;
+        if split.largest() > MAX_UDP_PAYLOAD {
+            return None;
+        }
+        let count = split.count() as u64;
+        common.with_device(|device| {
+            let peer = device.route(packet, &split.inner()).ok()?;
+            let sending = device.begin_send(peer, count, now, &mut self.big_key)?;
+            Some((peer, sending))
+        })
+    }
+
+    // --- ciphers, side by side ----------------------------------------------------------
+
+    fn seal(&mut self) {
+        for batch in &mut self.batches {
+            let Some(sending) = batch.sending else {
+                continue;
+            };
+            let buffer = &mut self.gathered[batch.start..][..batch.datagrams.size()];
+            seal(&self.aead, &batch.key, &sending, buffer, &batch.datagrams);
+        }
+    }
+
+    /// Make and seal the next part of a superpacket, if there is one.
+    fn fill_big(
+        &mut self,
+        split: &mut Split<'_>,
+        sending: Option<(PeerRef, Sending)>,
+    ) -> Option<Part> {
+        let datagrams = split.fill(&mut self.big)?;
+        let (peer, sending) = sending.unzip();
+        if let Some(sending) = sending {
+            let buffer = &mut self.big[..datagrams.size()];
+            seal(&self.aead, &self.big_key, &sending, buffer, &datagrams);
+        }
+        Some(Part {
+            peer,
+            sending,
+            datagrams,
+        })
+    }
+
+    // --- sending, in the order of reading -----------------------------------------------
+
+    fn send(&mut self, now: Instant, common: &Common, tools: &mut Tools) {
+        for batch in &self.batches {
+            let buffer = &self.gathered[batch.start..][..batch.datagrams.size()];
+            let to = batch.sending.map(|sending| (batch.peer, sending));
+            send(buffer, &batch.datagrams, to, batch.tos, now, common, tools);
+        }
+    }
+
+    fn send_big(&mut self, part: &Part, tos: u8, now: Instant, common: &Common, tools: &mut Tools) {
+        let buffer = &self.big[..part.datagrams.size()];
+        let to = part.peer.zip(part.sending);
+        send(buffer, &part.datagrams, to, tos, now, common, tools);
+    }
+
+    /// No key outlives the batch that it sealed.
+    fn forget(&mut self) {
+        for batch in &mut self.batches {
+            batch.key.zeroize();
+        }
+        self.batches.clear();
+        self.big_key.zeroize();
     }
 }
 
-/// Seal a batch where it lies, and send it; false if there are not enough counters.
-fn send_batch(
+fn seal(
     aead: &impl BatchAead,
+    key: &[u8; KEY_SIZE],
+    sending: &Sending,
     buffer: &mut [u8],
-    batch: Gathering,
-    now: Instant,
-    way: &mut Way<'_>,
-) -> bool {
-    let Gathering {
-        peer,
-        tos,
-        datagrams,
-    } = batch;
-    let count = datagrams.count() as u64;
-    let Some(sending) = way.device.begin_send(peer, count, now) else {
-        return false;
-    };
-    let (endpoint, id) = (sending.endpoint, sending.peer);
+    datagrams: &Datagrams,
+) {
     let sealed = aead.seal(
-        sending.key,
+        key,
         &sending.header,
         sending.first_counter,
         buffer,
-        &datagrams,
+        datagrams,
     );
     if sealed.is_err() {
-        // The batch lies in the buffer and has its counters: never; but send no plaintext.
-        way.device.drop_packets(DropReason::SendFailed, count);
-        return true;
+        // The batch lies in the buffer and has its counters: never. But whatever happens,
+        // what leaves is no plaintext.
+        buffer.fill(0);
     }
+}
+
+/// Send a batch that is sealed, or, without anybody it was sealed for, go the plain way.
+fn send(
+    buffer: &[u8],
+    datagrams: &Datagrams,
+    to: Option<(PeerRef, Sending)>,
+    tos: u8,
+    now: Instant,
+    common: &Common,
+    tools: &mut Tools,
+) {
+    let Some((peer, sending)) = to else {
+        return send_singly(buffer, datagrams, now, common, tools);
+    };
+    let outcome = tools
+        .udp
+        .send(&sending.endpoint, buffer, datagrams.stride(), tos, now);
     let traffic = Traffic {
         bytes: datagrams.size() as u64,
-        packets: count,
+        packets: datagrams.count() as u64,
         data: true,
     };
-    way.device.note_sent(peer, now, traffic);
-    let outcome = way.udp.send(
-        &endpoint,
-        &buffer[..datagrams.size()],
-        datagrams.stride(),
-        tos,
-        now,
-    );
-    if outcome != Default::default() {
-        way.device
-            .drop_packets(DropReason::SendFailed, outcome.lost as u64);
-        if outcome.forget_source {
-            way.device.forget_source(id);
+    common.with_device(|device| {
+        device.note_sent(peer, now, traffic);
+        if outcome != Default::default() {
+            note_outcome(device, Some(sending.peer), &outcome);
         }
-    }
-    true
+    });
 }
 
 /// The plain way for packets that lie ready to be sealed.
 #[cold]
-fn send_singly(buffer: &[u8], datagrams: &Datagrams, now: Instant, way: &mut Way<'_>) {
-    for range in datagrams.ranges() {
-        let plain = &buffer[range.start + TRANSPORT_HEADER_SIZE..range.end - TAG_SIZE];
-        way.device.send_inner(plain, now, way.mail);
-    }
-    // What is sealed later must not overtake them.
-    way.mail.send(way.device, way.udp, now);
+fn send_singly(
+    buffer: &[u8],
+    datagrams: &Datagrams,
+    now: Instant,
+    common: &Common,
+    tools: &mut Tools,
+) {
+    common.with_device(|device| {
+        for range in datagrams.ranges() {
+            let plain = &buffer[range.start + TRANSPORT_HEADER_SIZE..range.end - TAG_SIZE];
+            device.send_inner(plain, now, &mut tools.mail);
+        }
+        tools.deliver_mail(device, now);
+    });
 }

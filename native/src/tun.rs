@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::RawFd;
 
 use nvpn_core::coalesce::{Coalescer, HEAD_BYTES, Offers, TunWrite};
+use nvpn_core::flow::flow_hash;
 use nvpn_core::virtio::{NO_OFFLOAD, VIRTIO_HEADER_SIZE};
 
 use crate::sys::{self, Errno};
@@ -55,7 +56,8 @@ pub struct Written {
 /// Both directions of the device.
 #[derive(Debug)]
 pub struct TunPort<F = Descriptor> {
-    frames: F,
+    /// One a queue.
+    queues: Box<[F]>,
     vnet_hdr: bool,
     coalescer: Coalescer,
     refused: bool,
@@ -64,26 +66,25 @@ pub struct TunPort<F = Descriptor> {
 }
 
 impl TunPort {
-    /// The device's descriptor, or -1 once it is gone.
-    pub fn fd(&self) -> RawFd {
-        if self.gone == 0 {
-            self.frames.0
-        } else {
-            sys::NO_FD
+    /// The descriptor of a queue, or -1 once the device is gone.
+    pub fn fd(&self, queue: usize) -> RawFd {
+        match self.queues.get(queue) {
+            Some(queue) if self.gone == 0 => queue.0,
+            _ => sys::NO_FD,
         }
     }
 }
 
 impl<F: Frames> TunPort<F> {
     /// `tso` and `uso` say what may be merged in a write.
-    pub fn new(frames: F, vnet_hdr: bool, tso: bool, uso: bool) -> Self {
+    pub fn new(queues: Box<[F]>, vnet_hdr: bool, tso: bool, uso: bool) -> Self {
         let offers = Offers {
             tso: vnet_hdr && tso,
             uso: vnet_hdr && uso,
             partial: vnet_hdr,
         };
         Self {
-            frames,
+            queues,
             vnet_hdr,
             coalescer: Coalescer::new(offers),
             refused: false,
@@ -117,12 +118,12 @@ impl<F: Frames> TunPort<F> {
         core::mem::take(&mut self.changed)
     }
 
-    /// Read one frame, header included; 0 when there is none.
-    pub fn read(&mut self, frame: &mut [u8; MAX_FRAME]) -> usize {
-        if self.gone != 0 {
+    /// Read one frame from a queue, header included; 0 when there is none.
+    pub fn read(&mut self, queue: usize, frame: &mut [u8; MAX_FRAME]) -> usize {
+        let Some(queue) = self.queues.get_mut(queue).filter(|_| self.gone == 0) else {
             return 0;
-        }
-        match self.frames.read(frame) {
+        };
+        match queue.read(frame) {
             Ok(0) => self.gone = libc::ENODEV,
             Ok(size) => return size,
             Err(errno) if is_passing(errno) => {}
@@ -143,6 +144,9 @@ impl<F: Frames> TunPort<F> {
     }
 
     /// Write what was pushed, merged where that is possible; each flow stays in order.
+    ///
+    /// The kernel reads the answers of a flow out to us through the queue that it was
+    /// written to, so each flow keeps to one.
     pub fn write(&mut self, buffer: &[u8]) -> Written {
         let mut written = Written::default();
         let mut head = [0; HEAD_BYTES];
@@ -150,10 +154,17 @@ impl<F: Frames> TunPort<F> {
             let Some(one) = self.coalescer.write(index, buffer, &mut head) else {
                 break;
             };
+            let queue = match self.queues.len() {
+                1 => 0,
+                count => one.packets().next().map_or(0, flow_hash) as usize % count.max(1),
+            };
+            let Some(frames) = self.queues.get_mut(queue) else {
+                break;
+            };
             let outcome = if self.vnet_hdr {
-                write_merged(&mut self.frames, &one)
+                write_merged(frames, &one)
             } else {
-                Outcome::singly(&mut self.frames, &one, None)
+                Outcome::singly(frames, &one, None)
             };
             written.lost += outcome.lost;
             if outcome.refused {
@@ -315,6 +326,10 @@ mod tests {
         }
     }
 
+    fn port_of(frames: Refusing, vnet_hdr: bool, tso: bool, uso: bool) -> TunPort<Refusing> {
+        TunPort::new(Box::new([frames]), vnet_hdr, tso, uso)
+    }
+
     /// TCP segments of one flow, as they are delivered: behind each other.
     fn train(count: usize) -> Vec<Vec<u8>> {
         let one = |index: usize| {
@@ -344,10 +359,10 @@ mod tests {
 
     #[test]
     fn a_flow_is_one_write() {
-        let mut port = TunPort::new(Refusing::default(), true, true, true);
+        let mut port = port_of(Refusing::default(), true, true, true);
         assert_eq!(write(&mut port, &train(10)).lost, 0);
-        assert_eq!(port.frames.written.len(), 1);
-        assert_eq!(port.frames.written[0].len(), 10 + 40 + 1000);
+        assert_eq!(port.queues[0].written.len(), 1);
+        assert_eq!(port.queues[0].written[0].len(), 10 + 40 + 1000);
     }
 
     #[test]
@@ -356,14 +371,14 @@ mod tests {
             merged: Some(libc::EINVAL),
             ..Default::default()
         };
-        let mut port = TunPort::new(frames, true, true, true);
+        let mut port = port_of(frames, true, true, true);
         let packets = train(5);
         assert_eq!(
             write(&mut port, &packets).lost,
             0,
             "never dropped in silence"
         );
-        let written = port.frames.written.clone();
+        let written = port.queues[0].written.clone();
         let plain: Vec<Vec<u8>> = packets
             .iter()
             .map(|packet| [&NO_OFFLOAD[..], packet].concat())
@@ -372,10 +387,10 @@ mod tests {
         assert!(port.refused() && !port.offers().tso && !port.offers().uso);
         assert!(port.take_change() && !port.take_change());
 
-        port.frames.merged = None;
-        port.frames.written.clear();
+        port.queues[0].merged = None;
+        port.queues[0].written.clear();
         assert_eq!(write(&mut port, &packets).lost, 0);
-        assert_eq!(port.frames.written.len(), 5);
+        assert_eq!(port.queues[0].written.len(), 5);
     }
 
     #[test]
@@ -395,7 +410,7 @@ mod tests {
                 any: Some(errno),
                 ..Default::default()
             };
-            let mut port = TunPort::new(frames, true, true, true);
+            let mut port = port_of(frames, true, true, true);
             assert_eq!(write(&mut port, &train(7)).lost, 7);
             assert_eq!((port.gone(), port.refused()), (0, false));
         }
@@ -408,7 +423,7 @@ mod tests {
                 any: Some(errno),
                 ..Default::default()
             };
-            let mut port = TunPort::new(frames, true, true, true);
+            let mut port = port_of(frames, true, true, true);
             assert_eq!(write(&mut port, &train(1)).lost, 1);
             assert_eq!(port.gone(), errno);
         }
@@ -416,12 +431,12 @@ mod tests {
             any: Some(libc::EBADFD),
             ..Default::default()
         };
-        let mut port = TunPort::new(frames, true, true, true);
+        let mut port = port_of(frames, true, true, true);
         let mut frame = Box::new([0; MAX_FRAME]);
-        assert_eq!((port.read(&mut frame), port.gone()), (0, libc::EBADFD));
-        let mut port = TunPort::new(Refusing::default(), true, true, true);
+        assert_eq!((port.read(0, &mut frame), port.gone()), (0, libc::EBADFD));
+        let mut port = port_of(Refusing::default(), true, true, true);
         assert_eq!(
-            (port.read(&mut frame), port.gone()),
+            (port.read(0, &mut frame), port.gone()),
             (0, libc::ENODEV),
             "end of file"
         );
@@ -429,15 +444,44 @@ mod tests {
             any: Some(libc::EAGAIN),
             ..Default::default()
         };
-        let mut port = TunPort::new(frames, true, true, true);
-        assert_eq!((port.read(&mut frame), port.gone()), (0, 0), "merely empty");
+        let mut port = port_of(frames, true, true, true);
+        assert_eq!(
+            (port.read(0, &mut frame), port.gone()),
+            (0, 0),
+            "merely empty"
+        );
     }
 
     #[test]
     fn a_bare_device_gets_packets_without_headers() {
-        let mut port = TunPort::new(Refusing::default(), false, true, true);
+        let mut port = port_of(Refusing::default(), false, true, true);
         let packets = train(3);
         assert_eq!(write(&mut port, &packets).lost, 0);
-        assert_eq!(port.frames.written, packets);
+        assert_eq!(port.queues[0].written, packets);
+    }
+
+    #[test]
+    fn of_several_queues_a_flow_keeps_to_one() {
+        let queues = [(); 4].map(|()| Refusing::default());
+        let mut port = TunPort::new(Box::new(queues), true, true, true);
+        for host in 0..64 {
+            let mut packets = train(3);
+            packets.iter_mut().for_each(|packet| packet[15] = host);
+            for _ in 0..2 {
+                assert_eq!(write(&mut port, &packets).lost, 0);
+            }
+        }
+        let sources = |queue: &Refusing| -> Vec<u8> {
+            queue.written.iter().map(|frame| frame[10 + 15]).collect()
+        };
+        let mut seen = Vec::new();
+        for queue in &port.queues {
+            assert!(queue.written.len() >= 16, "no queue is left out");
+            let mut hosts = sources(queue);
+            hosts.dedup();
+            seen.append(&mut hosts);
+        }
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..64), "each in one queue alone");
     }
 }

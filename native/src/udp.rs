@@ -43,13 +43,24 @@ const SINGLES_FOR: Instant = 60_000_000_000;
 pub struct Outcome {
     /// Datagrams that the kernel did not take.
     pub lost: usize,
+    /// Bytes in these.
+    pub lost_bytes: usize,
     /// The kernel refused our own address: the peer's endpoint should forget it.
     pub forget_source: bool,
 }
 
 impl Outcome {
+    fn lost(datagrams: &[u8], count: usize) -> Self {
+        Self {
+            lost: count,
+            lost_bytes: datagrams.len(),
+            forget_source: false,
+        }
+    }
+
     fn add(&mut self, other: Self) {
         self.lost += other.lost;
+        self.lost_bytes += other.lost_bytes;
         self.forget_source |= other.forget_source;
     }
 }
@@ -86,23 +97,18 @@ impl<T: Transmit> UdpSender<T> {
         }
     }
 
-    /// Send through these from now on.
-    pub fn use_sockets(&mut self, ipv4: RawFd, ipv6: RawFd) {
-        (self.ipv4, self.ipv6) = (ipv4, ipv6);
-        self.singles_until.clear();
-        // An older kernel would send one giant datagram instead of refusing.
-        self.gso &= [ipv4, ipv6]
-            .into_iter()
-            .filter(|&fd| fd >= 0)
-            .all(sys::has_gso);
-    }
-
-    /// Serve this path by a descriptor from now on, or by none.
-    pub fn use_path(&mut self, path: u32, descriptor: Option<RawFd>) {
-        match descriptor {
-            Some(fd) => self.paths.insert(path, fd),
-            None => self.paths.remove(&path),
-        };
+    /// Send through these from now on: sockets, and the descriptors of paths by number.
+    pub fn use_sources(&mut self, ipv4: RawFd, ipv6: RawFd, paths: &[(u32, RawFd)]) {
+        if (self.ipv4, self.ipv6) != (ipv4, ipv6) {
+            (self.ipv4, self.ipv6) = (ipv4, ipv6);
+            self.singles_until.clear();
+            // An older kernel would send one giant datagram instead of refusing.
+            self.gso &= [ipv4, ipv6]
+                .into_iter()
+                .filter(|&fd| fd >= 0)
+                .all(sys::has_gso);
+        }
+        self.paths = paths.iter().copied().collect();
     }
 
     /// Whether merged sends are in use.
@@ -177,10 +183,7 @@ impl<T: Transmit> UdpSender<T> {
         };
         let count = datagrams.len().div_ceil(segment.max(1)).max(1);
         if fd < 0 {
-            return Outcome {
-                lost: count,
-                forget_source: false,
-            };
+            return Outcome::lost(datagrams, count);
         }
         let way = Way {
             remote: endpoint.remote,
@@ -202,9 +205,9 @@ impl<T: Transmit> UdpSender<T> {
             .paths
             .get(&path)
             .map(|&fd| sys::send_to_path(fd, datagram));
-        Outcome {
-            lost: usize::from(!matches!(sent, Some(Ok(_)))),
-            forget_source: false,
+        match sent {
+            Some(Ok(_)) => Outcome::default(),
+            _ => Outcome::lost(datagram, 1),
         }
     }
 
@@ -242,10 +245,7 @@ impl<T: Transmit> UdpSender<T> {
         if about_another && self.kernel.transmit(fd, datagrams, way).is_ok() {
             return Outcome::default();
         }
-        Outcome {
-            lost: count,
-            forget_source: false,
-        }
+        Outcome::lost(datagrams, count)
     }
 
     fn send_singly(
@@ -472,8 +472,8 @@ mod tests {
             assert_eq!(
                 outcome,
                 Outcome {
-                    lost: 0,
-                    forget_source: true
+                    forget_source: true,
+                    ..Default::default()
                 }
             );
             let with_source = sender
@@ -512,7 +512,8 @@ mod tests {
                 answers,
                 ..Default::default()
             });
-            assert_eq!(sender.send(&there(), &[0; 250], 100, 0, 0).lost, 3);
+            let outcome = sender.send(&there(), &[0; 250], 100, 0, 0);
+            assert_eq!((outcome.lost, outcome.lost_bytes), (3, 250));
         }
         let mut sender = UdpSender::new(Refusing::default(), true, 64);
         assert_eq!(

@@ -609,12 +609,7 @@ def test_traffic_is_counted_as_it_is_on_the_wire(rig: Rig) -> None:
     )
 
 
-def test_what_the_socket_did_not_take_is_no_traffic(
-    rig: Rig, request: pytest.FixtureRequest
-) -> None:
-    if rig.datapath.describe().startswith("native"):
-        reason = "the native datapath counts what it hands to the socket"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_what_the_socket_did_not_take_is_no_traffic(rig: Rig) -> None:
     peer = rig.correspondent()
     peer.establish()
     before = rig.datapath.counters(peer.peer)

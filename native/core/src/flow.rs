@@ -63,6 +63,47 @@ pub fn flow_of(packet: &[u8]) -> Flow {
     Flow { protocol, ports }
 }
 
+/// The same number for every packet of a flow in one direction, spread over 32 bits.
+///
+/// Fragments, of which only the first one shows its ports, go by their addresses alone.
+#[must_use]
+pub fn flow_hash(packet: &[u8]) -> u32 {
+    let addresses = match packet.first() {
+        Some(first) if first >> 4 == 4 => packet.get(12..20),
+        _ => packet.get(8..40),
+    };
+    let flow = flow_of(packet);
+    let ports = match flow.ports {
+        Ports::Shown {
+            source,
+            destination,
+        } if !is_fragment(packet) => u32::from(source) << 16 | u32::from(destination),
+        _ => 0,
+    };
+    let words = addresses.unwrap_or_default().chunks_exact(4);
+    let hash = words.fold(ports, |hash, word| {
+        let word = word.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+        mix(hash ^ word)
+    });
+    mix(hash)
+}
+
+/// Every bit in changes about half of those out; one to one.
+const fn mix(mut hash: u32) -> u32 {
+    hash = (hash ^ hash >> 16).wrapping_mul(0x7FEB_352D);
+    hash = (hash ^ hash >> 15).wrapping_mul(0x846C_A68B);
+    hash ^ hash >> 16
+}
+
+/// Whether it is a part of an IPv4 packet, the first one included. (Of IPv6 packets the
+/// kernel passes on parts that hang on a header of their own, which `flow_of` walks past.)
+fn is_fragment(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first >> 4 == 4)
+        && packet
+            .get(6..8)
+            .is_some_and(|bits| u16::from_be_bytes([bits[0], bits[1]]) & 0x3FFF != 0)
+}
+
 /// The protocol and where its header begins; `None` in a later fragment.
 fn ipv4_payload(packet: &[u8]) -> (u8, Option<usize>) {
     let Some(head) = packet.first_chunk::<IPV4_HEADER_SIZE>() else {

@@ -1,7 +1,5 @@
 //! From the TUN device to the peers.
 
-use core::fmt;
-
 use crate::constants::{
     MAX_IPV4_DATAGRAM, MAX_IPV6_DATAGRAM, PADDING, TAG_SIZE, TRANSPORT_HEADER_SIZE,
     TRANSPORT_OVERHEAD,
@@ -20,10 +18,9 @@ use crate::{Instant, PeerId};
 /// Inner packets up to this size fit into a datagram of either version.
 const FITS_ALWAYS: usize = MAX_IPV4_DATAGRAM - TRANSPORT_OVERHEAD - PADDING;
 
-/// What a batch is sealed with and where it goes.
-pub struct Sending<'a> {
-    /// To seal with.
-    pub key: &'a [u8; KEY_SIZE],
+/// What a batch is sealed with, besides its key, and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
     /// How each message begins.
     pub header: [u8; 8],
     /// The first of the counters that now are the batch's.
@@ -32,16 +29,6 @@ pub struct Sending<'a> {
     pub endpoint: Endpoint,
     /// To whom.
     pub peer: PeerId,
-}
-
-impl fmt::Debug for Sending<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Sending(to {:?} at {:?}, counter {})",
-            self.peer, self.endpoint, self.first_counter
-        )
-    }
 }
 
 impl Device {
@@ -189,23 +176,38 @@ impl Device {
 
     // --- out, in batches --------------------------------------------------------------
 
-    /// Take `count` counters for a batch to a peer that [`Device::route`] named.
+    /// Take `count` counters for a batch to a peer that [`Device::route`] named. The key to
+    /// seal it with is copied into `key`: zero it after use.
     ///
     /// `None` when there is no key, or not that many counters are left: send the packets
     /// one by one with [`Device::send_inner`], which stages what has to wait.
-    pub fn begin_send(&mut self, peer: PeerRef, count: u64, now: Instant) -> Option<Sending<'_>> {
+    pub fn begin_send(
+        &mut self,
+        peer: PeerRef,
+        count: u64,
+        now: Instant,
+        key: &mut [u8; KEY_SIZE],
+    ) -> Option<Sending> {
         let peer = self.peers.get_mut(peer)?;
         let endpoint = peer.endpoint?;
         let id = peer.id;
         let current = peer.slots.current_mut()?;
         let first_counter = current.reserve(count, now)?;
+        key.copy_from_slice(current.send_key());
         Some(Sending {
-            key: current.send_key(),
             header: current.header(),
             first_counter,
             endpoint,
             peer: id,
         })
+    }
+
+    /// Datagrams to a peer that were noted as sent have not left.
+    pub fn note_lost(&mut self, peer: PeerId, packets: u64, bytes: u64) {
+        let at = self.peers.find(peer);
+        if let Some(peer) = at.and_then(|at| self.peers.get(at)) {
+            peer.shared.note_lost(packets, bytes);
+        }
     }
 
     /// A batch under a peer's current key was handed to the socket.

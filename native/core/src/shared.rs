@@ -124,6 +124,12 @@ impl PeerShared {
         traffic.data && note_data(&self.data_sent_at, watched, told, now)
     }
 
+    /// Datagrams that were noted as sent have not left.
+    pub(crate) fn note_lost(&self, packets: u64, bytes: u64) {
+        count(&self.tx_bytes, bytes.wrapping_neg());
+        count(&self.tx_packets, packets.wrapping_neg());
+    }
+
     /// Authentic datagrams were received; whether the protocol has to be told of data.
     pub(crate) fn note_received(&self, now: Instant, traffic: Traffic) -> bool {
         count(&self.rx_bytes, traffic.bytes);

@@ -36,7 +36,11 @@ fn skip(end: &mut End, count: u64, now: u64) {
         parse_inner(&back(&[])).unwrap()
     };
     let peer = end.device.route(&[], &inner).unwrap();
-    assert!(end.device.begin_send(peer, count, now).is_some());
+    assert!(
+        end.device
+            .begin_send(peer, count, now, &mut [0; 32])
+            .is_some()
+    );
 }
 
 // --- sealing --------------------------------------------------------------------------
@@ -399,19 +403,32 @@ fn a_batch_gets_all_its_counters_or_none() {
         .route(&packet, &parse_inner(&packet).unwrap())
         .unwrap();
     skip(&mut ends.alice, REJECT_AFTER_MESSAGES - 3, now);
-    assert!(ends.alice.device.begin_send(peer, 3, now).is_none());
-    let sending = ends.alice.device.begin_send(peer, 2, now).unwrap();
-    assert_eq!(sending.first_counter, REJECT_AFTER_MESSAGES - 2);
-    assert_eq!(sending.header, [4, 0, 0, 0, 1, 0, 0, 0xB0]);
-    assert_eq!((sending.endpoint, sending.peer), (bob_at(), THEM));
-    assert_eq!(sending.key, &[1; 32]);
-    let shown = format!("{sending:?}");
-    assert!(!shown.contains("1, 1"), "{shown}");
-    assert!(ends.alice.device.begin_send(peer, 1, now).is_none());
     assert!(
         ends.alice
             .device
-            .begin_send(peer, 1, now + 180 * SECOND)
+            .begin_send(peer, 3, now, &mut [0; 32])
+            .is_none()
+    );
+    let mut key = [0; 32];
+    let sending = ends
+        .alice
+        .device
+        .begin_send(peer, 2, now, &mut key)
+        .unwrap();
+    assert_eq!(sending.first_counter, REJECT_AFTER_MESSAGES - 2);
+    assert_eq!(sending.header, [4, 0, 0, 0, 1, 0, 0, 0xB0]);
+    assert_eq!((sending.endpoint, sending.peer), (bob_at(), THEM));
+    assert_eq!(key, [1; 32]);
+    assert!(
+        ends.alice
+            .device
+            .begin_send(peer, 1, now, &mut [0; 32])
+            .is_none()
+    );
+    assert!(
+        ends.alice
+            .device
+            .begin_send(peer, 1, now + 180 * SECOND, &mut [0; 32])
             .is_none()
     );
 }

@@ -53,6 +53,9 @@ class NativeDatapath:
             ``take_events`` has something to give.
         offloads: what may be used of what the kernel has.
         max_segments: UDP_MAX_SEGMENTS of this kernel; None to find out.
+        workers: threads that move packets, 1 or more.
+        eager: wake all of them whenever there is something to do, rather than one until it
+            cannot keep up; for tests.
         now: boot-clock nanoseconds to begin with, if ``set_clock`` is to move time; 0 to
             go by the machine's clock.
 
@@ -70,13 +73,15 @@ class NativeDatapath:
         on_events: Callable[[], None] | None = None,
         offloads: Offloads = ALL_OFFLOADS,
         max_segments: int | None = None,
+        workers: int = 1,
+        eager: bool = False,
         now: int = 0,
     ) -> None:
         self.on_events = on_events
         self._loop: Final = loop
         sockets = sockets or NoSockets()
         self._engine: Final = Engine(
-            tun.fds[0],
+            list(tun.fds),
             vnet_hdr=tun.vnet_hdr,
             tso=tun.tso and offloads.tso,
             uso=tun.uso and offloads.uso,
@@ -87,6 +92,8 @@ class NativeDatapath:
             batches=offloads.batches,
             mtu=mtu,
             max_segments=probe_max_segments() if max_segments is None else max_segments,
+            workers=workers,
+            eager=eager,
             now=now,
         )
         self._waiting: Final[deque[tuple[int, Callable[[], None]]]] = deque()
@@ -151,7 +158,7 @@ class NativeDatapath:
     def close(self) -> None:
         """Zero all keys and let go of the descriptors, without closing them.
 
-        Returns when the engine's thread has ended.
+        Returns when the engine's threads have ended.
         """
         if self._closed:
             return
