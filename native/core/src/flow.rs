@@ -1,6 +1,6 @@
 //! Which flow an inner packet belongs to: what is above IP, and its ports.
 
-use crate::inner::{IPV4_HEADER_SIZE, IPV6_HEADER_SIZE};
+use crate::inner::{IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, is_fragment};
 
 /// TCP.
 pub const TCP: u8 = 6;
@@ -93,15 +93,6 @@ const fn mix(mut hash: u32) -> u32 {
     hash = (hash ^ hash >> 16).wrapping_mul(0x7FEB_352D);
     hash = (hash ^ hash >> 15).wrapping_mul(0x846C_A68B);
     hash ^ hash >> 16
-}
-
-/// Whether it is a part of an IPv4 packet, the first one included. (Of IPv6 packets the
-/// kernel passes on parts that hang on a header of their own, which `flow_of` walks past.)
-fn is_fragment(packet: &[u8]) -> bool {
-    packet.first().is_some_and(|first| first >> 4 == 4)
-        && packet
-            .get(6..8)
-            .is_some_and(|bits| u16::from_be_bytes([bits[0], bits[1]]) & 0x3FFF != 0)
 }
 
 /// The protocol and where its header begins; `None` in a later fragment.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use nvpn_core::flow::{Flow, Ports, TCP, UDP, flow_of};
+use nvpn_core::flow::{Flow, Ports, TCP, UDP, flow_hash, flow_of};
 use nvpn_core::inner::parse_inner;
 use nvpn_core::{Command, Diversion, DropReason, Event, PeerId, PortFilter, Rule};
 use proptest::prelude::*;
@@ -77,6 +77,18 @@ fn each_packet_shows_its_flow() {
     for (packet, protocol, ports) in table {
         assert_eq!(flow_of(&packet), Flow { protocol, ports }, "{packet:02x?}");
     }
+}
+
+#[test]
+fn the_fragments_of_a_datagram_are_of_one_flow() {
+    let whole = v4(UDP, &ports(1, 2), 0);
+    let first = v4(UDP, &ports(1, 2), 0x2000);
+    let later = v4(UDP, &ports(3, 4), 9);
+    assert_eq!(flow_hash(&first), flow_hash(&later));
+    assert_ne!(flow_hash(&first), flow_hash(&whole));
+    let first = v6(44, &[&FIRST[..], &ports(1, 2)].concat());
+    let later = v6(44, &[&LATER[..], &ports(3, 4)].concat());
+    assert_eq!(flow_hash(&first), flow_hash(&later));
 }
 
 const ANY: Rule = Rule {
