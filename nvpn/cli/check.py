@@ -8,7 +8,7 @@ import sys
 from nvpn.cli.output import write_output
 from nvpn.config.load import Examination, examine, find
 from nvpn.config.model import TunnelConfig
-from nvpn.datapath.choice import Choice, choose
+from nvpn.datapath.choice import Choice, choose, explain_workers
 from nvpn.errors import ConfigError
 
 
@@ -39,8 +39,12 @@ def run(args: argparse.Namespace) -> int:
         if examination.config is None or choice is None:
             status = 1
         else:
+            config = examination.config
+            unmet = explain_workers(choice, config.interface.workers, file=str(config.path))
+            if unmet:
+                print(f"warning: {unmet}", file=sys.stderr)
             sys.stderr.flush()
-            write_output(f"{_summary(examination.config)}, {choice.name} datapath\n")
+            write_output(f"{_summary(config)}, {choice.name} datapath\n")
             choices[choice] = None
     for choice in choices:
         if choice.why:

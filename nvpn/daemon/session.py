@@ -68,6 +68,8 @@ class Session:
     Args:
         name: the interface's.
         choice: the datapath.
+        workers: threads that may move packets.
+        queues: of the interface.
         remembers_peers: over a restart: those of a file are remembered, those that others
             configure are not.
 
@@ -82,6 +84,8 @@ class Session:
         undo: contextlib.AsyncExitStack,
         *,
         choice: Choice,
+        workers: int,
+        queues: int,
         remembers_peers: bool,
     ) -> None:
         if is_running(name):
@@ -112,6 +116,8 @@ class Session:
             name,
             self._netconf,
             choice=choice,
+            workers=workers,
+            queues=queues,
             loop=around.loop,
             timestamps=self._keeper.timestamps,
             on_gone=self._interface_gone,
@@ -333,11 +339,17 @@ def _endpoints(config: TunnelConfig) -> dict[PublicKey, HostPort]:
 
 def _left_as_it_is(old: TunnelConfig, new: TunnelConfig) -> list[str]:
     """What a reload cannot change."""
-    if old.interface.datapath is new.interface.datapath:
-        return []
+    was, wanted = old.interface, new.interface
+    changes = {
+        "datapath": (was.datapath, wanted.datapath, f'"{wanted.datapath.value}"'),
+        "workers": (was.workers, wanted.workers, f"{wanted.workers}"),
+        "queues": (was.queues, wanted.queues, f"{wanted.queues}"),
+    }
     return [
-        f'{new.path}: interface.datapath: "{new.interface.datapath.value}" is for the next'
-        f" start: nvpn down {new.name}, then nvpn up {new.name}"
+        f"{new.path}: interface.{key}: {shown} is for the next start: nvpn down {new.name},"
+        f" then nvpn up {new.name}"
+        for key, (before, after, shown) in changes.items()
+        if before != after
     ]
 
 

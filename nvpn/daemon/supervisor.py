@@ -16,11 +16,11 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from nvpn.config.load import load
-from nvpn.config.model import TunnelConfig
+from nvpn.config.model import InterfaceConfig, TunnelConfig
 from nvpn.daemon.background import Reporter
 from nvpn.daemon.session import Session, Surroundings
 from nvpn.daemon.threads import run_in_thread
-from nvpn.datapath.choice import Choice, choose
+from nvpn.datapath.choice import choose, explain_workers
 from nvpn.errors import ControlError, NvpnError
 
 _log: Final = logging.getLogger(__name__)
@@ -78,13 +78,20 @@ class Supervisor:
 
     async def _start(self) -> None:
         around = Surroundings(self._loop, self._spawn, self._end, self._warn)
+        wanted = InterfaceConfig() if self._config is None else self._config.interface
+        file = "" if self._config is None else str(self._config.path)
+        choice = choose(wanted.datapath, file=file)
         session = Session(
             self._name,
             around,
             self._undo,
-            choice=_choose(self._config),
+            choice=choice,
+            workers=wanted.workers,
+            queues=wanted.queues,
             remembers_peers=self._config is not None,
         )
+        if sentence := explain_workers(choice, wanted.workers, file=file):
+            self._warn(sentence)
         if self._config is not None:
             await session.configure(self._config)
         session.open_control({"nvpn_reload": self._reload})
@@ -173,9 +180,3 @@ class Supervisor:
     def _warn(self, sentence: str) -> None:
         _log.warning("%s", sentence)
         self._reporter.warn(sentence)
-
-
-def _choose(config: TunnelConfig | None) -> Choice:
-    if config is None:
-        return choose()
-    return choose(config.interface.datapath, file=str(config.path))

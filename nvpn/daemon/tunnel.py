@@ -43,6 +43,8 @@ def create_tunnel(
     netconf: LinuxNetconf,
     *,
     choice: Choice,
+    workers: int,
+    queues: int,
     loop: asyncio.AbstractEventLoop,
     timestamps: TimestampSource,
     on_gone: Callable[[], None],
@@ -52,6 +54,8 @@ def create_tunnel(
 
     Args:
         choice: the datapath that is to carry it.
+        workers: threads that may move its packets.
+        queues: of the interface.
         on_gone: the interface was deleted by somebody.
         on_failure: a bug of ours ended the backend.
 
@@ -64,7 +68,7 @@ def create_tunnel(
             errno=errno.EEXIST,
             hint=f"choose another name, or remove it: ip link delete {name}",
         )
-    tun = open_tun(name)
+    tun = open_tun(name, queues=queues)
     try:
         link = netconf.find_link(tun.name)
         if link is None:
@@ -72,7 +76,14 @@ def create_tunnel(
         max_segments = probe_max_segments()
         host = TunnelHost(netconf, link, max_segments=max_segments)
         host.prepare(DEFAULT_MTU)
-        datapath = create_datapath(choice, loop, tun, mtu=DEFAULT_MTU, max_segments=max_segments)
+        datapath = create_datapath(
+            choice,
+            loop,
+            tun,
+            mtu=DEFAULT_MTU,
+            max_segments=max_segments,
+            workers=workers,
+        )
         device = Device(datapath=datapath, random=os.urandom, timestamps=timestamps)
         backend = UserspaceBackend(
             name=tun.name,

@@ -90,6 +90,19 @@ def choose(
     return Choice(False, str(missing))
 
 
+def explain_workers(choice: Choice, workers: int, *, file: str) -> str:
+    """A sentence for who asks for so many workers, empty if they get what they ask for."""
+    if choice.is_native or workers == 1:
+        return ""
+    return str(
+        ConfigError(
+            f"{workers} workers need the native datapath; the Python one has one thread",
+            file=file,
+            key="interface.workers",
+        )
+    )
+
+
 def _settle(wish: Wish, file: str, environment: Mapping[str, str]) -> tuple[Wish, str]:
     """What is asked for, and by whom."""
     text = environment.get(VARIABLE, "")
@@ -161,17 +174,21 @@ def create_datapath(
     *,
     mtu: int,
     max_segments: int,
+    workers: int = 1,
 ) -> Datapath:
     """The chosen datapath on a TUN device, without sockets. The other one is not loaded.
 
+    Args:
+        workers: threads that may move packets; Python's has one whatever it says.
+
     Raises:
-        PlatformError: no thread, or no descriptors, for the native one.
+        PlatformError: no threads, or no descriptors, for the native one.
     """
     if choice.is_native:
         from nvpn.datapath.native.adapter import NativeDatapath
 
         try:
-            return NativeDatapath(loop, tun, mtu=mtu, max_segments=max_segments)
+            return NativeDatapath(loop, tun, mtu=mtu, max_segments=max_segments, workers=workers)
         except OSError as error:
             operation = "start the native datapath"
             raise PlatformError(operation, errno=error.errno or 0) from None

@@ -77,6 +77,20 @@ def test_which_datapath_it_would_be_is_told_and_why_it_is_python(home: Path) -> 
         assert reasons[0].startswith(f"datapath python: {missing.what}; ")
 
 
+def test_workers_that_the_datapath_does_not_have_are_warned_about(home: Path) -> None:
+    path = home / "good.toml"
+    path.write_text(path.read_text().replace("[interface]", "[interface]\nworkers = 4"))
+    sentence = (
+        "warning: good.toml: interface.workers: 4 workers need the native datapath;"
+        " the Python one has one thread\n"
+    )
+    status, _, warned = check("good.toml", cwd=home)
+    assert (status, sentence in warned) == (0, True)
+    if find_missing() is None:
+        status, _, warned = check("good.toml", cwd=home, datapath="native")
+        assert (status, "workers" in warned) == (0, False)
+
+
 def test_a_datapath_that_up_would_refuse_is_a_mistake(home: Path) -> None:
     path = home / "good.toml"
     path.write_text(path.read_text().replace("[interface]", "[interface]\ndatapath = 'native'"))

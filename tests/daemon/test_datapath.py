@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,21 @@ MISSING = find_missing()
 PLAIN = '[interface]\nprivate_key = "PRIVATE"\naddress = "10.9.0.1/24"\n'
 
 
+def shown(machine: Machine) -> dict[str, Any]:
+    (tunnel,) = json.loads(machine.nvpn("show", "wg0", "--json").stdout)["interfaces"]
+    found: dict[str, Any] = tunnel
+    return found
+
+
 def runs(machine: Machine) -> tuple[str, str | None]:
     """The name of the running datapath, and why it is that one."""
-    (tunnel,) = json.loads(machine.nvpn("show", "wg0", "--json").stdout)["interfaces"]
-    return tunnel["datapath"].partition(" (")[0], tunnel["datapath_reason"]
+    tunnel = shown(machine)
+    return str(tunnel["datapath"]).partition(" (")[0], tunnel["datapath_reason"]
+
+
+def described(machine: Machine) -> str:
+    """The running datapath with all that it uses."""
+    return str(shown(machine)["datapath"])
 
 
 def test_the_faster_one_that_is_there_runs_and_says_so(machine: Machine) -> None:
@@ -74,6 +86,43 @@ def test_the_native_one_is_not_replaced_when_it_is_missing(machine: Machine) -> 
         f'error: {path}: interface.datapath: asks for "native", but {MISSING}\n'
     )
     assert machine.is_clean()
+
+
+@pytest.mark.skipif(MISSING is not None, reason="the native datapath is not there")
+def test_workers_and_queues_are_as_many_as_the_file_asks_for(machine: Machine) -> None:
+    machine.environment.update(NVPN_DATAPATH="native", COLUMNS="120")
+    machine.write(PLAIN + "workers = 3\nqueues = 2\n")
+    assert machine.nvpn("up", "wg0.toml").stderr == ""
+    assert "; 3 workers, 2 queues)" in machine.nvpn("show", "wg0", "-v").stdout
+    assert "; 3 workers, 2 queues)" in described(machine)
+    queues = machine.host.run("ls", "/sys/class/net/wg0/queues").split()
+    assert sum(queue.startswith("rx-") for queue in queues) == 2
+    machine.nvpn("down", "wg0")
+    assert machine.is_clean()
+
+
+def test_python_serves_all_queues_and_says_that_it_has_one_thread(machine: Machine) -> None:
+    machine.environment["NVPN_DATAPATH"] = "python"
+    path = machine.write(PLAIN + "workers = 2\nqueues = 2\n")
+    assert machine.nvpn("up", "wg0.toml").stderr == (
+        f"warning: {path}: interface.workers: 2 workers need the native datapath;"
+        " the Python one has one thread\n"
+    )
+    assert described(machine).endswith("; 2 queues)")
+
+
+def test_a_reload_says_that_workers_and_queues_are_for_the_next_start(machine: Machine) -> None:
+    machine.write(PLAIN)
+    machine.nvpn("up", "wg0.toml")
+    before = described(machine)
+    path = machine.write(PLAIN + "workers = 2\nqueues = 2\n")
+    next_start = "is for the next start: nvpn down wg0, then nvpn up wg0\n"
+    assert machine.nvpn("reload", "wg0").stderr == (
+        f"warning: {path}: interface.workers: 2 {next_start}"
+        f"warning: {path}: interface.queues: 2 {next_start}"
+    )
+    assert described(machine) == before
+    assert machine.nvpn("reload", "wg0").stderr == ""
 
 
 def test_a_reload_says_that_a_datapath_is_for_the_next_start(pair: Pair) -> None:

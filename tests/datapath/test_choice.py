@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nvpn import __version__
-from nvpn.datapath.choice import VARIABLE, Choice, Wish, choose, find_missing
+from nvpn.datapath.choice import VARIABLE, Choice, Wish, choose, explain_workers, find_missing
 from nvpn.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,18 @@ def test_contradictions_and_slips_are_explained(wish: Wish, variable: str, sente
     with pytest.raises(ConfigError) as caught:
         choose(wish, file="wg0.toml", environment={VARIABLE: variable})
     assert str(caught.value) == f"{VARIABLE}: {sentence}"
+
+
+@pytest.mark.parametrize(("is_native", "workers"), [(True, 1), (True, 4), (False, 1)])
+def test_nothing_is_said_of_workers_that_are_there(is_native: bool, workers: int) -> None:
+    assert explain_workers(Choice(is_native), workers, file="wg0.toml") == ""
+
+
+def test_workers_that_the_python_datapath_does_not_have_are_explained() -> None:
+    assert explain_workers(Choice(False), 4, file="wg0.toml") == (
+        "wg0.toml: interface.workers: 4 workers need the native datapath;"
+        " the Python one has one thread"
+    )
 
 
 @pytest.mark.skipif(not IS_THERE, reason="the native datapath is not built here")

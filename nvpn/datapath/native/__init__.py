@@ -1,1 +1,1 @@
-"""The native datapath: a Rust engine on a thread of its own, and its adapter to the seam."""
+"""The native datapath: a Rust engine on threads of its own, and its adapter to the seam."""

@@ -24,6 +24,7 @@ from nvpn.datapath.api import (
     PeerId,
     Watch,
 )
+from nvpn.datapath.description import describe_datapath
 from nvpn.datapath.native.tuples import pack_command, unpack_event
 from nvpn.datapath.ports import ALL_OFFLOADS, Descriptors, Device, NoSockets, Offloads
 from nvpn.datapath.segments import probe_max_segments
@@ -37,8 +38,6 @@ HANDSHAKES_AT_ONCE: Final = 2
 
 So timers and control have their say under a flood of them. Packets do not wait for any.
 """
-
-_OFFLOADS: Final = ("TSO", "USO", "GSO", "GRO")
 
 
 class NativeDatapath:
@@ -60,7 +59,7 @@ class NativeDatapath:
             go by the machine's clock.
 
     Raises:
-        OSError: no thread, or no descriptors left to wake it by.
+        OSError: no threads, or no descriptors left to wake them by.
     """
 
     def __init__(
@@ -80,6 +79,8 @@ class NativeDatapath:
         self.on_events = on_events
         self._loop: Final = loop
         sockets = sockets or NoSockets()
+        self._workers: Final = workers
+        self._queues: Final = len(tun.fds)
         self._engine: Final = Engine(
             list(tun.fds),
             vnet_hdr=tun.vnet_hdr,
@@ -150,10 +151,17 @@ class NativeDatapath:
         return {DropReason(name): count for name, count in self._engine.drops()}
 
     def describe(self) -> str:
-        """For people: ``native (TSO, USO, GSO, GRO)``, what is in use now."""
-        used = zip(_OFFLOADS, self._engine.offloads(), strict=True)
-        names = ", ".join(name for name, is_used in used if is_used)
-        return f"native ({names or 'no offloads'})"
+        """For people: ``native (TSO, USO, GSO, GRO; 4 workers)``, what is in use now."""
+        tso, uso, gso, gro = self._engine.offloads()
+        return describe_datapath(
+            "native",
+            tso=tso,
+            uso=uso,
+            gso=gso,
+            gro=gro,
+            workers=self._workers,
+            queues=self._queues,
+        )
 
     def close(self) -> None:
         """Zero all keys and let go of the descriptors, without closing them.
