@@ -46,6 +46,14 @@ PAIRS = [
     (named(PYTHON_SETUPS, "python"), named(NATIVE_SETUPS, "native")),
     (named(PYTHON_SETUPS, "python, no batches"), named(NATIVE_SETUPS, "native")),
     (named(PYTHON_SETUPS, "python, no batches"), named(NATIVE_SETUPS, "native, no batches")),
+    (
+        named(PYTHON_SETUPS, "python, no batches"),
+        named(NATIVE_SETUPS, "native, three eager workers"),
+    ),
+    (
+        named(PYTHON_SETUPS, "python, two queues"),
+        named(NATIVE_SETUPS, "native, two queues, two workers"),
+    ),
     (named(PYTHON_SETUPS, "python, bare device"), named(NATIVE_SETUPS, "native, bare device")),
 ]
 

@@ -52,13 +52,18 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """An implementation, a device with or without headers, and offloads on or off."""
+    """An implementation, a device with or without headers, and offloads on or off.
+
+    ``eager`` workers are all at work, where else only the first would be.
+    """
 
     name: str
     vnet_hdr: bool
     offloads: Offloads
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    workers: int = 1
     queues: int = 1
+    eager: bool = False
 
     @property
     def implementation(self) -> str:
@@ -85,6 +90,8 @@ class Setup:
                 now=clock() if clock is not None else 0,
                 on_events=on_events,
                 offloads=self.offloads,
+                workers=self.workers,
+                eager=self.eager,
             )
         return PythonDatapath(
             loop,
@@ -116,6 +123,8 @@ NATIVE_SETUPS = (
     Setup("native, no merged datagrams", True, Offloads(gso=False, gro=False)),
     Setup("native, no merged packets", True, Offloads(tso=False, uso=False)),
     Setup("native, no offloads", False, NO_OFFLOADS),
+    Setup("native, three eager workers", True, Offloads(), workers=3, eager=True),
+    Setup("native, two queues, two workers", True, Offloads(), workers=2, queues=2, eager=True),
 )
 # Where the module is missing that is a failure in CI: tests/datapath/test_choice.py.
 SETUPS = PYTHON_SETUPS + (NATIVE_SETUPS if HAS_NATIVE else ())
