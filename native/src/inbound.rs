@@ -204,3 +204,9 @@ impl Inbound {
         });
     }
 }
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}

@@ -11,7 +11,7 @@ const KEPT_BYTES: usize = 1 << 20;
 /// Datagrams and packets in their order, behind each other in two buffers that stay.
 ///
 /// Datagrams to one endpoint that can leave in one call are kept as one.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Mail {
     sealed: Vec<u8>,
     outgoing: Vec<Outgoing>,

@@ -8,7 +8,7 @@ use nvpn_core::lane::Entrance;
 use nvpn_core::secret::KEY_SIZE;
 use nvpn_core::split::{SEND_BYTES, Split};
 use nvpn_core::virtio::{
-    BadFrame, MAX_UDP_PAYLOAD, VIRTIO_HEADER_SIZE, VirtioHeader, complete_checksum,
+    BadFrame, GSO_ECN, MAX_UDP_PAYLOAD, VIRTIO_HEADER_SIZE, VirtioHeader, complete_checksum,
 };
 use nvpn_core::{DropReason, Instant, PeerRef, Sending, Traffic};
 use zeroize::Zeroize;
@@ -19,7 +19,6 @@ use crate::tun::MAX_FRAME;
 use crate::worker::Tools;
 
 const FRAMES_AT_ONCE: usize = 64;
-const GSO_ECN: u8 = 0x80;
 
 /// Reads packets, seals and sends them.
 ///
@@ -369,6 +368,12 @@ impl Sealer {
         }
         self.batches.clear();
         self.big_key.zeroize();
+    }
+}
+
+impl Drop for Sealer {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 

@@ -149,7 +149,7 @@ impl PeerShared {
     }
 }
 
-/// Add to a number that one thread writes at a time.
+/// Add to a number that one thread writes at a time: the one that has the device.
 fn count(total: &AtomicU64, more: u64) {
     let sum = total.load(Ordering::Relaxed).wrapping_add(more);
     total.store(sum, Ordering::Relaxed);
