@@ -19,7 +19,8 @@ pub const GSO_TCPV4: u8 = 1;
 pub const GSO_TCPV6: u8 = 4;
 /// UDP to be cut into packets.
 pub const GSO_UDP_L4: u8 = 5;
-pub(crate) const GSO_ECN: u8 = 0x80;
+/// Added to the others: the first segment has CWR set.
+pub const GSO_ECN: u8 = 0x80;
 
 /// The IP protocol number of TCP.
 pub const TCP: u8 = 6;
