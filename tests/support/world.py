@@ -28,6 +28,7 @@ import pytest
 
 from nvpn.datapath.choice import VARIABLE, Wish, find_missing
 from nvpn.model.keys import PrivateKey
+from tests.support.pinging import ping
 
 SOCKETS = Path("/var/run/wireguard")
 NVPN = (sys.executable, "-m", "nvpn")
@@ -226,7 +227,7 @@ class Host:
                 raise AssertionError(f"{engine.name} ended: {tunnel.log_text()}")
             return self.run("wg", "show", tunnel.interface, check=False) != ""
 
-        wait_until(is_up, 10, f"{engine.name} answers on {tunnel.interface}")
+        wait_until(is_up, 30, f"{engine.name} answers on {tunnel.interface}")
         tunnel.wg_set(
             "listen-port",
             str(tunnel.port),
@@ -246,21 +247,19 @@ class Host:
         count: int = 3,
         interval: float = 0.05,
         size: int = 56,
-        wait: float = 2,
-        extra: tuple[str, ...] = (),
+        wait: float = 10,
+        whole: bool = False,
     ) -> tuple[int, int]:
-        """(sent, received)."""
-        out = self.run(
-            *("ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-s", str(size)),
-            *("-W", str(wait), *extra, address),
-            check=False,
-            timeout=count * max(interval, wait) + 10,
+        """(sent, answered); see :func:`tests.support.pinging.ping`."""
+        return ping(
+            self.netns,
+            address,
+            count=count,
+            interval=interval,
+            size=size,
+            wait=wait,
+            whole=whole,
         )
-        for line in out.splitlines():
-            if " packets transmitted" in line:
-                words = line.split()
-                return int(words[0]), int(words[3])
-        raise AssertionError(f"ping said nothing: {out}")
 
     def iperf3(self, address: str, server: Host, *arguments: str, seconds: float = 2) -> Any:
         """Run iperf3 against ``server`` (started for it, once) and return its JSON."""
