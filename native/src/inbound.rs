@@ -40,6 +40,13 @@ pub struct Arrival {
     now: Instant,
 }
 
+impl Arrival {
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
 /// Why a read has brought nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {

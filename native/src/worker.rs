@@ -27,10 +27,9 @@ const TURNS_A_LOOK: u32 = 4;
 /// Turns without a rest after which it calls for help.
 const TURNS_A_CALL: u32 = 32;
 
-const READS_A_TURN: usize = 4;
-const DATAGRAMS_A_TURN: usize = 64;
+/// In each direction: four of the largest reads, or so many small ones.
 const BYTES_A_TURN: usize = 4 * 65536;
-const FRAMES_A_TURN: usize = 64;
+const READS_A_TURN: usize = 64;
 
 const WAKE: usize = 0;
 const IPV4: usize = 1;
@@ -155,12 +154,9 @@ impl Worker {
     fn receive(&mut self, at: usize) {
         let paths = self.paths();
         let path = at.checked_sub(paths).map(|path| self.sources.paths[path].0);
-        let reads = if path.is_some() {
-            DATAGRAMS_A_TURN
-        } else {
-            READS_A_TURN
-        };
-        for _ in 0..reads {
+        let (mut bytes, mut reads) = (0, 0);
+        while bytes < BYTES_A_TURN && reads < READS_A_TURN {
+            reads += 1;
             let Some(entrance) = enter(&self.common.inbound, &self.common, self.generation) else {
                 return;
             };
@@ -171,6 +167,7 @@ impl Worker {
             };
             match read {
                 Ok(arrival) => {
+                    bytes += arrival.size();
                     let ticket = entrance.take_ticket();
                     self.inbound
                         .deliver(&arrival, &ticket, &self.common, &mut self.tools);
@@ -194,7 +191,7 @@ impl Worker {
 
     fn send(&mut self, queue: usize) {
         let (mut bytes, mut frames) = (0, 0);
-        while bytes < BYTES_A_TURN && frames < FRAMES_A_TURN {
+        while bytes < BYTES_A_TURN && frames < READS_A_TURN {
             let lane = &self.common.outbound[queue];
             let Some(entrance) = enter(lane, &self.common, self.generation) else {
                 return;
