@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from nvpn.model.keys import PrivateKey
-from tests.support.kernel import HOST_UNDERLAY, kernel_tunnel
+from tests.support.kernel import HOST_UNDERLAY, KernelTunnel, kernel_tunnel
 from tests.support.world import Host, Tunnel, World, engine, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
@@ -77,8 +77,8 @@ def test_both_families_inside_each_family_outside_in_both_roles(
     speaker, (v4, v6) = (t.a, ("10.9.0.2", "fd09::2")) if first else (t.b, ("10.9.0.1", "fd09::1"))
     assert speaker.ping(v4) == (3, 3)
     assert speaker.ping(v6) == (3, 3)
-    assert speaker.ping(v4, size=1392, extra=("-M", "do")) == (3, 3)
-    assert speaker.ping(v6, size=1372, extra=("-M", "do")) == (3, 3)
+    assert speaker.ping(v4, size=1392, whole=True) == (3, 3)
+    assert speaker.ping(v6, size=1372, whole=True) == (3, 3)
     # Byte counters agree with the other side's, to the byte.
     ours, theirs = t.near.peer(t.far), t.far.peer(t.near)
     assert (ours["rx"], ours["tx"]) == (theirs["tx"], theirs["rx"])
@@ -136,9 +136,9 @@ def test_roaming_by_address_and_family(world: World, other: str) -> None:
     t.far.wg_set("peer", t.near.public_key, "endpoint", t.outer(1, 6))
     # (wireguard-go loses some packets after a change of family: stale address buffers.)
     least = 1 if other == "wireguard-go" else 5
-    assert t.b.ping("10.9.0.1", count=5)[1] >= least
+    assert t.b.ping("10.9.0.1", count=5, wait=2)[1] >= least
     assert t.near.peer(t.far)["endpoint"] == t.outer(2, 6)
-    assert t.a.ping("10.9.0.2", count=5)[1] >= least
+    assert t.a.ping("10.9.0.2", count=5, wait=2)[1] >= least
 
 
 @pytest.mark.parametrize("other", PEERS)
@@ -149,7 +149,8 @@ def test_iperf3_tcp_and_udp_pass_in_both_directions(world: World, other: str) ->
     for arguments in ((), ("-R",), ("-P", "4"), ("--bidir",)):
         end = t.a.iperf3("10.9.0.2", t.b, *arguments, seconds=1)["end"]
         assert end["sum_received"]["bytes"] > 1_000_000, arguments
-    for arguments in (("-u", "-b", "20M"), ("-u", "-b", "20M", "-R", "-l", "1372")):
+    # So slow that queues hold what comes while others have the processor.
+    for arguments in (("-u", "-b", "2M"), ("-u", "-b", "2M", "-R", "-l", "1372")):
         end = t.a.iperf3("10.9.0.2", t.b, *arguments, seconds=1)["end"]
         assert end["sum"]["lost_percent"] < 5, arguments
     end = t.a.iperf3("fd09::2", t.b, seconds=1)["end"]
@@ -183,33 +184,35 @@ def test_peers_over_ipv4_and_ipv6_at_once(world: World) -> None:
     assert background.wait(20) == 0
 
 
-@pytest.mark.parametrize("role", ["initiator", "responder"])
-def test_the_kernel_is_a_peer_in_both_roles(world: World, role: str) -> None:
+def test_the_kernel_is_a_peer_in_both_roles(world: World) -> None:
     a = world.host("a")
     near = a.tunnel(engine("nvpn"), ("10.9.0.1/24", "fd09::1/64"))
     psk = PrivateKey(os.urandom(32))
-    endpoint = f"Endpoint = {HOST_UNDERLAY}:51820\n" if role == "responder" else ""
+    ours = "10.9.0.1/32,fd09::1/128"
     peers = (
         f"[Peer]\nPublicKey = {near.public_key}\nPresharedKey = {psk.reveal_base64()}\n"
-        f"AllowedIPs = 10.9.0.1/32, fd09::1/128\n{endpoint}"
+        f"AllowedIPs = {ours}\n"
     )
     key = PrivateKey(os.urandom(32))
-    with kernel_tunnel(world, a, "10.9.0.2/24, fd09::2/64", peers, key) as kernel:
-        arguments = ["endpoint", kernel.endpoint] if role == "initiator" else []
+
+    def meet(kernel: KernelTunnel, *endpoint: str) -> None:
         near.wg_set(
             "peer", kernel.public_key, "allowed-ips", "10.9.0.2/32,fd09::2/128",
-            "preshared-key", "/dev/stdin", *arguments,
+            "preshared-key", "/dev/stdin", *endpoint,
             stdin=psk.reveal_base64().encode(),
         )  # fmt: skip
-        if role == "initiator":
-            assert a.ping("10.9.0.2", wait=5) == (3, 3)
-        else:
-            assert " 0% packet loss" in kernel.run("ping", "-c", "3", "-W", "5", "10.9.0.1")
-        assert a.ping("fd09::2", wait=5) == (3, 3)
-        assert a.ping("10.9.0.2", size=1392, extra=("-M", "do"), wait=5) == (3, 3)
+
+    def try_all() -> None:
+        assert a.ping("fd09::2") == (3, 3)
+        assert a.ping("10.9.0.2", size=1392, whole=True) == (3, 3)
+
+    with kernel_tunnel(world, a, "10.9.0.2/24, fd09::2/64", peers, key) as kernel:
+        meet(kernel, "endpoint", kernel.endpoint)
+        assert a.ping("10.9.0.2") == (3, 3)
+        try_all()
         # Roaming towards the kernel, and a transfer that fills its windows.
         near.wg_set("listen-port", "51999")
-        assert a.ping("10.9.0.2", wait=5) == (3, 3)
+        assert a.ping("10.9.0.2") == (3, 3)
         assert f"{HOST_UNDERLAY}:51999" in kernel.run("wg", "show", "wg0", "endpoints")
         kernel.run("iperf3", "-s", "-D")
         for arguments in ([], ["-R"]):
@@ -218,8 +221,20 @@ def test_the_kernel_is_a_peer_in_both_roles(world: World, role: str) -> None:
             )
             out = a.run("iperf3", "-c", "10.9.0.2", "-t", "2", *arguments, timeout=60)
             assert "receiver" in out
-        ours = near.dump()[kernel.public_key]
-        theirs = kernel.run("wg", "show", "wg0", "transfer").split()
-        assert abs(ours["tx"] - int(theirs[1])) <= ours["tx"] * 0.01
-        dmesg = kernel.run("dmesg")
-        assert "Invalid MAC" not in dmesg
+        sent = near.dump()[kernel.public_key]["tx"]
+        received = int(kernel.run("wg", "show", "wg0", "transfer").split()[1])
+        assert abs(sent - received) <= sent * 0.01
+
+        # Both forget the session; now only the kernel knows where to find the other.
+        near.wg_set("peer", kernel.public_key, "remove")
+        meet(kernel)
+        kernel.run("wg", "set", "wg0", "peer", near.public_key, "remove")
+        kernel.run(
+            *("wg", "set", "wg0", "peer", near.public_key, "allowed-ips", ours),
+            *("endpoint", f"{HOST_UNDERLAY}:51999"),
+        )
+        kernel.wg_set_psk(near.public_key, psk)
+        assert " 0% packet loss" in kernel.run("ping", "-c", "3", "-W", "10", "10.9.0.1")
+        assert near.dump()[kernel.public_key]["endpoint"] == kernel.endpoint
+        try_all()
+        assert "Invalid MAC" not in kernel.run("dmesg")
