@@ -35,7 +35,10 @@ from tests.support.segments import ACK, PSH, Flow
 ROUNDS = int(os.environ.get("NVPN_FUZZ_ROUNDS", "60"))
 KEY = bytes(range(32))
 
-pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="the native datapath is not built here")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(not HAS_NATIVE, reason="the native datapath is not built here"),
+]
 
 
 def named(setups: Sequence[Setup], name: str) -> Setup:

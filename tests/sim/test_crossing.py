@@ -12,6 +12,8 @@ from nvpn.wire.messages import MessageType
 from tests.support.kernel_like import KernelLike
 from tests.support.sim import Flight, Host, Weather, World, inner
 
+pytestmark = pytest.mark.once
+
 RTT = 100 * MILLISECOND
 
 

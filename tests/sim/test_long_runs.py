@@ -10,6 +10,8 @@ from nvpn.model.clock import MILLISECOND
 from nvpn.wire.messages import MessageType
 from tests.support.sim import Flight, Pair, Weather
 
+pytestmark = pytest.mark.once
+
 DAY = 86_400.0
 BAD = Weather(
     latency=30 * MILLISECOND, jitter=80 * MILLISECOND, loss=0.1, duplication=0.05, corruption=0.02

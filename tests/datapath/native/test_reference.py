@@ -31,6 +31,8 @@ from nvpn.model.prefixes import format_address
 from tests.support.rust import Answerer, answerer, unhex
 from tests.support.segments import ACK, CWR, FIN, FLOWS, PSH, SYN, Flow
 
+pytestmark = pytest.mark.once
+
 packets = st.binary(max_size=120)
 mtus = st.sampled_from((0, 1280, 1420, 1500, 65535)) | st.integers(0, 2000)
 
