@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import random
 import select
 import socket
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from nvpn.datapath.ancillary import SOL_UDP, UDP_SEGMENT
 from nvpn.datapath.api import (
     CreatePeer,
     Datapath,
@@ -28,15 +26,15 @@ from nvpn.datapath.api import (
 )
 from nvpn.errors import DropReason
 from nvpn.model.clock import boot_ns
-from nvpn.model.endpoint import Endpoint, Source
+from nvpn.model.endpoint import Endpoint
 from nvpn.model.prefixes import Prefix, parse_address
-from nvpn.overlay.api import Tun
 from nvpn.overlay.linux import open_tun
 from nvpn.transport.udp import open_udp
 from tests.support.datapaths import SETUPS, Rig, Setup
 from tests.support.own_namespace import in_new_namespace
 from tests.support.segments import Flow
 from tests.support.split_namespace import SplitNamespace, ip
+from tests.support.way_out import OURS, THERE, WayOut, needs_segments, source_of, way_out
 
 PEER = PeerId(1)
 
@@ -164,26 +162,11 @@ def test_tcp_of_a_real_stack_passes_unharmed(setup: Setup, version: int) -> None
 # --- sending --------------------------------------------------------------------------
 
 
-def _kernel_has_segments() -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.getsockopt(SOL_UDP, UDP_SEGMENT)
-        except OSError:
-            return False
-    return True
-
-
-needs_segments = pytest.mark.skipif(
-    not _kernel_has_segments(), reason="this kernel has no UDP_SEGMENT"
-)
-THERE = {4: Endpoint.parse("10.6.0.2:51820"), 6: Endpoint.parse("[fd06::2]:51820")}
-
-
-class WayOut:
+class Sending:
     """A datapath, and the real device that its datagrams leave by."""
 
-    def __init__(self, device: Tun, rig: Rig) -> None:
-        self.device = device
+    def __init__(self, out: WayOut, rig: Rig) -> None:
+        self.out = out
         self.rig = rig
 
     def meet(self, endpoint: Endpoint) -> None:
@@ -211,16 +194,7 @@ class WayOut:
     def left(self) -> list[bytes]:
         """The IP packets that have left, headers of the device cut off."""
         self.rig.settle()
-        packets = []
-        while True:
-            try:
-                frame = os.read(self.device.fd, 70000)
-            except BlockingIOError:
-                return packets
-            packet = frame[10:] if self.device.vnet_hdr else frame
-            if packet[0] >> 4 == 6 and packet[6] != 17 and packet[6] != 44:
-                continue  # the kernel looks for its neighbours
-            packets.append(packet)
+        return self.out.left()
 
     @property
     def lost(self) -> int:
@@ -228,16 +202,9 @@ class WayOut:
 
 
 @contextmanager
-def way_out(setup: Setup, *, vnet_hdr: bool) -> Iterator[WayOut]:
-    device = open_tun("e4out", vnet_hdr=vnet_hdr)
-    ip("address", "add", "10.6.0.1/24", "dev", "e4out")
-    ip("address", "add", "fd06::1/64", "dev", "e4out", "nodad")
-    ip("link", "set", "e4out", "mtu", "1500", "up")
-    try:
-        with Rig(setup) as rig:
-            yield WayOut(device, rig)
-    finally:
-        device.close()
+def sending(setup: Setup, *, vnet_hdr: bool) -> Iterator[Sending]:
+    with way_out(vnet_hdr=vnet_hdr) as out, Rig(setup) as rig:
+        yield Sending(out, rig)
 
 
 @needs_segments
@@ -247,12 +214,12 @@ def way_out(setup: Setup, *, vnet_hdr: bool) -> Iterator[WayOut]:
 def test_an_interface_without_checksum_offload_gets_every_datagram(
     setup: Setup, version: int
 ) -> None:
-    with way_out(setup, vnet_hdr=False) as out:
-        out.meet(THERE[version])
-        out.send(10, 1000)
+    with sending(setup, vnet_hdr=False) as host:
+        host.meet(THERE[version])
+        host.send(10, 1000)
         # Kernels before 6.11 answer EIO here, later ones sum up themselves.
-        assert len(out.left()) == 10
-        assert out.lost == 0
+        assert len(host.left()) == 10
+        assert host.lost == 0
 
 
 @needs_segments
@@ -262,18 +229,17 @@ def test_an_interface_without_checksum_offload_gets_every_datagram(
 def test_a_route_with_a_smaller_mtu_gets_every_datagram_in_fragments(
     setup: Setup, version: int
 ) -> None:
-    with way_out(setup, vnet_hdr=True) as out:
-        target = "10.6.0.2/32" if version == 4 else "fd06::2/128"
-        ip(f"-{version}", "route", "add", target, "dev", "e4out", "mtu", "1300")
-        used = out.rig.datapath.describe()
-        out.meet(THERE[version])
+    with sending(setup, vnet_hdr=True) as host:
+        host.out.narrow(version, 1300)
+        used = host.rig.datapath.describe()
+        host.meet(THERE[version])
         for _ in range(2):
-            out.send(10, 1400)
-            packets = out.left()
+            host.send(10, 1400)
+            packets = host.left()
             assert len(packets) == 20
             assert all(len(packet) <= 1300 for packet in packets)
-        assert out.rig.datapath.describe() == used, "others may be reached merged"
-        assert out.lost == 0
+        assert host.rig.datapath.describe() == used, "others may be reached merged"
+        assert host.lost == 0
 
 
 @families
@@ -283,33 +249,28 @@ def test_a_route_with_a_smaller_mtu_gets_every_datagram_in_fragments(
 def test_a_source_address_that_was_deleted_is_given_up(
     setup: Setup, version: int, count: int
 ) -> None:
-    with way_out(setup, vnet_hdr=True) as out:
-        sticky = "10.6.0.77" if version == 4 else "fd06::77"
-        mask, extra = ("24", []) if version == 4 else ("64", ["nodad"])
-        ip("address", "add", f"{sticky}/{mask}", "dev", "e4out", *extra)
-        source = Source(parse_address(sticky), socket.if_nametoindex("e4out"))
-        at = slice(12, 16) if version == 4 else slice(8, 24)
-        out.meet(THERE[version]._replace(source=source, learned_at=out.rig.now))
+    with sending(setup, vnet_hdr=True) as host:
+        sticky = host.out.add_address(version)
+        host.meet(THERE[version]._replace(source=sticky, learned_at=host.rig.now))
 
-        out.send(1, 1000)
-        assert [packet[at] for packet in out.left()] == [parse_address(sticky)]
+        host.send(1, 1000)
+        assert list(map(source_of, host.left())) == [sticky.address]
 
-        ip("address", "delete", f"{sticky}/{mask}", "dev", "e4out")
+        host.out.delete_address(version)
         for _ in range(2):
-            out.send(count, 1000)
-            sources = {packet[at] for packet in out.left()}
-            assert sources == {parse_address("10.6.0.1" if version == 4 else "fd06::1")}
-        assert out.lost == 0
+            host.send(count, 1000)
+            assert set(map(source_of, host.left())) == {parse_address(OURS[version])}
+        assert host.lost == 0
 
 
 @setups
 @in_new_namespace
 def test_no_datagram_asks_not_to_be_fragmented(setup: Setup) -> None:
-    with way_out(setup, vnet_hdr=True) as out:
-        out.meet(THERE[4])
-        out.send(1, 1000)
-        out.send(1, 9000)
-        packets = out.left()
+    with sending(setup, vnet_hdr=True) as host:
+        host.meet(THERE[4])
+        host.send(1, 1000)
+        host.send(1, 9000)
+        packets = host.left()
         assert len(packets) == 1 + 7
         assert not any(packet[6] & 0x40 for packet in packets)
 
@@ -317,13 +278,13 @@ def test_no_datagram_asks_not_to_be_fragmented(setup: Setup) -> None:
 @setups
 @in_new_namespace
 def test_a_route_that_is_missing_costs_the_datagrams_and_nothing_else(setup: Setup) -> None:
-    with way_out(setup, vnet_hdr=True) as out:
-        used = out.rig.datapath.describe()
-        out.meet(Endpoint.parse("198.51.100.1:1"))
-        out.send(10, 1000)
-        assert out.left() == []
-        assert out.lost == 1 + 10
-        assert out.rig.datapath.describe() == used
-        out.rig.tell(SetPeerEndpoint(PEER, THERE[4]._replace(learned_at=out.rig.now)))
-        out.send(1, 1000)
-        assert len(out.left()) == 1
+    with sending(setup, vnet_hdr=True) as host:
+        used = host.rig.datapath.describe()
+        host.meet(Endpoint.parse("198.51.100.1:1"))
+        host.send(10, 1000)
+        assert host.left() == []
+        assert host.lost == 1 + 10
+        assert host.rig.datapath.describe() == used
+        host.rig.tell(SetPeerEndpoint(PEER, THERE[4]._replace(learned_at=host.rig.now)))
+        host.send(1, 1000)
+        assert len(host.left()) == 1
