@@ -19,8 +19,8 @@ from nvpn.datapath.api import (
 )
 from nvpn.errors import DropReason
 from nvpn.model.endpoint import Endpoint
-from tests.conformance.test_datapath import MAC1_KEY, coming_from, initiation, to
 from tests.support.datapaths import SETUPS, Correspondent, Rig
+from tests.support.talk import MAC1_KEY, coming_from, initiation, to
 
 PATH = 7
 HERE = Endpoint(b"", 0, path=PATH)
