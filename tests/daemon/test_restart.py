@@ -138,7 +138,7 @@ def test_a_full_disk_does_not_stop_the_tunnel_and_keeps_the_old_file(pair: Pair)
         process = pair.bob.start("up", "-f", "wg0.toml")
         wait_until(lambda: "wg0" in pair.bob.host.run("ip", "route"), 30, "Bob is up")
 
-        assert pair.alice.host.ping("10.9.0.2", count=20, interval=0.1)[1] >= 18
+        assert pair.alice.host.ping("10.9.0.2", count=20, interval=0.1, wait=2)[1] >= 18
         assert (directory / "wg0.json").read_bytes() == old
         process.terminate()
         output = process.communicate(timeout=30)[0]
