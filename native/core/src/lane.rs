@@ -15,7 +15,7 @@ use crate::sync::{
 
 /// Looks at whose turn it is before a worker goes to sleep: a few microseconds, which is
 /// less than waking costs anywhere.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 300 };
+const SPINS: u32 = if cfg!(feature = "loom") { 0 } else { 300 };
 
 /// One queue of work.
 ///
@@ -171,7 +171,7 @@ impl Drop for Ticket<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -251,7 +251,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod tests {
     use super::*;
     use loom::sync::Arc;

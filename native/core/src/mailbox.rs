@@ -88,7 +88,7 @@ impl<T, B: Bell> Mailbox<T, B> {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod tests {
     use super::*;
     use crate::sync::Condvar;

@@ -178,7 +178,7 @@ fn note_answered(since: &AtomicU64, told: &AtomicBool) {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod tests {
     use super::*;
 

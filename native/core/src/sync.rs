@@ -1,15 +1,15 @@
-//! What threads share is made of these; under `--cfg loom` every interleaving is tried:
-//! `RUSTFLAGS="--cfg loom" cargo test -p nvpn-core --lib`.
+//! What threads share is made of these; with the feature `loom`
+//! every interleaving is tried: `cargo test -p nvpn-core --lib --features loom -- lane::`.
 
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) use core::{
     hint::spin_loop,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 pub(crate) use loom::{
     hint::spin_loop,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
