@@ -10,6 +10,7 @@ pub mod engine;
 pub mod inbound;
 pub mod mail;
 pub mod outbound;
+mod pace;
 pub mod roster;
 #[allow(unsafe_code)]
 pub mod sys;

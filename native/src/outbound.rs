@@ -37,6 +37,8 @@ pub struct Moved {
     pub bytes: usize,
     /// Frames that were read.
     pub frames: usize,
+    /// Those of them that are one packet.
+    pub singles: usize,
     /// There may be more.
     pub more: bool,
 }
@@ -90,6 +92,7 @@ impl Outbound {
             now = common.shared.now();
             match Frame::parse(&mut frame[..size], tools.tun.vnet_hdr()) {
                 Ok(Frame::Packet(packet)) => {
+                    moved.singles += 1;
                     sealer.gather(packet, *max_segments, now, common, tools);
                 }
                 Ok(Frame::Superpacket(header)) => {

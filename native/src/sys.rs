@@ -384,6 +384,16 @@ pub fn disable_gro(fd: RawFd) {
     };
 }
 
+/// Sleep for so many nanoseconds, below a second, or somewhat longer.
+pub fn pause(ns: u32) {
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: ns.into(),
+    };
+    // SAFETY: the kernel reads `time`; what is left of it is not asked for.
+    unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
+}
+
 /// What `wait` looks at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Interest {

@@ -18,6 +18,7 @@ use crate::engine::{Run, Settings, Used};
 use crate::inbound::{Inbound, Nothing};
 use crate::mail::Mail;
 use crate::outbound::Outbound;
+use crate::pace::Pace;
 use crate::sys::{self, Interest, NO_FD, Poller};
 use crate::tun::{Descriptor, TunPort};
 use crate::udp::{Kernel, UdpSender};
@@ -30,6 +31,9 @@ const TURNS_A_CALL: u32 = 32;
 /// In each direction: four of the largest reads, or so many small ones.
 const BYTES_A_TURN: usize = 4 * 65536;
 const READS_A_TURN: usize = 64;
+
+/// How long to let packets gather that come very fast; sleeping takes a little longer.
+const GATHER_NS: u32 = 10_000;
 
 const WAKE: usize = 0;
 const IPV4: usize = 1;
@@ -69,6 +73,9 @@ pub struct Worker {
     generation: u64,
     /// As many times this one's stack was wiped.
     erasures: u64,
+    /// Of packets out, and the single ones of this turn.
+    pace: Pace,
+    singles: usize,
     gso: bool,
     gro: bool,
     manual_clock: bool,
@@ -96,6 +103,8 @@ impl Worker {
             sources: Sources::default(),
             generation: 0,
             erasures: 0,
+            pace: Pace::default(),
+            singles: 0,
             gso: settings.gso,
             gro: settings.gro,
             manual_clock: settings.now != 0,
@@ -201,6 +210,7 @@ impl Worker {
                 .run(queue, entrance, &self.common, &mut self.tools);
             bytes += moved.bytes;
             frames += moved.frames;
+            self.singles += moved.singles;
             if !moved.more {
                 self.interests[QUEUES + queue].ready = false;
                 return;
@@ -215,6 +225,14 @@ impl Worker {
         if self.erasures != erasures {
             self.erasures = erasures;
             wipe_stack();
+        }
+    }
+
+    /// Let packets gather that come one by one, very fast.
+    fn keep_pace(&mut self) {
+        let singles = core::mem::take(&mut self.singles);
+        if singles > 0 && self.pace.note(singles, self.common.shared.now()) {
+            sys::pause(GATHER_NS);
         }
     }
 
@@ -364,6 +382,7 @@ impl Run for Worker {
             }
             self.turn();
             self.common.shared.announce();
+            self.keep_pace();
             turns += 1;
             if !self.interests[IPV4..].iter().any(|one| one.ready) {
                 self.rest();
