@@ -40,6 +40,9 @@ ONLY_IN = {
     "uvloop": "daemon",
     "numpy": "datapath/python",
     "tomli": "config",
+    "tomlkit": "config",
+    "jeepney": "netconf/",
+    "segno": "cli/qr",
 }
 
 

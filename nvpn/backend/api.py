@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from nvpn.errors import DropReason
 from nvpn.model.changes import Plan
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
 from nvpn.model.snapshot import TunnelSnapshot
 
@@ -28,3 +31,48 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Stop, wipe keys, let go of descriptors."""
+
+
+class TunnelBackend(Backend, Protocol):
+    """A backend under a daemon, which tells it about the link. Made down and unconfigured."""
+
+    name: str
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port, also while the link is down; 0 before one was chosen."""
+
+    def has_peer(self, peer: PublicKey) -> bool:
+        """Whether it is configured now."""
+
+    def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
+        """Where the peer is now; None for an unknown one, too. Cheap, unlike a snapshot."""
+
+    def drops(self) -> Mapping[DropReason, int]:
+        """Dropped packets by reason since the start; empty where nobody counts them."""
+
+    def describe(self) -> str:
+        """For people: what moves the packets, and why that when there is something to say."""
+
+    async def bring_up(self) -> None:
+        """The link is up, or about to be: bind the sockets and begin.
+
+        Raises:
+            ControlError: the port cannot be bound; the backend stays down.
+        """
+
+    async def bring_down(self) -> None:
+        """The link is down: sessions end, the port is remembered."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """The interface's MTU is now this many bytes."""
+
+    def initiate(self, peer: PublicKey) -> None:
+        """Begin a handshake now; nothing for an unknown peer."""
+
+    def network_changed(self) -> None:
+        """The host's addresses or routes changed, or it slept.
+
+        Forget the source addresses that were stuck to, and seek a new session with every
+        peer that has, or seeks, one.
+        """

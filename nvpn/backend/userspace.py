@@ -22,6 +22,7 @@ from nvpn.datapath.api import Command, Datapath, DeviceGone, ReplaceSockets, Set
 from nvpn.errors import ControlError, DropReason, PlatformError
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
 from nvpn.model.clock import Now, read_clocks
+from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
@@ -33,7 +34,7 @@ _NO_SOCKETS: Final = UdpSockets(-1, -1, 0)
 
 
 class UserspaceBackend:
-    """Implements :class:`nvpn.backend.api.Backend`.
+    """Implements :class:`nvpn.backend.api.TunnelBackend`.
 
     Make it before anything is configured: the link is down, the datapath has no sockets.
     The caller wires the datapath's "there are events" callback to :meth:`handle_events`,
@@ -147,6 +148,14 @@ class UserspaceBackend:
         """The UDP port, also while the link is down; 0 before one was chosen."""
         return self._listen_port
 
+    def has_peer(self, peer: PublicKey) -> bool:
+        """Whether it is configured now."""
+        return self._device.has_peer(peer)
+
+    def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
+        """Where the peer is now; None for an unknown one, too."""
+        return self._device.peer_state(peer).endpoint if self.has_peer(peer) else None
+
     async def bring_up(self) -> None:
         """The link is up: bind the sockets and begin.
 
@@ -190,6 +199,9 @@ class UserspaceBackend:
         if not self._closed and self._device.has_peer(peer):
             self._device.initiate(peer, self._clocks())
             self._turn()
+
+    def network_changed(self) -> None:
+        """The host's addresses or routes changed, or it slept."""
 
     def handle_events(self) -> None:
         """The datapath has events. Cheap, and harmless when it has none."""

@@ -74,6 +74,17 @@ GROUPS: Final = (
                 ),
                 ("status",),
             ),
+            Verb(
+                "peer",
+                "nvpn.cli.peer",
+                "Add, list and remove the peers of a tunnel's file",
+                "Add, list and remove the peers of a tunnel's file, and of the tunnel if it\n"
+                "runs. For a new peer, print its own configuration, as text or as a QR code.",
+                (
+                    ("nvpn peer add phone --qr", "keys for a phone, and a code to scan"),
+                    ("nvpn peer rm phone", "from the file and the running tunnel"),
+                ),
+            ),
         ),
     ),
     Group(
@@ -105,6 +116,25 @@ GROUPS: Final = (
                 "Read a private key from standard input and print its public key. A key is\n"
                 "never taken from the command line, where others could see it.",
                 (("nvpn pubkey < wg0.key", "the public key of a key file"),),
+            ),
+        ),
+    ),
+    Group(
+        "Files",
+        (
+            Verb(
+                "import",
+                "nvpn.cli.import_file",
+                "Turn a wg-quick file into nvpn's",
+                "Read a wg-quick .conf and print the same as nvpn's TOML, comments included.",
+                (("nvpn import wg0.conf -o wg0.toml", "a file with mode 0600"),),
+            ),
+            Verb(
+                "export",
+                "nvpn.cli.export_file",
+                "Turn nvpn's file into one for wg-quick",
+                "Read nvpn's TOML and print the same as a wg-quick .conf, comments included.",
+                (("nvpn export wg0.toml -o wg0.conf", "a file with mode 0600"),),
             ),
         ),
     ),
@@ -149,6 +179,55 @@ GROUPS: Final = (
                     ("nvpn -f wg0", "in front"),
                 ),
             ),
+            Verb(
+                "set",
+                "nvpn.cli.set",
+                "Change a running interface, as `wg set`",
+                "Change a running interface, with the words of `wg set`. Keys come from files.",
+                (("nvpn set wg0 peer KEY allowed-ips 10.8.0.7/32", "add or change a peer"),),
+            ),
+            Verb(
+                "setconf",
+                "nvpn.cli.setconf",
+                "Make an interface what a file says, as `wg setconf`",
+                "Give a running interface the settings of a file, and no others.",
+                (("nvpn setconf wg0 wg0.conf", "the file is one for wg, without addresses"),),
+            ),
+            Verb(
+                "addconf",
+                "nvpn.cli.addconf",
+                "Add a file's settings to an interface, as `wg addconf`",
+                "Add the settings of a file to those of a running interface.",
+                (("nvpn addconf wg0 laptop.conf", "peers that are there already stay"),),
+            ),
+            Verb(
+                "syncconf",
+                "nvpn.cli.syncconf",
+                "As setconf, but peers that stay keep their sessions",
+                "Bring a running interface to what a file says; peers that stay do not notice.",
+                (("nvpn syncconf wg0 <(nvpn strip wg0)", "after an edit of the file"),),
+            ),
+            Verb(
+                "showconf",
+                "nvpn.cli.showconf",
+                "Print an interface as a file for setconf",
+                "Print the settings of a running interface, its keys included, as `wg showconf`.",
+                (("nvpn showconf wg0", "a file for setconf"),),
+            ),
+            Verb(
+                "save",
+                "nvpn.cli.save",
+                "Write the running state into the tunnel's file",
+                "Write the state of a running tunnel into the file that it was started from.",
+                (("nvpn save wg0", "after changes with `nvpn set`"),),
+            ),
+            Verb(
+                "strip",
+                "nvpn.cli.strip",
+                "Print a configuration as wg understands it",
+                "Print a tunnel's file without what only wg-quick or nvpn understands.",
+                (("nvpn strip wg0", "for setconf or syncconf"),),
+            ),
         ),
     ),
 )
@@ -171,12 +250,8 @@ FOREIGN_WORDS: Final = {
     "validate": "nvpn check",
     "test": "nvpn check",
     "keygen": "nvpn genkey",
-    "set": "wg set",
-    "setconf": "wg setconf",
-    "addconf": "wg addconf",
-    "syncconf": "nvpn reload or wg syncconf",
-    "showconf": "wg showconf",
-    "save": "wg showconf",
+    "qr": "nvpn peer qr NAME",
+    "client": "nvpn peer add",
     "run": "nvpn up -f",
 }
 

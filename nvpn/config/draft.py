@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from nvpn.config.findings import Findings, Place, quote
-from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
+from nvpn.config.model import (
+    BackendWish,
+    Hooks,
+    HostPort,
+    InterfaceConfig,
+    PeerConfig,
+    TunnelConfig,
+)
 from nvpn.config.values import MIN_MTU_IPV6
 from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import Interface, Prefix
 
 NO_DEFAULT_ROUTE: Final = (
@@ -35,6 +43,14 @@ class InterfaceDraft:
     datapath: Wish = Wish.AUTO
     workers: int = 1
     queues: int = 1
+    dns: NameServers | None = None
+    table: int | None = None
+    kill_switch: bool = False
+    hooks: Hooks = field(default=Hooks(), repr=False)
+    save_config: bool = False
+    netns: str = ""
+    birth_netns: str = ""
+    backend: BackendWish = BackendWish.USERSPACE
 
 
 @dataclass(slots=True)
@@ -49,6 +65,7 @@ class PeerDraft:
     endpoint: HostPort | None = None
     allowed_ips: list[tuple[Prefix, Place]] = field(default_factory=list)
     persistent_keepalive: int = 0
+    other_endpoints: tuple[HostPort, ...] = ()
 
 
 @dataclass(slots=True)
@@ -99,6 +116,14 @@ def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelCon
             datapath=interface.datapath,
             workers=interface.workers,
             queues=interface.queues,
+            dns=interface.dns,
+            table=interface.table,
+            kill_switch=interface.kill_switch,
+            hooks=interface.hooks,
+            save_config=interface.save_config,
+            netns=interface.netns,
+            birth_netns=interface.birth_netns,
+            backend=interface.backend,
         ),
         peers=tuple(
             _freeze(peer, peer.public_key) for peer in draft.peers if peer.public_key is not None
@@ -113,6 +138,7 @@ def _freeze(peer: PeerDraft, public_key: PublicKey) -> PeerConfig:
         name=peer.name,
         preshared_key=peer.preshared_key,
         endpoint=peer.endpoint,
+        other_endpoints=peer.other_endpoints,
         allowed_ips=tuple(dict.fromkeys(prefix for prefix, _ in peer.allowed_ips)),
         persistent_keepalive=peer.persistent_keepalive,
         file=peer.place.file,

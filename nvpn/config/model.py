@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import Interface, Prefix, parse_address
+
+
+class BackendWish(enum.Enum):
+    """What carries the tunnel: our own protocol and datapath, or the Linux kernel's WireGuard."""
+
+    USERSPACE = "userspace"
+    KERNEL = "kernel"
+    AUTO = "auto"
+
+    @classmethod
+    def parse(cls, text: str) -> BackendWish:
+        """Raises ValueError with what was expected."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise ValueError('expected "userspace", "kernel" or "auto"') from None
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Commands for bash, in order, with ``%i`` for the interface.
+
+    ``pre_up`` after the link is made and before it is configured; the others where their
+    names say.
+    """
+
+    pre_up: tuple[str, ...] = ()
+    post_up: tuple[str, ...] = ()
+    pre_down: tuple[str, ...] = ()
+    post_down: tuple[str, ...] = ()
 
 
 class HostPort(NamedTuple):
@@ -46,6 +78,13 @@ class InterfaceConfig:
     ``listen_port`` None: not given, the kernel chooses; ``mtu`` in bytes, None: derived.
     ``fwmark`` 0 is off. ``datapath`` is what is asked for, whether it is there or not.
     ``workers`` are threads that move packets, ``queues`` those of the TUN device.
+    ``dns`` None leaves the host's name servers alone. ``table`` None: routes go where they
+    belong, default routes by policy rules; 0: no routes; else the number of the table.
+    ``kill_switch``: nothing leaves the host past the tunnel, even if we die. ``hooks`` may
+    hold secrets, so they are not shown. ``save_config``: the running state is written back
+    to the file at the end. ``netns`` is where the interface is, ``birth_netns`` where its
+    UDP sockets are: a name in /run/netns, a path with a slash, empty for ours.
+    ``backend`` is what is asked for, whether it is there or not.
     """
 
     private_key: PrivateKey | None = None
@@ -56,12 +95,22 @@ class InterfaceConfig:
     datapath: Wish = Wish.AUTO
     workers: int = 1
     queues: int = 1
+    dns: NameServers | None = None
+    table: int | None = None
+    kill_switch: bool = False
+    hooks: Hooks = field(default=Hooks(), repr=False)
+    save_config: bool = False
+    netns: str = ""
+    birth_netns: str = ""
+    backend: BackendWish = BackendWish.USERSPACE
 
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
     """One peer, and where it is written.
 
+    ``other_endpoints`` are further places where it may be, of lower rank than ``endpoint``
+    and empty without one.
     ``persistent_keepalive`` is in seconds, 0 is off. ``file`` and ``line`` (1-based) are
     for messages; they take no part in comparisons.
     """
@@ -72,8 +121,14 @@ class PeerConfig:
     endpoint: HostPort | None = None
     allowed_ips: tuple[Prefix, ...] = ()
     persistent_keepalive: int = 0
+    other_endpoints: tuple[HostPort, ...] = ()
     file: str = field(default="", compare=False)
     line: int | None = field(default=None, compare=False)
+
+    @property
+    def endpoints(self) -> tuple[HostPort, ...]:
+        """All of them, ``endpoint`` first."""
+        return () if self.endpoint is None else (self.endpoint, *self.other_endpoints)
 
     @property
     def label(self) -> str:

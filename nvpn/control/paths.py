@@ -43,6 +43,15 @@ def state_path(name: str) -> str:
     return os.path.join(state_directory(), _checked(name) + ".json")
 
 
+def leftovers_path(name: str) -> str:
+    """Where a daemon notes what it puts outside its interface.
+
+    Raises:
+        ValueError: the name is no interface name.
+    """
+    return os.path.join(state_directory(), _checked(name) + ".leftovers")
+
+
 def _checked(name: str) -> str:
     if not is_interface_name(name):
         raise ValueError(f"an interface name has {NAME_RULE}")

@@ -76,14 +76,21 @@ class ControlServer:
         """Where the socket is."""
         return self._path
 
-    def open(self) -> None:
+    def open(self, listener: socket.socket | None = None) -> None:
         """Take the path and listen. Call it on the event loop.
+
+        Args:
+            listener: listens already, at a path of its own choice; ours to close.
 
         Raises:
             PlatformError: the interface is running already, or the path cannot be used.
         """
         self._loop = asyncio.get_running_loop()
-        self._listener = listen(self._name, self._path)
+        if listener is None:
+            self._listener = listen(self._name, self._path)
+        else:
+            listener.setblocking(False)
+            self._listener, self._path = listener, listener.getsockname()
         try:
             self._watch = RemovalWatch(self._loop, self._path, self._removed)
         except OSError as error:

@@ -20,17 +20,27 @@ from nvpn.errors import NvpnError, PlatformError
 
 _READY: Final = "ready"
 _WARNING: Final = "warning"
+_SHOWN: Final = "shown"
 _FAILED: Final = "failed"
 
 
 class Reporter(Protocol):
-    """How a starting daemon reaches the person who started it."""
+    """How a daemon reaches whoever started it: a person, until it is ready; a service manager."""
 
     def warn(self, sentence: str) -> None:
         """Something to know; the start goes on."""
 
+    def show(self, line: str) -> None:
+        """A line that a hook wrote, for the terminal as it is."""
+
     def ready(self) -> None:
-        """The start is done; nobody listens any more after this."""
+        """The start is done, or a reload, well or not."""
+
+    def reloading(self) -> None:
+        """A reload begins; :meth:`ready` follows when it is over."""
+
+    def stopping(self) -> None:
+        """The end begins."""
 
 
 class FailedInBackground(NvpnError):  # noqa: N818 - one of several sentences
@@ -43,7 +53,17 @@ class FrontReporter:
     def warn(self, sentence: str) -> None:
         """Nothing."""
 
+    def show(self, line: str) -> None:
+        """Show it."""
+        print_line(line)
+
     def ready(self) -> None:
+        """Nothing."""
+
+    def reloading(self) -> None:
+        """Nothing."""
+
+    def stopping(self) -> None:
         """Nothing."""
 
 
@@ -57,10 +77,20 @@ class PipeReporter:
         """Tell the parent."""
         self._send(_WARNING, [sentence])
 
+    def show(self, line: str) -> None:
+        """Tell the parent."""
+        self._send(_SHOWN, [line])
+
     def ready(self) -> None:
-        """Tell the parent, and let it go."""
+        """Tell the parent, and let it go. Again: nothing."""
         self._send(_READY, [])
         self._close()
+
+    def reloading(self) -> None:
+        """Nothing: nobody listens any more."""
+
+    def stopping(self) -> None:
+        """Nothing: the end of the pipe says it."""
 
     def failed(self, sentences: list[str]) -> None:
         """Tell the parent, and let it go."""
@@ -111,7 +141,12 @@ def run_in_background(work: Callable[[Reporter], int]) -> None:
 
 def print_warning(sentence: str) -> None:
     """``warning: …`` on standard error."""
-    sys.stderr.write(f"warning: {sentence}\n")
+    print_line(f"warning: {sentence}")
+
+
+def print_line(line: str) -> None:
+    """A line on standard error."""
+    sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
@@ -149,6 +184,8 @@ def _follow(lines: Iterator[bytes]) -> None:
             return
         if kind == _WARNING:
             print_warning(sentences[0])
+        elif kind == _SHOWN:
+            print_line(sentences[0])
         else:
             raise FailedInBackground("\n".join(sentences))
     raise FailedInBackground(

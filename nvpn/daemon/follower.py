@@ -18,6 +18,7 @@ from nvpn.errors import NvpnError, PlatformError
 from nvpn.netconf.api import Link, LinkChanged, LinkLeft, LinkMonitor, Netconf
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.netconf.linux_namespace import call_where
+from nvpn.overlay.api import Tun
 from nvpn.overlay.linux import tun_name
 
 _log: Final = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class LinkFollower:
     def start(self, netconf: Netconf) -> None:
         """Watch from now on, and catch up with what happened before. Raises PlatformError."""
         self._watch(netconf.monitor(self._host.link))
-        link = netconf.find_link(tun_name(self._tunnel.tun.fd))
+        tun = self._tunnel.tun
+        name = self._host.link.name if tun is None else tun_name(tun.fd)
+        link = netconf.find_link(name)
         if link is not None:
             self._note(link)
 
@@ -118,10 +121,14 @@ class LinkFollower:
     def _leave(self) -> None:
         """It left this namespace: deleted, or moved to another one."""
         self.close()
+        tun = self._tunnel.tun
+        if tun is None:
+            self._on_gone()
+            return
         self._is_elsewhere = True
-        self._spawn(self._visit())
+        self._spawn(self._visit(tun))
 
-    async def _visit(self) -> None:
+    async def _visit(self, tun: Tun) -> None:
         """Look at the interface where it is now, again and again.
 
         A socket of ours over there would tell, but also keep the namespace alive.
@@ -129,7 +136,7 @@ class LinkFollower:
         _log.info("the interface has left this network namespace")
         while True:
             try:
-                link = call_where(self._tunnel.tun.fd, self._look)
+                link = call_where(tun.fd, lambda: _look(tun))
             except PlatformError as error:
                 # EBADFD: deleted. The datapath will say the same.
                 _log.info("the interface is gone: %s", error)
@@ -139,9 +146,10 @@ class LinkFollower:
                 self._note(link)
             await asyncio.sleep(VISIT_SECONDS)
 
-    def _look(self) -> Link | None:
-        netconf = LinuxNetconf()
-        try:
-            return netconf.find_link(tun_name(self._tunnel.tun.fd))
-        finally:
-            netconf.close()
+
+def _look(tun: Tun) -> Link | None:
+    netconf = LinuxNetconf()
+    try:
+        return netconf.find_link(tun_name(tun.fd))
+    finally:
+        netconf.close()

@@ -51,10 +51,11 @@ class TunnelHost:
     """One interface of this host.
 
     Args:
-        max_segments: how many datagrams one UDP_SEGMENT send may carry.
+        max_segments: how many datagrams one UDP_SEGMENT send may carry; None where the
+            kernel itself sends.
     """
 
-    def __init__(self, netconf: Netconf, link: Link, *, max_segments: int) -> None:
+    def __init__(self, netconf: Netconf, link: Link, *, max_segments: int | None) -> None:
         self._netconf = netconf
         self.link = link
         self._max_segments = max_segments
@@ -75,6 +76,8 @@ class TunnelHost:
 
     def follow_mtu(self) -> None:
         """The MTU is what ``link`` says: let the kernel merge what fits into one send."""
+        if self._max_segments is None:
+            return
         segments = gso_max_segs(self.link.mtu, self._max_segments)
         try:
             self._netconf.set_link(self.link, gso_max_segs=segments)

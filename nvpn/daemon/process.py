@@ -8,10 +8,13 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from nvpn.daemon.background import FrontReporter, Reporter, run_in_background
+from nvpn.daemon.background import Reporter, run_in_background
+from nvpn.daemon.handed import NOTHING_HANDED, Handed
+from nvpn.daemon.notify import front_reporter
 from nvpn.daemon.secrecy import keep_memory_private
 from nvpn.errors import NvpnError
 
@@ -21,27 +24,43 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 
-def run_tunnel(name: str, config: TunnelConfig | None, *, in_front: bool, level: int) -> int:
+def run_tunnel(
+    name: str,
+    config: TunnelConfig | None,
+    *,
+    in_front: bool,
+    level: int,
+    handed: Handed = NOTHING_HANDED,
+    take_over: bool = False,
+) -> int:
     """Run the tunnel in this process, or in one of its own until that is ready.
 
     Args:
         name: of the interface.
         config: what to set up; None for a bare device.
         level: of :mod:`logging`.
+        handed: descriptors to use instead of opening our own.
+        take_over: an interface of the kernel's that is there already.
 
     Returns the exit status for the command line.
 
     Raises:
         NvpnError: it could not be started.
     """
+
+    def work(reporter: Reporter) -> int:
+        return _work(
+            name, level, in_front, lambda: _supervise(name, config, reporter, handed, take_over)
+        )
+
     if in_front:
-        return _work(name, config, FrontReporter(), level, in_front=True)
-    run_in_background(lambda reporter: _work(name, config, reporter, level, in_front=False))
+        return work(front_reporter())
+    run_in_background(work)
     return 0
 
 
 def _work(
-    name: str, config: TunnelConfig | None, reporter: Reporter, level: int, *, in_front: bool
+    name: str, level: int, in_front: bool, supervise: Callable[[], Coroutine[Any, Any, int]]
 ) -> int:
     # Until the loop takes over: there is nothing to remove yet.
     signal.signal(signal.SIGTERM, _leave)
@@ -54,7 +73,7 @@ def _work(
         logs.log_to_system(name, level)
     loop = _new_loop()
     try:
-        return loop.run_until_complete(_supervise(name, config, reporter))
+        return loop.run_until_complete(supervise())
     except NvpnError as error:
         if not in_front:
             _log.error("%s", error)
@@ -68,12 +87,21 @@ def _work(
         loop.close()
 
 
-async def _supervise(name: str, config: TunnelConfig | None, reporter: Reporter) -> int:
+async def _supervise(
+    name: str,
+    config: TunnelConfig | None,
+    reporter: Reporter,
+    handed: Handed,
+    take_over: bool,
+) -> int:
     # Imported this late because numpy may start threads, which a fork would lose.
     from nvpn.daemon.supervisor import Supervisor
 
     loop = asyncio.get_running_loop()
-    return await Supervisor(name, config, loop=loop, reporter=reporter).run()
+    supervisor = Supervisor(
+        name, config, loop=loop, reporter=reporter, handed=handed, take_over=take_over
+    )
+    return await supervisor.run()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from nvpn.config.model import HostPort
 from nvpn.daemon.threads import run_in_thread
+from nvpn.model.changes import Plan, SetCandidates, SetEndpoint
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 
@@ -26,19 +27,46 @@ LONGEST_PAUSE: Final = 60.0
 _GROWTH: Final = 2.0
 
 
-def look_up(wanted: HostPort) -> Endpoint:
-    """The first address of a name, in the order of RFC 6724. Blocks. Raises OSError."""
+def look_up(wanted: HostPort) -> tuple[Endpoint, ...]:
+    """The addresses of a name, in the order of RFC 6724. Blocks. Raises OSError."""
     found = socket.getaddrinfo(
         wanted.host, wanted.port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
     )
-    for family, _, _, _, sockaddr in found:
-        if family in (socket.AF_INET, socket.AF_INET6):
-            return Endpoint.from_sockaddr(sockaddr)
-    raise OSError("no address")
+    addresses = tuple(
+        Endpoint.from_sockaddr(sockaddr)
+        for family, _, _, _, sockaddr in found
+        if family in (socket.AF_INET, socket.AF_INET6)
+    )
+    if not addresses:
+        raise OSError("no address")
+    return addresses
+
+
+def changes_for(
+    peer: PublicKey,
+    found: tuple[Endpoint, ...],
+    *,
+    before: tuple[Endpoint, ...],
+    current: Endpoint | None,
+    boot: int,
+) -> Plan:
+    """What a new result of a look-up changes about a running peer.
+
+    Args:
+        found: best first; never empty.
+        before: the result that this one replaces; empty for none.
+        current: where the peer is.
+        boot: now, in nanoseconds; endpoints count as learned now.
+    """
+    first, *others = found
+    return (
+        SetEndpoint(peer, first._replace(learned_at=boot)),
+        SetCandidates(peer, tuple(others)),
+    )
 
 
 class EndpointResolver:
-    """Knows what each peer's configured endpoint resolves to.
+    """Knows what each peer's configured endpoints resolve to.
 
     Args:
         on_found: called on the loop with each result that comes after :meth:`wait`; those
@@ -49,40 +77,44 @@ class EndpointResolver:
 
     def __init__(
         self,
-        on_found: Callable[[PublicKey, Endpoint], None],
+        on_found: Callable[[PublicKey, tuple[Endpoint, ...]], None],
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        look_up: Callable[[HostPort], Endpoint] = look_up,
+        look_up: Callable[[HostPort], tuple[Endpoint, ...]] = look_up,
     ) -> None:
         self._on_found = on_found
         self._spawn = spawn
         self._look_up = look_up
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._wanted: dict[PublicKey, HostPort] = {}
-        self._known: dict[PublicKey, Endpoint] = {}
+        self._wanted: dict[PublicKey, tuple[HostPort, ...]] = {}
+        self._known: dict[PublicKey, tuple[Endpoint, ...]] = {}
         self._searches: dict[PublicKey, asyncio.Task[None]] = {}
         self._reasons: dict[PublicKey, str] = {}
         self._attempts: dict[PublicKey, asyncio.Event] = {}
         self._announces = True
 
     @property
-    def known(self) -> Mapping[PublicKey, Endpoint]:
-        """What is resolved by now; peers whose name is not are missing."""
+    def known(self) -> Mapping[PublicKey, tuple[Endpoint, ...]]:
+        """What is resolved by now, best first; peers of whom nothing is are missing."""
         return self._known
 
-    def want(self, wanted: Mapping[PublicKey, HostPort]) -> None:
-        """These, and no others: new ones are looked up, unchanged ones left as they are."""
+    def want(self, wanted: Mapping[PublicKey, tuple[HostPort, ...]]) -> None:
+        """These, and no others: new ones are looked up, unchanged ones left as they are.
+
+        Args:
+            wanted: where each peer may be, best first; never empty.
+        """
         self._announces = False
         for peer, before in list(self._wanted.items()):
             if wanted.get(peer) != before:
                 self._forget(peer)
-        for peer, endpoint in wanted.items():
+        for peer, endpoints in wanted.items():
             if peer in self._wanted:
                 continue
-            self._wanted[peer] = endpoint
-            if endpoint.is_literal:
+            self._wanted[peer] = endpoints
+            if all(endpoint.is_literal for endpoint in endpoints):
                 try:
-                    self._known[peer] = self._look_up(endpoint)  # needs no asking
+                    self._known[peer] = self._look_up_all(endpoints)  # needs no asking
                     continue
                 except OSError:
                     pass  # a zone whose interface is not there yet
@@ -126,19 +158,32 @@ class EndpointResolver:
         if search is not None:
             search.cancel()
 
-    async def _find(self, peer: PublicKey, wanted: HostPort) -> None:
+    def _look_up_all(self, wanted: tuple[HostPort, ...]) -> tuple[Endpoint, ...]:
+        """What can be found now. Raises OSError if that is nothing."""
+        found: list[Endpoint] = []
+        failure = OSError("no address")
+        for endpoint in wanted:
+            try:
+                found += self._look_up(endpoint)
+            except OSError as error:
+                failure = error
+        if not found:
+            raise failure
+        return tuple(dict.fromkeys(found))
+
+    async def _find(self, peer: PublicKey, wanted: tuple[HostPort, ...]) -> None:
         pause = FIRST_PAUSE
         while True:
             try:
                 async with self._slots:
-                    found = await run_in_thread(lambda: self._look_up(wanted), name="resolver")
+                    found = await run_in_thread(lambda: self._look_up_all(wanted), name="resolver")
                 break
             except OSError as error:
                 reason = _describe(error)
                 if self._reasons.get(peer) != reason:
                     _log.warning(
                         "%s does not resolve; trying on in the background",
-                        wanted.host,
+                        " and ".join(endpoint.host for endpoint in wanted),
                         extra={"peer": peer.short, "reason": reason},
                     )
                 self._reasons[peer] = reason

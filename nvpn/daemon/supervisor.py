@@ -16,11 +16,11 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from nvpn.config.load import load
-from nvpn.config.model import InterfaceConfig, TunnelConfig
+from nvpn.config.model import TunnelConfig
 from nvpn.daemon.background import Reporter
+from nvpn.daemon.handed import Handed
 from nvpn.daemon.session import Session, Surroundings
 from nvpn.daemon.threads import run_in_thread
-from nvpn.datapath.choice import choose, explain_workers
 from nvpn.errors import ControlError, NvpnError
 
 _log: Final = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ class Supervisor:
         name: the interface's.
         config: what to set up; None for a bare device that others configure.
         reporter: told of warnings, and when the tunnel is ready.
+        handed: descriptors to use instead of opening our own.
+        take_over: an interface of the kernel's that is there already.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class Supervisor:
         *,
         loop: asyncio.AbstractEventLoop,
         reporter: Reporter,
+        handed: Handed,
+        take_over: bool,
     ) -> None:
         self._name = name
         self._config = config
         self._loop = loop
         self._reporter = reporter
+        self._handed = handed
+        self._take_over = take_over
         self._ending: asyncio.Future[int] = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._undo = contextlib.AsyncExitStack()
@@ -77,26 +83,20 @@ class Supervisor:
         return self._ending.result()
 
     async def _start(self) -> None:
-        around = Surroundings(self._loop, self._spawn, self._end, self._warn)
-        wanted = InterfaceConfig() if self._config is None else self._config.interface
-        file = "" if self._config is None else str(self._config.path)
-        choice = choose(wanted.datapath, file=file)
+        around = Surroundings(self._loop, self._spawn, self._end, self._warn, self._show)
         session = Session(
             self._name,
+            self._config,
             around,
             self._undo,
-            choice=choice,
-            workers=wanted.workers,
-            queues=wanted.queues,
-            remembers_peers=self._config is not None,
+            handed=self._handed,
+            take_over=self._take_over,
         )
-        if sentence := explain_workers(choice, wanted.workers, file=file):
-            self._warn(sentence)
         if self._config is not None:
-            await session.configure(self._config)
+            await session.configure()
         session.open_control({"nvpn_reload": self._reload})
         if self._config is not None:
-            session.configure_host()
+            await session.configure_host()
         gc.collect()
         gc.freeze()  # what is there stays: no collection has to look at it again
         gc.enable()
@@ -135,8 +135,13 @@ class Supervisor:
             )
         path = session.config.path
         async with self._reloading:
-            config = await run_in_thread(lambda: load(path), name="reload")
-            return await session.change(config)
+            self._reporter.reloading()
+            try:
+                config = await run_in_thread(lambda: load(path), name="reload")
+                return await session.change(config)
+            finally:
+                if not self._ending.done():
+                    self._reporter.ready()
 
     # --- the end ------------------------------------------------------------------------
 
@@ -144,6 +149,7 @@ class Supervisor:
         if not self._ending.done():
             _log.log(logging.CRITICAL if status else logging.INFO, "stopping: %s", why)
             self._ending.set_result(status)
+            self._reporter.stopping()
 
     async def _stop(self) -> None:
         """Undo the start, in reverse. Nothing in here may wait for the network."""
@@ -180,3 +186,9 @@ class Supervisor:
     def _warn(self, sentence: str) -> None:
         _log.warning("%s", sentence)
         self._reporter.warn(sentence)
+
+    def _show(self, line: str) -> None:
+        if self._session is None:
+            self._reporter.show(line)
+        else:
+            _log.info("%s", line)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nvpn.backend.api import TunnelBackend
 from nvpn.backend.userspace import UserspaceBackend
 from nvpn.daemon.host import TunnelHost
 from nvpn.datapath.choice import Choice, create_datapath
@@ -15,7 +16,7 @@ from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import PlatformError
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.overlay.api import Tun
-from nvpn.overlay.linux import open_tun
+from nvpn.overlay.linux import adopt_tun, open_tun
 from nvpn.protocol.device import Device
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.wire.constants import DEFAULT_MTU
@@ -23,11 +24,13 @@ from nvpn.wire.constants import DEFAULT_MTU
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """Down, and without key, address or peer. :meth:`close` removes the interface."""
+    """Down, and without key, address or peer. :meth:`close` removes the interface.
 
-    tun: Tun
-    device: Device
-    backend: UserspaceBackend
+    ``tun`` is None where the interface is the kernel's; then the backend removes it.
+    """
+
+    tun: Tun | None
+    backend: TunnelBackend
     host: TunnelHost
 
     async def close(self) -> None:
@@ -35,7 +38,8 @@ class Tunnel:
         try:
             await self.backend.close()
         finally:
-            self.tun.close()
+            if self.tun is not None:
+                self.tun.close()
 
 
 def create_tunnel(
@@ -49,6 +53,7 @@ def create_tunnel(
     timestamps: TimestampSource,
     on_gone: Callable[[], None],
     on_failure: Callable[[BaseException], None],
+    tun_fd: int = -1,
 ) -> Tunnel:
     """Create the interface and what moves its packets.
 
@@ -58,17 +63,12 @@ def create_tunnel(
         queues: of the interface.
         on_gone: the interface was deleted by somebody.
         on_failure: a bug of ours ended the backend.
+        tun_fd: a TUN device that somebody opened for us already, ours now; -1 for none.
 
     Raises:
         PlatformError: the interface exists, no permission, no TUN driver.
     """
-    if netconf.find_link(name) is not None:
-        raise PlatformError(
-            f"create interface {name}",
-            errno=errno.EEXIST,
-            hint=f"choose another name, or remove it: ip link delete {name}",
-        )
-    tun = open_tun(name, queues=queues)
+    tun = _create_tun(name, netconf, queues) if tun_fd < 0 else adopt_tun(tun_fd)
     try:
         link = netconf.find_link(tun.name)
         if link is None:
@@ -99,4 +99,14 @@ def create_tunnel(
     except BaseException:
         tun.close()
         raise
-    return Tunnel(tun, device, backend, host)
+    return Tunnel(tun, backend, host)
+
+
+def _create_tun(name: str, netconf: LinuxNetconf, queues: int) -> Tun:
+    if netconf.find_link(name) is not None:
+        raise PlatformError(
+            f"create interface {name}",
+            errno=errno.EEXIST,
+            hint=f"choose another name, or remove it: ip link delete {name}",
+        )
+    return open_tun(name, queues=queues)

@@ -97,6 +97,16 @@ class SetEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class SetCandidates:
+    """Where else the peer may be: its next handshakes go to its endpoint and to all of these,
+    and the one that answers first becomes the endpoint. At most 8; empty for none.
+    """
+
+    peer: PublicKey
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SetPersistentKeepalive:
     """Seconds of silence, 0 to 65535, after which we send a keepalive; 0 is off."""
 
@@ -137,6 +147,7 @@ Change = Union[  # noqa: UP007 - a runtime value on Python 3.10
     SetName,
     SetPresharedKey,
     SetEndpoint,
+    SetCandidates,
     SetPersistentKeepalive,
     ReplaceAllowedIps,
     AddAllowedIp,

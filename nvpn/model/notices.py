@@ -14,6 +14,8 @@ class NoticeKind(enum.Enum):
 
     # Both sides are known to hold the keys of a new session.
     HANDSHAKE_COMPLETED = "handshake completed"
+    # The peer did not answer twice in a row: it may be somewhere else.
+    HANDSHAKE_UNANSWERED = "handshake unanswered"
     # The peer answered none of our initiations; what waited for it was dropped.
     HANDSHAKE_GIVEN_UP = "handshake given up"
     # An authentic packet came from another place than before.

@@ -7,20 +7,29 @@ tens of microseconds); what happens by itself comes from a :class:`LinkMonitor`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Union
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol, Union
 
 from nvpn.model.prefixes import Interface, Prefix
+
+MAIN_TABLE: Final = 254
+"""Where routes are looked for unless a policy rule says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface now. ``mtu`` is in bytes; ``index`` names it across renames."""
+    """An interface now. ``mtu`` is in bytes; ``index`` names it across renames.
+
+    ``kind`` is what the kernel calls its driver ("tun", "wireguard", "veth", empty for
+    hardware), ``alias`` a note that somebody left on it.
+    """
 
     index: int
     name: str
     mtu: int
     is_up: bool
+    kind: str = field(default="", compare=False)
+    alias: str = field(default="", compare=False)
 
 
 class Path(NamedTuple):
@@ -98,13 +107,17 @@ class Netconf(Protocol):
     def remove_address(self, link: Link, address: Interface) -> None:
         """Take an address away; one it does not have is no error."""
 
-    def add_routes(self, link: Link, prefixes: Collection[Prefix]) -> None:
+    def add_routes(
+        self, link: Link, prefixes: Collection[Prefix], *, table: int = MAIN_TABLE
+    ) -> None:
         """Send the prefixes there, longest first; a route that it has already is no error.
 
         Those that were added before a refusal are taken back.
         """
 
-    def remove_routes(self, link: Link, prefixes: Collection[Prefix]) -> None:
+    def remove_routes(
+        self, link: Link, prefixes: Collection[Prefix], *, table: int = MAIN_TABLE
+    ) -> None:
         """Take routes away; those that are not there are no error."""
 
     def path_to(self, address: bytes, *, fwmark: int = 0) -> Path | None:

@@ -1,7 +1,7 @@
 """Links, addresses and routes of Linux, by pyroute2.
 
-Routes go into the main table with the protocol "static". The kernel removes addresses
-and routes together with the interface, so nothing here needs to be undone at exit.
+Routes have the protocol "static". The kernel removes addresses and routes together with the
+interface, so nothing here needs to be undone at exit.
 
 Importing this takes pyroute2's 80 ms: for the daemon and the demonstration only.
 """
@@ -29,7 +29,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from nvpn.errors import PlatformError
 from nvpn.model.prefixes import Interface, Prefix, format_address, parse_address
-from nvpn.netconf.api import Link, Path
+from nvpn.netconf.api import MAIN_TABLE, Link, Path
 from nvpn.netconf.linux_monitor import LinuxMonitor, read_link
 from nvpn.netconf.linux_netlink import BATCH, Connection, Refusal
 from nvpn.netconf.linux_routes import list_routes, pack_gone_routes, pack_new_routes
@@ -147,38 +147,44 @@ class LinuxNetconf:
             ignored=_GONE,
         )
 
-    def routes(self, link: Link) -> frozenset[Prefix]:
-        """The prefixes that the main table sends there, connected networks included."""
+    def routes(self, link: Link, *, table: int = MAIN_TABLE) -> frozenset[Prefix]:
+        """The prefixes that a table sends there; connected networks are in the main one."""
         try:
-            return list_routes(self._connection, link.index)
+            return list_routes(self._connection, link.index, table=table)
         except Refusal as refusal:
             if refusal.errno in _GONE:
                 return frozenset()
             raise _translate(refusal, f"list routes of {link.name}") from None
 
-    def add_routes(self, link: Link, prefixes: Collection[Prefix]) -> None:
+    def add_routes(
+        self, link: Link, prefixes: Collection[Prefix], *, table: int = MAIN_TABLE
+    ) -> None:
         """Send the prefixes there, longest first; a route that it has already is no error.
 
         Raises:
             PlatformError: another interface has such a route, the link is down, …; those
                 that were added before are taken back.
         """
-        missing = set(prefixes) - self.routes(link) if prefixes else set()
+        missing = set(prefixes) - self.routes(link, table=table) if prefixes else set()
         ordered = sorted(missing, key=lambda prefix: (-prefix.length, prefix))
         try:
-            self._connection.execute(pack_new_routes(link.index, ordered))
+            self._connection.execute(pack_new_routes(link.index, ordered, table=table))
         except Refusal as refusal:
-            self.remove_routes(link, ordered[: refusal.index + BATCH])
+            self.remove_routes(link, ordered[: refusal.index + BATCH], table=table)
             prefix = ordered[refusal.index]
             hint = _ROUTE_HINTS.get(refusal.errno, "")
             raise _translate(
                 refusal, f"add route {prefix} to {link.name}", hint.format(prefix=prefix)
             ) from None
 
-    def remove_routes(self, link: Link, prefixes: Collection[Prefix]) -> None:
+    def remove_routes(
+        self, link: Link, prefixes: Collection[Prefix], *, table: int = MAIN_TABLE
+    ) -> None:
         """Take routes away; those that are not there are no error. Raises PlatformError."""
         try:
-            self._connection.execute(pack_gone_routes(link.index, prefixes), ignored=_GONE)
+            self._connection.execute(
+                pack_gone_routes(link.index, prefixes, table=table), ignored=_GONE
+            )
         except Refusal as refusal:
             raise _translate(refusal, f"remove routes from {link.name}") from None
 

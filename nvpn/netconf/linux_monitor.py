@@ -35,6 +35,8 @@ def read_link(message: nlmsg) -> Link:
         name=name,
         mtu=message.get_attr("IFLA_MTU") or 0,
         is_up=bool(message["flags"] & IFF_UP),
+        kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
+        alias=message.get_attr("IFLA_IFALIAS") or "",
     )
 
 

@@ -26,9 +26,11 @@ from pyroute2.netlink.rtnl import (
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from nvpn.model.prefixes import Prefix
+from nvpn.netconf.api import MAIN_TABLE
 from nvpn.netconf.linux_netlink import Connection, pack
 
-_MAIN_TABLE: Final = 254
+_BEYOND_A_BYTE: Final = 252
+"""RT_TABLE_COMPAT: the table's number is in an attribute."""
 
 # Behind the 16 bytes of struct nlmsghdr come 12 of struct rtmsg, then attributes.
 _FAMILY_AT: Final = 16
@@ -38,41 +40,51 @@ _ATTRIBUTES_AT: Final = 28
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
+_RTA_TABLE: Final = 15
 
 
-def list_routes(connection: Connection, link_index: int) -> frozenset[Prefix]:
-    """The prefixes that the main table sends to a link. Raises Refusal, PlatformError."""
+def list_routes(
+    connection: Connection, link_index: int, *, table: int = MAIN_TABLE
+) -> frozenset[Prefix]:
+    """The prefixes that a table sends to a link. Raises Refusal, PlatformError."""
     found: set[Prefix] = set()
 
     def take(message: bytes) -> None:
-        prefix = read_route(message, link_index)
+        prefix = read_route(message, link_index, table=table)
         if prefix is not None:
             found.add(prefix)
 
     for family in (socket.AF_INET, socket.AF_INET6):
-        connection.dump_raw(_route_message(family, link_index), RTM_GETROUTE, take)
+        connection.dump_raw(_route_message(family, link_index, table), RTM_GETROUTE, take)
     return frozenset(found)
 
 
-def pack_new_routes(link_index: int, prefixes: Iterable[Prefix]) -> list[bytes]:
+def pack_new_routes(
+    link_index: int, prefixes: Iterable[Prefix], *, table: int = MAIN_TABLE
+) -> list[bytes]:
     """Requests to send the prefixes to a link, each refused where there is such a route."""
     flags = NLM_F_CREATE | NLM_F_EXCL
-    return _pack_routes(RTM_NEWROUTE, flags, link_index, prefixes, {4: "link", 6: "universe"})
+    scopes = {4: "link", 6: "universe"}
+    return _pack_routes(RTM_NEWROUTE, flags, link_index, prefixes, scopes, table)
 
 
-def pack_gone_routes(link_index: int, prefixes: Iterable[Prefix]) -> list[bytes]:
+def pack_gone_routes(
+    link_index: int, prefixes: Iterable[Prefix], *, table: int = MAIN_TABLE
+) -> list[bytes]:
     """Requests to take such routes away, whatever their scope is."""
-    return _pack_routes(RTM_DELROUTE, 0, link_index, prefixes, {4: "nowhere", 6: "nowhere"})
+    scopes = {4: "nowhere", 6: "nowhere"}
+    return _pack_routes(RTM_DELROUTE, 0, link_index, prefixes, scopes, table)
 
 
-def read_route(message: bytes, link_index: int) -> Prefix | None:
-    """Where a route of the main table through that link leads; None for other routes.
+def read_route(message: bytes, link_index: int, *, table: int = MAIN_TABLE) -> Prefix | None:
+    """Where a route of that table through that link leads; None for other routes.
 
     Args:
         message: with its header, as it came from the kernel.
     """
-    if len(message) < _ATTRIBUTES_AT or message[_TABLE_AT] != _MAIN_TABLE:
+    if len(message) < _ATTRIBUTES_AT:
         return None
+    found_table = message[_TABLE_AT]
     destination = bytes(4 if message[_FAMILY_AT] == socket.AF_INET else 16)
     link = 0
     offset = _ATTRIBUTES_AT
@@ -85,8 +97,13 @@ def read_route(message: bytes, link_index: int) -> Prefix | None:
         elif kind == _RTA_OIF:
             value = message[offset + _ATTRIBUTE.size : offset + length]
             link = int.from_bytes(value, sys.byteorder)
+        elif kind == _RTA_TABLE:
+            value = message[offset + _ATTRIBUTE.size : offset + length]
+            found_table = int.from_bytes(value, sys.byteorder)
         offset += length + (-length % 4)
-    return Prefix.of(destination, message[_LENGTH_AT]) if link == link_index else None
+    if (link, found_table) != (link_index, table):
+        return None
+    return Prefix.of(destination, message[_LENGTH_AT])
 
 
 def _pack_routes(
@@ -95,10 +112,12 @@ def _pack_routes(
     link_index: int,
     prefixes: Iterable[Prefix],
     scopes: dict[int, str],
+    table: int,
 ) -> list[bytes]:
     templates = {}
     for version, scope in scopes.items():
-        message = _route_message(socket.AF_INET if version == 4 else socket.AF_INET6, link_index)
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        message = _route_message(family, link_index, table)
         message["proto"] = rt_proto["static"]
         message["scope"] = rt_scope[scope]
         # First, so that its place is known.
@@ -107,12 +126,14 @@ def _pack_routes(
     return [_aim(templates[prefix.version], prefix) for prefix in prefixes]
 
 
-def _route_message(family: int, link_index: int) -> nlmsg:
+def _route_message(family: int, link_index: int, table: int) -> nlmsg:
     message = rtmsg()
     message["family"] = family
-    message["table"] = _MAIN_TABLE
+    message["table"] = table if table < 256 else _BEYOND_A_BYTE
     message["type"] = rt_type["unicast"]
     message["attrs"] = [("RTA_OIF", link_index)]
+    if table >= 256:
+        message["attrs"].append(("RTA_TABLE", table))
     return message
 
 

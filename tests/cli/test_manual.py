@@ -17,14 +17,14 @@ from nvpn.cli.usage import Parser
 from nvpn.cli.verbs import VERBS, Verb
 from tests.support.cli import ROOT
 
-MANUAL = ROOT / "man" / "nvpn.8"
+PAGES = sorted((ROOT / "man").glob("nvpn*.8"))
 PICTURE = ROOT / "docs" / "status.svg"
 
 
 @pytest.fixture(scope="module")
 def manual() -> str:
-    """The text of the page, without its markup."""
-    text = MANUAL.read_text()
+    """The text of all pages about commands, without its markup."""
+    text = "".join(page.read_text() for page in PAGES)
     text = re.sub(r"\\f[BIRP]", "", text).replace("\\-", "-")
     return re.sub(r"^\.(?:[BI]|[BIR]{2}|TP|IP) ?", "", text, flags=re.MULTILINE).replace('"', "")
 

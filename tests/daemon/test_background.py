@@ -66,6 +66,31 @@ def test_warnings_reach_the_terminal_before_it_returns() -> None:
     assert done.stdout == "returned\n"
 
 
+def test_what_a_hook_writes_reaches_the_terminal_as_it_is() -> None:
+    done = run("reporter.show('[#] echo up'); reporter.ready(); return 0")
+
+    assert done.stderr == "[#] echo up\n"
+    assert done.stdout == "returned\n"
+
+
+def test_what_is_told_after_it_is_ready_harms_nobody(tmp_path: Path) -> None:
+    marker = tmp_path / "alive"
+    done = run(
+        f"""
+        reporter.ready()
+        reporter.show("nobody reads this")
+        reporter.reloading()
+        reporter.ready()
+        reporter.stopping()
+        open({str(marker)!r}, "w").close()
+        return 0
+        """
+    )
+
+    assert done.stdout == "returned\n"
+    wait_until(marker.exists, 5, "the daemon goes on")
+
+
 def test_what_the_work_raises_is_raised_where_it_was_typed() -> None:
     done = run("raise PlatformError('fly', errno=1, hint='walk')")
 

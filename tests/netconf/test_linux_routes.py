@@ -86,3 +86,14 @@ def test_a_message_cut_short_raises_nothing(prefix: Prefix, length: int) -> None
     cut = pack(route(prefix, scope=0), RTM_NEWROUTE, 0)[:length]
 
     assert read_route(cut, LINK) in (None, prefix)
+
+
+@settings(deadline=None)
+@given(prefixes, st.integers(1, 2**32 - 1))
+def test_a_route_of_any_table_is_packed_for_it_and_read_from_it_alone(
+    prefix: Prefix, table: int
+) -> None:
+    (packed,) = pack_new_routes(LINK, [prefix], table=table)
+
+    assert read_route(packed, LINK, table=table) == prefix
+    assert read_route(packed, LINK, table=table ^ 1) is None

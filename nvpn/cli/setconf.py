@@ -1,0 +1,16 @@
+"""``nvpn setconf``: give a running interface a file's settings and no others."""
+
+from __future__ import annotations
+
+import argparse
+
+from nvpn.errors import NvpnError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """INTERFACE, FILE."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 once it is done. Raises NvpnError."""
+    raise NvpnError("not built yet")

@@ -1,0 +1,16 @@
+"""``nvpn showconf``: print a running interface as a file for setconf."""
+
+from __future__ import annotations
+
+import argparse
+
+from nvpn.errors import NvpnError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """INTERFACE."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 once it is done. Raises NvpnError."""
+    raise NvpnError("not built yet")

@@ -1,0 +1,31 @@
+"""Which backend carries a tunnel: the one that was asked for, or the one that can be had."""
+
+from __future__ import annotations
+
+from nvpn.config.model import BackendWish, TunnelConfig
+from nvpn.datapath.choice import Wish
+from nvpn.errors import PlatformError
+
+
+def choose_backend(config: TunnelConfig | None) -> tuple[BackendWish, str]:
+    """USERSPACE or KERNEL, never AUTO, and why for people; empty if nothing is to say.
+
+    Raises:
+        PlatformError: the kernel is asked for, and cannot carry it.
+    """
+    if config is None or config.interface.backend is BackendWish.USERSPACE:
+        return BackendWish.USERSPACE, ""
+    from nvpn.daemon.kernel_tunnel import why_no_kernel
+
+    wish = config.interface.backend
+    if wish is BackendWish.AUTO and config.interface.datapath is not Wish.AUTO:
+        return BackendWish.USERSPACE, "the file names a datapath"
+    reason = why_no_kernel()
+    if not reason:
+        return BackendWish.KERNEL, ""
+    if wish is BackendWish.AUTO:
+        return BackendWish.USERSPACE, reason
+    raise PlatformError(
+        f"bring up {config.name} by the kernel",
+        hint=f'{reason}; our own backend can: backend = "userspace"',
+    )
