@@ -6,12 +6,11 @@ there. Every change costs what it changes, however many peers there are.
 
 from __future__ import annotations
 
-import errno
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from nvpn.errors import ControlError
+from nvpn.backend.limits import MAX_PEERS, validate_plan
 from nvpn.model.changes import (
     AddAllowedIp,
     AddPeer,
@@ -34,10 +33,6 @@ from nvpn.model.clock import Now
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.protocol.device import Device
-
-MAX_PEERS: Final = 1 << 20
-"""Of one interface; the kernel's limit too."""
-
 
 _CHANGES_A_TURN: Final = 512
 
@@ -70,20 +65,7 @@ class PlanApplier:
         Raises:
             ControlError: EINVAL, a number out of its range; ENOSPC, too many peers.
         """
-        added: set[PublicKey] = set()
-        for change in plan:
-            if isinstance(change, AddPeer):
-                if change.peer not in self._entries:
-                    added.add(change.peer)
-            elif isinstance(change, SetListenPort):
-                _expect_range("a listen port", change.port, 0xFFFF)
-            elif isinstance(change, SetFwmark):
-                _expect_range("a firewall mark", change.mark, 0xFFFF_FFFF)
-            elif isinstance(change, SetPersistentKeepalive):
-                _expect_range("a persistent keepalive", change.seconds, 0xFFFF)
-        # Removals are not counted against it: a plan that needs them to fit is refused.
-        if added and len(self._entries) + len(added) > self._max_peers:
-            raise ControlError(errno.ENOSPC, f"an interface has at most {self._max_peers} peers")
+        validate_plan(plan, self._entries, max_peers=self._max_peers)
 
     def apply(self, plan: Plan, now: Now) -> Iterator[None]:
         """Apply what :meth:`validate` has passed. The caller sees to ports and marks.
@@ -198,8 +180,3 @@ class _Rest:
 
 def _added(changes: Iterable[Change]) -> set[Prefix]:
     return {change.prefix for change in changes if isinstance(change, AddAllowedIp)}
-
-
-def _expect_range(what: str, value: int, maximum: int) -> None:
-    if not 0 <= value <= maximum:
-        raise ControlError(errno.EINVAL, f"{what} is a number from 0 to {maximum}")

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from nvpn.backend.alarm import open_alarm
-from nvpn.backend.plans import MAX_PEERS, PeerEntry, PlanApplier
+from nvpn.backend.limits import MAX_PEERS
+from nvpn.backend.plans import PeerEntry, PlanApplier
 from nvpn.datapath.api import Command, Datapath, DeviceGone, ReplaceSockets, SetMtu
 from nvpn.errors import ControlError, DropReason, PlatformError
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
