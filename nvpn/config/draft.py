@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from nvpn.config.findings import Findings, Place, quote
 from nvpn.config.model import (
@@ -19,20 +18,20 @@ from nvpn.config.model import (
     PeerConfig,
     TunnelConfig,
 )
-from nvpn.config.values import MIN_MTU_IPV6
+from nvpn.config.values import MAX_SERVERS, MIN_MTU_IPV6
 from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.name_servers import NameServers
-from nvpn.model.prefixes import Interface, Prefix
-
-NO_DEFAULT_ROUTE: Final = (
-    "is accepted from and sent to this peer, but nvpn does not install a default route yet"
-)
+from nvpn.model.prefixes import Interface, Prefix, format_address
 
 
 @dataclass(slots=True)
 class InterfaceDraft:
-    """Our own side. ``claims`` says where each key was given first, whatever its value."""
+    """Our own side.
+
+    ``claims`` says where each key was given first, whatever its value. ``hooks`` are
+    commands by their key, such as ``pre_up``.
+    """
 
     claims: dict[str, Place] = field(default_factory=dict)
     private_key: PrivateKey | None = None
@@ -43,10 +42,11 @@ class InterfaceDraft:
     datapath: Wish = Wish.AUTO
     workers: int = 1
     queues: int = 1
-    dns: NameServers | None = None
+    servers: list[tuple[bytes, Place]] = field(default_factory=list)
+    search: list[str] = field(default_factory=list)
     table: int | None = None
     kill_switch: bool = False
-    hooks: Hooks = field(default=Hooks(), repr=False)
+    hooks: dict[str, list[str]] = field(default_factory=dict, repr=False)
     save_config: bool = False
     netns: str = ""
     birth_netns: str = ""
@@ -102,7 +102,7 @@ def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelCon
     _check_names(draft, findings)
     _check_allowed_ips(draft.peers, findings)
     for peer in draft.peers:
-        _warn_about(peer, findings)
+        _warn_about(peer, draft.interface, findings)
     interface = draft.interface
     return TunnelConfig(
         name=name,
@@ -116,10 +116,10 @@ def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelCon
             datapath=interface.datapath,
             workers=interface.workers,
             queues=interface.queues,
-            dns=interface.dns,
+            dns=_freeze_servers(interface),
             table=interface.table,
             kill_switch=interface.kill_switch,
-            hooks=interface.hooks,
+            hooks=Hooks(**{key: tuple(commands) for key, commands in interface.hooks.items()}),
             save_config=interface.save_config,
             netns=interface.netns,
             birth_netns=interface.birth_netns,
@@ -130,6 +130,12 @@ def finish(draft: Draft, name: str, path: Path, findings: Findings) -> TunnelCon
         ),
         warnings=findings.warnings,
     )
+
+
+def _freeze_servers(interface: InterfaceDraft) -> NameServers | None:
+    servers = tuple(dict.fromkeys(server for server, _ in interface.servers))
+    search = tuple(dict.fromkeys(interface.search))
+    return NameServers(servers, search) if servers or search else None
 
 
 def _freeze(peer: PeerDraft, public_key: PublicKey) -> PeerConfig:
@@ -168,6 +174,21 @@ def _check_interface(interface: InterfaceDraft, findings: Findings) -> None:
             " those beyond gain nothing",
             f"set workers = {interface.queues}, or queues = {interface.workers}",
         )
+
+    for server, place in interface.servers[MAX_SERVERS:][:1]:
+        findings.warn(
+            place,
+            f"{format_address(server)} is name server {MAX_SERVERS + 1}; most programs ask"
+            f" only the first {MAX_SERVERS}",
+        )
+    if interface.backend is BackendWish.KERNEL:
+        for key in ("datapath", "workers", "queues"):
+            if key in interface.claims:
+                findings.error(
+                    interface.claims[key],
+                    "is about nvpn's own datapath, and the backend is the kernel",
+                    'remove it, or set backend = "userspace"',
+                )
 
 
 def _check_keys(draft: Draft, findings: Findings) -> None:
@@ -222,18 +243,18 @@ def _check_allowed_ips(peers: list[PeerDraft], findings: Findings) -> None:
                 findings.warn(place, f"{prefix} is given twice")
 
 
-def _warn_about(peer: PeerDraft, findings: Findings) -> None:
-    for prefix, place in peer.allowed_ips:
-        if prefix.is_default:
-            findings.warn(place, f"{prefix} {NO_DEFAULT_ROUTE}")
-    address = peer.endpoint.address if peer.endpoint else None
-    if address is None:
-        return
-    outside = Prefix.of(address, len(address) * 8)
-    for prefix, place in peer.allowed_ips:
-        if prefix.covers(outside) and not prefix.is_default:
-            findings.warn(
-                place,
-                f"{prefix} contains the peer's own endpoint {peer.endpoint}",
-                "its packets would be routed into the tunnel that they carry",
-            )
+def _warn_about(peer: PeerDraft, interface: InterfaceDraft, findings: Findings) -> None:
+    if interface.table is not None or interface.netns != interface.birth_netns:
+        return  # The routes of the packets that carry the tunnel are others.
+    for endpoint in (peer.endpoint, *peer.other_endpoints):
+        address = endpoint.address if endpoint else None
+        if address is None:
+            continue
+        outside = Prefix.of(address, len(address) * 8)
+        for prefix, place in peer.allowed_ips:
+            if prefix.covers(outside) and not prefix.is_default:
+                findings.warn(
+                    place,
+                    f"{prefix} contains the peer's own endpoint {endpoint}",
+                    "its packets would be routed into the tunnel that they carry",
+                )

@@ -34,6 +34,15 @@ class TextFile:
                 f"try: chmod 600 {self.path}",
             )
 
+    def warn_if_writable(self, findings: Findings) -> None:
+        """Warn when others than the owner may change the commands in it."""
+        if self.mode & 0o022:
+            findings.warn(
+                Place(self.name),
+                f"holds commands that root will run, and {_writers(self.mode)} may change them",
+                f"try: chmod 600 {self.path}",
+            )
+
 
 def read_config(path: Path, findings: Findings) -> TextFile | None:
     """Read a configuration file; None, with the reason in ``findings``, if that fails."""
@@ -125,3 +134,7 @@ def _others(mode: int) -> str:
     if mode & 0o006:
         return "everyone"
     return "its group" if mode & 0o060 else ""
+
+
+def _writers(mode: int) -> str:
+    return "everyone" if mode & 0o002 else "its group"

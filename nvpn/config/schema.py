@@ -1,4 +1,4 @@
-"""The keys that a configuration may have, those it may not have yet, and their sentences."""
+"""The keys that a configuration may have, and what people write in their place."""
 
 from __future__ import annotations
 
@@ -17,13 +17,27 @@ INTERFACE_KEYS: Final = (
     "datapath",
     "workers",
     "queues",
+    "dns",
+    "dns_search",
+    "table",
+    "kill_switch",
+    "pre_up",
+    "post_up",
+    "pre_down",
+    "post_down",
+    "save_config",
+    "netns",
+    "birth_netns",
+    "backend",
 )
+HOOK_KEYS: Final = ("pre_up", "post_up", "pre_down", "post_down")
 PEER_KEYS: Final = (
     "name",
     "public_key",
     "preshared_key",
     "preshared_key_file",
     "endpoint",
+    "endpoints",
     "allowed_ips",
     "persistent_keepalive",
 )
@@ -39,6 +53,11 @@ ALIASES: Final = {
     "mark": "fwmark",
     "threads": "workers",
     "multiqueue": "queues",
+    "nameserver": "dns",
+    "nameservers": "dns",
+    "search": "dns_search",
+    "namespace": "netns",
+    "routingtable": "table",
     "psk": "preshared_key",
     "pskfile": "preshared_key_file",
     "pubkey": "public_key",
@@ -54,52 +73,19 @@ EXAMPLE_KEY: Final = (
     "make your own with nvpn genkey or nvpn genpsk",
 )
 
-_HOOK: Final = (
-    "is not served yet: nvpn runs no commands",
-    "remove it, and run the command yourself after nvpn up or before nvpn down",
-)
-_DNS: Final = (
-    "is not served yet: nvpn does not set name servers",
-    "remove it, and set them by other means, such as resolvectl",
-)
-
-LATER: Final = {
-    "dns": _DNS,
-    "dns_search": _DNS,
-    "table": (
-        "is not served yet: routes go to the main table",
-        "remove it, or bring the interface up without routes: nvpn NAME, then wg setconf",
-    ),
-    "routes": (
-        "is not served yet: routes follow allowed_ips",
-        "remove it",
-    ),
-    "pre_up": _HOOK,
-    "post_up": _HOOK,
-    "pre_down": _HOOK,
-    "post_down": _HOOK,
-    "save_config": (
-        "is not served yet: nvpn never writes to this file",
-        "remove it, and keep the file as you want it",
-    ),
-}
-"""Interface keys that wg-quick has: what is said about each, and the remedy."""
-
 
 def unknown_key(
     word: str,
     known: Iterable[str],
-    later: Iterable[str],
     other: tuple[str, Iterable[str]],
 ) -> tuple[str, str]:
     """What to say about a key that its section does not have, and the hint.
 
     Args:
         known: the keys of its section, as they are written in this kind of file.
-        later: those that will be there one day.
         other: how the other section is written, and its keys.
     """
-    here = {plain(name): name for name in (*known, *later)}
+    here = {plain(name): name for name in known}
     header, there = other
     if plain(word) not in here and plain(word) in {plain(name) for name in there}:
         return "is unknown here", f"it belongs to {header}"

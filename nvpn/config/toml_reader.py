@@ -6,77 +6,33 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-import tomli
-
 from nvpn.config import values
 from nvpn.config.draft import Draft, InterfaceDraft, PeerDraft, claim
 from nvpn.config.files import TextFile, read_secret
 from nvpn.config.findings import Findings, Place, did_you_mean, found, kind_of, label, quote
 from nvpn.config.locate import Lines, Position, locate
-from nvpn.config.model import HostPort
-from nvpn.config.schema import EXAMPLE_KEY, INTERFACE_KEYS, LATER, PEER_KEYS, SECTIONS, unknown_key
+from nvpn.config.model import BackendWish, HostPort
+from nvpn.config.schema import (
+    EXAMPLE_KEY,
+    HOOK_KEYS,
+    INTERFACE_KEYS,
+    PEER_KEYS,
+    SECTIONS,
+    unknown_key,
+)
+from nvpn.config.tables import parse_table
+from nvpn.config.toml_syntax import parse_document
 from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
 
-# What tomli says, by its beginning, and what we say. Its own texts can repeat keys of
-# the document, ours cannot.
-_SYNTAX: Final = (
-    ("Expected newline or end of document", "expected the end of the line after the value"),
-    ("Expected '=' after a key", "expected = after the key"),
-    ("Expected ']", "expected ] at the end of the section's name"),
-    ("Invalid statement", "expected a section such as [interface], or key = value"),
-    ("Invalid value", "expected a value, such as a number or a text in quotes"),
-    ("Invalid initial character", "expected the name of a key"),
-    ("Unterminated string", "expected the closing quote of a text"),
-    ("Expected '\"", "expected the closing quote of a text"),
-    ('Expected "', "expected the closing quote of a text"),
-    ("Unclosed array", "expected a comma or ] in a list"),
-    ("Unclosed inline table", "expected a comma or } in a table"),
-    ("Illegal character '\\n'", "expected the closing quote of a text on the same line"),
-    ("Found invalid character '\\n'", "expected the closing quote of a text on the same line"),
-    ("Illegal character", "found a control character"),
-    ("Found invalid character", "found a control character"),
-    ("Unescaped '\\'", "found a \\ that escapes nothing; write \\\\, or use 'single quotes'"),
-    ("Invalid hex value", "expected hexadecimal digits in an escape"),
-    ("Escaped character", "found an escape for a character that does not exist"),
-    ("Invalid date", "expected a valid date or time"),
-    ("Cannot declare", "the same section stands there twice"),
-    ("Cannot overwrite", "the same key stands there twice"),
-    ("Duplicate inline table key", "the same key stands there twice"),
-    ("Cannot redefine", "the same section stands there twice"),
-    ("Cannot ", "a section or key adds to something that is complete already"),
-)
-
 
 def read_toml(source: TextFile, draft: Draft, findings: Findings) -> None:
     """Add what the file says to the draft, and every mistake in it to the findings."""
-    document = _parse(source, findings)
+    document = parse_document(source, findings)
     if document is not None:
         _Reader(source, draft, findings).read(document)
-
-
-def _parse(source: TextFile, findings: Findings) -> dict[str, Any] | None:
-    try:
-        return tomli.loads(source.text)
-    except RecursionError:
-        findings.error(Place(source.name), "is nested too deeply")
-    except ValueError as error:
-        _report_syntax(source, str(error), findings)
-    return None
-
-
-def _report_syntax(source: TextFile, text: str, findings: Findings) -> None:
-    at = re.search(r"\(at line (\d+), column (\d+)\)$", text)
-    # At the end of the document it is too late to see where a quote is missing.
-    line = int(at[1]) if at else locate(source.text).lost_on
-    message = next((ours for theirs, ours in _SYNTAX if text.startswith(theirs)), "")
-    where = f" (column {at[2]})" if at else ""
-    findings.error(
-        Place(source.name, line),
-        f"is not valid TOML: {message or 'expected key = value'}{where}",
-    )
 
 
 class _Table:
@@ -132,21 +88,32 @@ class _Table:
             return value
         return None
 
-    def number_or_text(self, key: str, parse: Callable[[str], int]) -> int:
-        """A whole number, or what a text such as ``off`` stands for; 0 without either."""
+    def flag(self, key: str) -> bool:
+        """``true`` or ``false``; false without either."""
         taken = self.take(key)
         if taken is None:
-            return 0
+            return False
+        value, place = taken
+        if isinstance(value, bool):
+            return value
+        self._findings.error(place, f"expected true or false without quotes, {found(value)}")
+        return False
+
+    def number_or_text(self, key: str, parse: Callable[[str], _T]) -> _T | None:
+        """What a whole number, or a text such as ``off``, stands for; None without either."""
+        taken = self.take(key)
+        if taken is None:
+            return None
         value, place = taken
         text = value if isinstance(value, str) else ""
         # A longer number is wrong whatever it is for, and may not even print.
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
             text = str(value)
-        return self._reader.parse(parse, text, place, shown=value) or 0
+        return self._reader.parse(parse, text, place, shown=value)
 
-    def texts(self, key: str) -> Iterator[tuple[str, Place]]:
+    def texts(self, key: str, what: str | None = None) -> Iterator[tuple[str, Place]]:
         """A text, or each text of a list."""
-        taken = self.take(key)
+        taken = self.take(key, what)
         if taken is None:
             return
         value, place = taken
@@ -161,15 +128,12 @@ class _Table:
                     yield element, at
 
     def refuse_others(self, section: str) -> None:
-        """Report the keys that the section does not have, or not yet."""
+        """Report the keys that the section does not have."""
         known, other = _KEYS[section], "peer" if section == "interface" else "interface"
-        later = LATER if section == "interface" else {}
         for key in self._values:
-            if key in later:
-                self._findings.error(self.place(key), *later[key])
-            elif key not in known:
+            if key not in known:
                 there = _HEADERS[other], _KEYS[other]
-                self._findings.error(self.place(key), *unknown_key(key, known, later, there))
+                self._findings.error(self.place(key), *unknown_key(key, known, there))
 
     def place(self, *more: str | int) -> Place:
         """Where the table, or something in it, is written."""
@@ -258,7 +222,7 @@ class _Reader:
             interface.listen_port = table.number("listen_port", 0, values.MAX_PORT, "a port")
         if "mtu" in section:
             interface.mtu = table.number("mtu", values.MIN_MTU, values.MAX_MTU, "bytes")
-        interface.fwmark |= table.number_or_text("fwmark", values.parse_fwmark)
+        interface.fwmark |= table.number_or_text("fwmark", values.parse_fwmark) or 0
         datapath = table.parsed("datapath", Wish.parse)
         if datapath is not None:
             interface.datapath = datapath
@@ -266,6 +230,50 @@ class _Reader:
             interface.workers = table.number("workers", 1, values.MAX_WORKERS, "workers") or 1
         if "queues" in section:
             interface.queues = table.number("queues", 1, values.MAX_QUEUES, "queues") or 1
+        interface.backend = table.parsed("backend", BackendWish.parse) or interface.backend
+        self._read_host(table, interface)
+
+    def _read_host(self, table: _Table, interface: InterfaceDraft) -> None:
+        """What is about the host, not about the tunnel itself."""
+        self._read_servers(table, interface)
+        number = table.number_or_text("table", parse_table)
+        interface.table = interface.table if number is None else number.table
+        interface.kill_switch |= table.flag("kill_switch")
+        interface.save_config |= table.flag("save_config")
+        interface.netns = table.parsed("netns", values.parse_netns) or interface.netns
+        interface.birth_netns = (
+            table.parsed("birth_netns", values.parse_netns) or interface.birth_netns
+        )
+        for key in HOOK_KEYS:
+            for text, place in table.texts(key):
+                self._read_hook(interface.hooks.setdefault(key, []), text, place)
+        if interface.hooks:
+            self._source.warn_if_writable(self.findings)
+
+    def _read_servers(self, table: _Table, interface: InterfaceDraft) -> None:
+        words = list(table.texts("dns"))
+        if [text.lower() for text, _ in words] == ["off"]:
+            words = []
+        for text, place in words:
+            if values.is_server_word(text):
+                server = self.parse(values.parse_server, text, place)
+                if server is not None:
+                    interface.servers.append((server, place))
+            else:
+                self._read_domain(interface, text, place)
+        for text, place in table.texts("dns_search"):
+            self._read_domain(interface, text, place)
+
+    def _read_domain(self, interface: InterfaceDraft, text: str, place: Place) -> None:
+        domain = self.parse(values.parse_domain, text, place)
+        if domain is not None:
+            interface.search.append(domain)
+
+    def _read_hook(self, commands: list[str], text: str, place: Place) -> None:
+        try:
+            commands.append(values.check_command(text))
+        except ValueError as error:
+            self.findings.error(place, str(error))
 
     def _read_peers(self, peers: object) -> None:
         self._draft.sections += 1
@@ -300,6 +308,7 @@ class _Reader:
         if raw is not None and any(raw):
             peer.preshared_key = PresharedKey(raw)
         peer.endpoint = table.parsed("endpoint", _parse_endpoint)
+        self._read_endpoints(table, peer)
         for text, place in table.texts("allowed_ips"):
             prefix = self.parse(values.parse_prefix, text, place)
             if prefix is None:
@@ -307,9 +316,26 @@ class _Reader:
             peer.allowed_ips.append((prefix, place))
             if values.has_host_bits(text, prefix):
                 self.findings.warn(place, f"{quote(text)} is taken as {prefix}")
-        peer.persistent_keepalive = table.number_or_text(
-            "persistent_keepalive", values.parse_keepalive
-        )
+        keepalive = table.number_or_text("persistent_keepalive", values.parse_keepalive)
+        peer.persistent_keepalive = keepalive or 0
+
+    def _read_endpoints(self, table: _Table, peer: PeerDraft) -> None:
+        endpoints: dict[HostPort, Place] = {}
+        for text, place in table.texts("endpoints", what="endpoint"):
+            endpoint = self.parse(_parse_endpoint, text, place)
+            if endpoint is None:
+                continue
+            if endpoint in endpoints:
+                self.findings.error(place, f"{endpoint} is given twice", "keep one of them")
+            elif len(endpoints) == values.MAX_ENDPOINTS:
+                self.findings.error(
+                    place,
+                    f"expected at most {values.MAX_ENDPOINTS} endpoints, and this is one more",
+                )
+            endpoints[endpoint] = place
+        if endpoints:
+            peer.endpoint, *others = endpoints
+            peer.other_endpoints = tuple(others)
 
     def _key(self, table: _Table, key: str) -> bytes | None:
         """The 32 bytes of a key that is given itself, or by the name of a file."""

@@ -25,6 +25,9 @@ MAX_FWMARK: Final = 0xFFFF_FFFF
 MAX_NAME: Final = 64
 MAX_WORKERS: Final = 64
 MAX_QUEUES: Final = 16
+MAX_SERVERS: Final = 3
+"""How many name servers the C library asks; others take more."""
+MAX_ENDPOINTS: Final = 8
 
 _KEY: Final = "expected a key of 44 base64 characters, as nvpn genkey and nvpn pubkey print it"
 _ENDPOINT: Final = "expected host:port, such as vpn.example.com:51820 or [2001:db8::1]:51820"
@@ -141,6 +144,54 @@ def check_name(text: str) -> str:
     if not text.strip() or not text.isprintable() or len(text) > MAX_NAME:
         raise ValueError(f"expected a name of 1 to {MAX_NAME} printable characters")
     return text.strip()
+
+
+def is_server_word(text: str) -> bool:
+    """Whether a word among name servers is meant as an address, as wg-quick tells it."""
+    return ":" in text or re.fullmatch(r"[0-9.]+", text) is not None
+
+
+def parse_server(text: str) -> bytes:
+    """The address of a name server."""
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise ValueError("expected an address like 10.0.0.1 or fd00::1") from None
+
+
+def parse_domain(text: str) -> str:
+    """A search domain, in ASCII and without a final dot."""
+    try:
+        domain = text if text.isascii() else text.encode("idna").decode()
+    except UnicodeError:
+        domain = ""
+    domain = domain.removesuffix(".")
+    if (
+        len(domain) > 253
+        or may_hold_key(domain)
+        or not all(_LABEL.fullmatch(label) for label in domain.split("."))
+    ):
+        raise ValueError("expected an address like 10.0.0.1, or a domain like example.com")
+    return domain
+
+
+def parse_netns(text: str) -> str:
+    """A network namespace: its name in /run/netns, or an absolute path."""
+    is_name = re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text) and text not in (".", "..")
+    is_path = text.startswith("/") and text.isprintable()
+    if may_hold_key(text) or not (is_name or is_path):
+        raise ValueError("expected the name of a network namespace, or a path from / on")
+    return text
+
+
+def check_command(text: str) -> str:
+    """A command for the shell. The message never repeats it: it may hold secrets."""
+    command = text.strip()
+    if not command:
+        raise ValueError("expected a command, found an empty text")
+    if "\0" in command or "\n" in command or "\r" in command:
+        raise ValueError("expected a command on one line")
+    return command
 
 
 def _parse_number(text: str, pattern: str) -> int | None:

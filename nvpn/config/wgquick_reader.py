@@ -2,8 +2,11 @@
 
 The syntax is theirs to the letter: sections and keys in any case, blanks inside a line
 dropped, ``#`` begins a comment anywhere, Address and AllowedIPs may be given often and
-take several values. What those tools would do and nvpn does not yet is refused, so that
-nothing that a file asks for is silently left out.
+take several values. In a hook ``#`` stays, as in today's wg-quick; the versions until 2025
+cut it off, together with the rest of the command.
+
+What nvpn has and they have not stands in comments, which they ignore:
+``# nvpn: kill_switch = true``. There the names are those of nvpn.toml(5).
 
 Stricter than they are in what is certainly a mistake: a key given twice, of which they
 would take the last, and what :mod:`nvpn.config.draft` checks between peers.
@@ -13,15 +16,17 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from nvpn.config import values
 from nvpn.config.draft import Draft, PeerDraft, claim
-from nvpn.config.files import TextFile
+from nvpn.config.files import TextFile, read_secret
 from nvpn.config.findings import Findings, Place, did_you_mean, found, label, may_hold_key, quote
-from nvpn.config.model import HostPort
-from nvpn.config.schema import EXAMPLE_KEY, LATER, unknown_key
+from nvpn.config.model import BackendWish, HostPort
+from nvpn.config.schema import EXAMPLE_KEY, HOOK_KEYS, unknown_key
+from nvpn.config.tables import parse_table
+from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
@@ -32,15 +37,6 @@ _INTERFACE_KEYS: Final = {
     "ListenPort": "listen_port",
     "MTU": "mtu",
     "FwMark": "fwmark",
-}
-_PEER_KEYS: Final = {
-    "PublicKey": "public_key",
-    "PresharedKey": "preshared_key",
-    "Endpoint": "endpoint",
-    "AllowedIPs": "allowed_ips",
-    "PersistentKeepalive": "persistent_keepalive",
-}
-_LATER_KEYS: Final = {
     "DNS": "dns",
     "Table": "table",
     "PreUp": "pre_up",
@@ -49,11 +45,25 @@ _LATER_KEYS: Final = {
     "PostDown": "post_down",
     "SaveConfig": "save_config",
 }
-# Asking for what nvpn does anyway is no reason to refuse.
-_HARMLESS: Final = {"Table": "auto", "SaveConfig": "false"}
+_PEER_KEYS: Final = {
+    "PublicKey": "public_key",
+    "PresharedKey": "preshared_key",
+    "Endpoint": "endpoint",
+    "AllowedIPs": "allowed_ips",
+    "PersistentKeepalive": "persistent_keepalive",
+}
+# What a comment for us may say, by its section.
+_COMMENT_KEYS: Final = {
+    "Interface": (
+        "kill_switch", "netns", "birth_netns", "backend", "datapath", "workers", "queues",
+        "private_key_file", "dns",
+    ),
+    "Peer": ("name", "endpoint", "preshared_key_file"),
+}  # fmt: skip
 
 # A comment by which other programs name a peer: "# Name = laptop".
 _NAME: Final = re.compile(r"\s*#\s*(?:friendly[_ ]?)?name\s*=\s*(.+?)\s*", re.IGNORECASE)
+_FOR_US: Final = re.compile(r"\s*#\s*nvpn:\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 _SECTIONS: Final = {"[interface]": "Interface", "[peer]": "Peer"}
 
 
@@ -80,11 +90,11 @@ class _Reader:
         code, _, _ = line.partition("#")
         text = "".join(code.split())
         if not text:
-            self._read_comment(line)
+            self._read_comment(line, number)
         elif text.startswith("["):
             self._begin_section(text, number)
         elif self._section is not None:
-            self._read_pair(self._section, code, number)
+            self._read_pair(self._section, code, line, number)
         elif self._before_sections:
             self._before_sections = False
             self._findings.error(
@@ -97,8 +107,14 @@ class _Reader:
         self._end_section()
         if self._holds_secret:
             self._source.warn_if_exposed(self._findings)
+        if self._draft.interface.hooks:
+            self._source.warn_if_writable(self._findings)
 
-    def _read_comment(self, line: str) -> None:
+    def _read_comment(self, line: str, number: int) -> None:
+        for_us = _FOR_US.fullmatch(line)
+        if for_us is not None and self._section is not None:
+            self._read_for_us(self._section, for_us[1], for_us[2], number)
+            return
         match = _NAME.fullmatch(line)
         if match is None or self._peer is None or self._peer.name:
             return
@@ -131,34 +147,96 @@ class _Reader:
         self._peer = None
         self._section = None
 
-    def _read_pair(self, section: str, code: str, number: int) -> None:
+    def _read_for_us(self, section: str, key: str, text: str, number: int) -> None:
+        """What nvpn.toml(5) has and the other programs have not."""
+        place = Place(self._source.name, number, f"[{section}] nvpn: {label(key)}")
+        known = _COMMENT_KEYS[section]
+        if key not in known:
+            hint = did_you_mean(key, known, {}) or f"known are {', '.join(known)}"
+            self._findings.error(place, "is unknown", hint)
+        elif self._peer is None:
+            self._read_interface_comment(key, text, place)
+        elif key == "endpoint":
+            self._add_endpoint(self._peer, text, place)
+        elif claim(self._peer.claims, key.removesuffix("_file"), place, self._findings):
+            if key == "name":
+                self._peer.name = self._parse(values.check_name, text, place) or ""
+            else:
+                self._read_key_file(key.removesuffix("_file"), text, place)
+
+    def _read_interface_comment(self, key: str, text: str, place: Place) -> None:
+        interface = self._draft.interface
+        if not claim(interface.claims, key.removesuffix("_file"), place, self._findings):
+            return
+        if key == "private_key_file":
+            self._read_key_file("private_key", text, place)
+        elif key == "dns":
+            if text.lower() != "off":
+                self._findings.error(place, f'expected "off", {found(text)}', "or write DNS = …")
+        elif key == "kill_switch":
+            interface.kill_switch = self._read_flag(text, place)
+        else:
+            value = self._parse(_COMMENT_PARSERS[key], text, place)
+            if value is not None:
+                setattr(interface, key, value)
+
+    def _add_endpoint(self, peer: PeerDraft, text: str, place: Place) -> None:
+        endpoint = self._parse(_parse_endpoint, text, place)
+        if endpoint is None:
+            return
+        if peer.endpoint is None:
+            self._findings.error(place, "stands before Endpoint", "put the first one there")
+        elif endpoint in (peer.endpoint, *peer.other_endpoints):
+            self._findings.error(place, f"{endpoint} is given twice", "keep one of them")
+        elif len(peer.other_endpoints) + 1 == values.MAX_ENDPOINTS:
+            message = f"expected at most {values.MAX_ENDPOINTS} endpoints, and this is one more"
+            self._findings.error(place, message)
+        else:
+            peer.other_endpoints += (endpoint,)
+
+    def _read_pair(self, section: str, code: str, line: str, number: int) -> None:
         name, equals, rest = code.partition("=")
         name = "".join(name.split())
-        keys = _PEER_KEYS if section == "Peer" else {**_INTERFACE_KEYS, **_LATER_KEYS}
-        key = next((known for known in keys if known.lower() == name.lower()), None)
-        place = Place(self._source.name, number, f"[{section}] {key or label(name)}")
+        keys = _PEER_KEYS if section == "Peer" else _INTERFACE_KEYS
+        written = next((known for known in keys if known.lower() == name.lower()), None)
+        place = Place(self._source.name, number, f"[{section}] {written or label(name)}")
         if not equals:
             self._findings.error(place._replace(key=f"[{section}]"), "expected Key = value")
-        elif key is None:
+        elif written is None:
             self._refuse(name, section, place)
-        elif key in _LATER_KEYS:
-            if rest.strip().lower() != _HARMLESS.get(key):
-                self._findings.error(place, *LATER[_LATER_KEYS[key]])
-        elif key == "Address":
-            self._read_addresses(rest, place)
-        elif key == "AllowedIPs" and self._peer is not None:
+        elif self._peer is None:
+            whole = line.partition("=")[2]
+            self._read_ours(keys[written], rest, whole, place)
+        elif written == "AllowedIPs":
             self._peer.claims.setdefault("allowed_ips", place)
             self._read_allowed_ips(self._peer, "".join(rest.split()), place)
         else:
-            self._read_single(keys[key], "".join(rest.split()), place)
+            self._read_single(keys[written], "".join(rest.split()), place)
+
+    def _read_ours(self, key: str, rest: str, whole: str, place: Place) -> None:
+        """A pair of [Interface]; ``whole`` is its value if ``#`` begins no comment."""
+        interface = self._draft.interface
+        if key == "address":
+            self._read_addresses(rest, place)
+        elif key == "dns":
+            self._read_servers(rest, place)
+        elif key in HOOK_KEYS:
+            self._read_hook(interface.hooks.setdefault(key, []), whole, place)
+        elif key not in ("table", "save_config"):
+            self._read_single(key, "".join(rest.split()), place)
+        elif claim(interface.claims, key, place, self._findings):
+            if key == "save_config":
+                interface.save_config = self._read_flag(rest.strip(), place)
+            else:
+                choice = self._parse(parse_table, rest.strip(), place)
+                interface.table = choice and choice.table
 
     def _refuse(self, name: str, section: str, place: Place) -> None:
-        if section == "Peer":
-            there = "[Interface]", (*_INTERFACE_KEYS, *_LATER_KEYS)
-            verdict = unknown_key(name, _PEER_KEYS, (), there)
-        else:
-            verdict = unknown_key(name, _INTERFACE_KEYS, _LATER_KEYS, ("[Peer]", _PEER_KEYS))
-        self._findings.error(place, *verdict)
+        tables: Mapping[str, Mapping[str, str]] = {
+            "[Interface]": _INTERFACE_KEYS, "[Peer]": _PEER_KEYS,
+        }  # fmt: skip
+        here, there = ("[Peer]", "[Interface]") if section == "Peer" else ("[Interface]", "[Peer]")
+        self._findings.error(place, *unknown_key(name, tables[here], (there, tables[there])))
 
     def _read_addresses(self, text: str, place: Place) -> None:
         interface = self._draft.interface
@@ -169,6 +247,31 @@ class _Reader:
             address = self._parse(values.parse_interface, word, place, shown=whole)
             if address is not None:
                 interface.addresses.append((address, place))
+
+    def _read_servers(self, text: str, place: Place) -> None:
+        interface = self._draft.interface
+        interface.claims.setdefault("dns", place)
+        whole = text if may_hold_key(text) else None
+        for word in text.replace(",", " ").split():
+            if values.is_server_word(word):
+                server = self._parse(values.parse_server, word, place, shown=whole)
+                if server is not None:
+                    interface.servers.append((server, place))
+            else:
+                domain = self._parse(values.parse_domain, word, place, shown=whole)
+                if domain is not None:
+                    interface.search.append(domain)
+
+    def _read_hook(self, commands: list[str], text: str, place: Place) -> None:
+        try:
+            commands.append(values.check_command(text))
+        except ValueError as error:
+            self._findings.error(place, str(error))
+
+    def _read_flag(self, text: str, place: Place) -> bool:
+        if text.lower() not in ("true", "false"):
+            self._findings.error(place, f"{quote(text)} is neither true nor false")
+        return text.lower() == "true"
 
     def _read_allowed_ips(self, peer: PeerDraft, text: str, place: Place) -> None:
         for word in text.split(","):
@@ -198,6 +301,13 @@ class _Reader:
             peer.endpoint = self._parse(_parse_endpoint, text, place)
         else:
             peer.persistent_keepalive = self._parse(values.parse_keepalive, text, place) or 0
+
+    def _read_key_file(self, key: str, text: str, place: Place) -> None:
+        word = read_secret(text, self._source, place, self._findings)
+        if word is not None:
+            held_before = self._holds_secret
+            self._read_key(key, word, place)
+            self._holds_secret = held_before
 
     def _read_key(self, key: str, text: str, place: Place) -> None:
         self._holds_secret |= key != "public_key"
@@ -240,3 +350,27 @@ def _parse_port(text: str) -> int:
 def _parse_endpoint(text: str) -> HostPort:
     host, port = values.split_endpoint(text, bare_ipv6=True)
     return values.make_endpoint(host, _parse_port(port))
+
+
+def _parse_workers(text: str) -> int:
+    return _parse_count(text, "workers", values.MAX_WORKERS)
+
+
+def _parse_queues(text: str) -> int:
+    return _parse_count(text, "queues", values.MAX_QUEUES)
+
+
+def _parse_count(text: str, unit: str, most: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= most:
+        raise ValueError(f"expected {unit} from 1 to {most}")
+    return int(text)
+
+
+_COMMENT_PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
+    "netns": values.parse_netns,
+    "birth_netns": values.parse_netns,
+    "backend": BackendWish.parse,
+    "datapath": Wish.parse,
+    "workers": _parse_workers,
+    "queues": _parse_queues,
+}

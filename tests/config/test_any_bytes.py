@@ -20,7 +20,9 @@ SPLINTERS = [
     b"", b"\x00", b"\xff", b"\n", b"\r", b'"', b"'''", b"[", b"]", b"[[peer]]", b"[peer]", b"{",
     b"}", b"=", b"#", b".", b",", b" = 1979-05-27\n", b"\\u00e9", b"9" * 5000, b"0x" + b"f" * 5000,
     b"nan", b"peer = 3\n", b"interface.x.y = 1\n", b"Address=\n", b"%", b"\xe2\x80\xae", b"inf",
-    b"1e999", b"[Interface]\n", b"Endpoint = a..b:1\n", "Endpoint = ß.é:1\n".encode(),
+    b"1e999", b"[Interface]\n", b"\n# nvpn: workers = 4\n", b"\n# nvpn: endpoint = a:1\n",
+    b"DNS = 1\n", b"dns = ['a', 1.5]\n", b"table = 9\n", b"Table = 0x\n", b"post_up = [[]]\n",
+    b"endpoints = ''\n", b"Endpoint = a..b:1\n", "Endpoint = ß.é:1\n".encode(),
 ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Path:
     good = tmp_path / "good.toml"
     good.write_text(
         f"[interface]\nprivate_key = '{OWN}'\naddress = ['10.0.0.1/24', 'fd00::1/64']\n"
-        f"[[peer]]\npublic_key = '{ALICE}'\nallowed_ips = '0.0.0.0/0'\n"
+        f"[[peer]]\npublic_key = '{ALICE}'\nallowed_ips = '10.0.0.9/24'\n"
     )
     good.chmod(0o600)
     (tmp_path / "bad.toml").write_text("[interface]\nmtu = 1\n[[peer]]\nname = 'x'\n")
@@ -48,8 +48,7 @@ def test_a_good_file_is_summed_up_and_its_warnings_told(home: Path) -> None:
         0,
         "good.toml: good: interface good, 10.0.0.1/24, fd00::1/64, 1 peer, python datapath\n"
         "datapath python: NVPN_DATAPATH asks for it\n",
-        "warning: good.toml:6: peer[1].allowed_ips: 0.0.0.0/0 is accepted from and sent to this"
-        " peer, but nvpn does not install a default route yet\n",
+        'warning: good.toml:6: peer[1].allowed_ips: "10.0.0.9/24" is taken as 10.0.0.0/24\n',
     )
 
 
@@ -60,8 +59,8 @@ def test_every_mistake_of_every_file_is_told(home: Path) -> None:
         "datapath python: NVPN_DATAPATH asks for it\n",
         "bad.toml:2: interface.mtu: expected bytes from 576 to 65475, found 1\n"
         "bad.toml:3: peer[1]: has no public_key; every peer needs one\n"
-        "warning: good.toml:6: peer[1].allowed_ips: 0.0.0.0/0 is accepted from and sent to this"
-        " peer, but nvpn does not install a default route yet\n"
+        'warning: good.toml:6: peer[1].allowed_ips: "10.0.0.9/24" is taken as'
+        " 10.0.0.0/24\n"
         'goood.toml: does not exist; did you mean "good.toml"?\n',
     )
 

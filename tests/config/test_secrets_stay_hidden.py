@@ -64,12 +64,15 @@ KEYS = {
     "wg0.toml": [
         "private_key", "private_key_file", "address", "listen_port", "mtu", "fwmark", "datapath",
         "workers", "queues", "name", "public_key", "preshared_key", "preshared_key_file",
-        "endpoint", "allowed_ips",
-        "persistent_keepalive", "dns", "post_up", "table", "nonsense",
+        "endpoint", "allowed_ips", "endpoints",
+        "persistent_keepalive", "dns", "dns_search", "post_up", "table", "kill_switch",
+        "save_config", "netns", "birth_netns", "backend", "nonsense",
     ],
     "wg0.conf": [
         "PrivateKey", "Address", "ListenPort", "MTU", "FwMark", "PublicKey", "PresharedKey",
-        "Endpoint", "AllowedIPs", "PersistentKeepalive", "DNS", "Table", "SaveConfig", "Nonsense",
+        "Endpoint", "AllowedIPs", "PersistentKeepalive", "DNS", "Table", "SaveConfig", "PostUp",
+        "# nvpn: netns", "# nvpn: dns", "# nvpn: name", "# nvpn: endpoint", "# nvpn: backend",
+        "# nvpn: kill_switch", "# nvpn: private_key_file", "Nonsense",
     ],
 }  # fmt: skip
 
