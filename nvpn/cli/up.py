@@ -8,7 +8,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE|NAME, -f, --log-level."""
+    """FILE|NAME, -f, --take-over, --log-level."""
     parser.add_argument(
         "file",
         metavar="FILE|NAME",
@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-f", "--foreground", action="store_true", help="Stay in front and log to standard error"
+    )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="Go on with an interface of that name that the kernel has already",
     )
     parser.add_argument(
         "--log-level",
@@ -41,4 +46,10 @@ def run(args: argparse.Namespace) -> int:
     path = find(args.file)
     # Mistakes are told by the name that was typed; a reload needs one that outlives it.
     config = replace(load(path), path=path.absolute())
-    return run_tunnel(config.name, config, in_front=args.foreground, level=LEVELS[args.log_level])
+    return run_tunnel(
+        config.name,
+        config,
+        in_front=args.foreground,
+        level=LEVELS[args.log_level],
+        take_over=args.take_over,
+    )

@@ -9,10 +9,12 @@ of whoever moved it there.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from nvpn.daemon.routing import Run
 from nvpn.daemon.tunnel import Tunnel
 from nvpn.errors import NvpnError, PlatformError
 from nvpn.netconf.api import Link, LinkChanged, LinkLeft, LinkMonitor, Netconf
@@ -33,6 +35,7 @@ class LinkFollower:
     Args:
         on_gone: the interface does not exist any more.
         spawn: starts a background task of the daemon.
+        at_home: calls in the interface's namespace.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class LinkFollower:
         loop: asyncio.AbstractEventLoop,
         on_gone: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        at_home: Run,
     ) -> None:
         self._tunnel = tunnel
         self._host = tunnel.host
         self._loop = loop
         self._on_gone = on_gone
         self._spawn = spawn
+        self._at_home = at_home
         self._monitor: LinkMonitor | None = None
         self._serving = False
         self._is_elsewhere = False
@@ -55,7 +60,7 @@ class LinkFollower:
 
     def start(self, netconf: Netconf) -> None:
         """Watch from now on, and catch up with what happened before. Raises PlatformError."""
-        self._watch(netconf.monitor(self._host.link))
+        self._watch(self._at_home(lambda: netconf.monitor(self._host.link)))
         tun = self._tunnel.tun
         name = self._host.link.name if tun is None else tun_name(tun.fd)
         link = netconf.find_link(name)
@@ -134,14 +139,19 @@ class LinkFollower:
         A socket of ours over there would tell, but also keep the namespace alive.
         """
         _log.info("the interface has left this network namespace")
+        has_complained = False
         while True:
             try:
                 link = call_where(tun.fd, lambda: _look(tun))
             except PlatformError as error:
-                # EBADFD: deleted. The datapath will say the same.
-                _log.info("the interface is gone: %s", error)
-                self._on_gone()
-                return
+                if error.errno == errno.EBADFD:  # deleted; the datapath will say the same
+                    _log.info("the interface is gone: %s", error)
+                    self._on_gone()
+                    return
+                if not has_complained:
+                    has_complained = True
+                    _log.warning("what happens to it there is not followed: %s", error)
+                link = None
             if link is not None:
                 self._note(link)
             await asyncio.sleep(VISIT_SECONDS)

@@ -36,14 +36,19 @@ class HostSettings:
 
     @classmethod
     def of(cls, config: TunnelConfig) -> HostSettings:
-        """What the configuration wants; default routes are left out."""
+        """What the configuration wants of the interface itself and the main table.
+
+        Default routes are left out, and all routes where the file names another table or
+        none: they are :class:`nvpn.daemon.routing.Routing`'s.
+        """
         interface = config.interface
         allowed = (prefix for peer in config.peers for prefix in peer.allowed_ips)
+        is_main = interface.table is None
         return cls(
             frozenset(interface.addresses),
             interface.mtu,
             interface.fwmark,
-            plan_routes(allowed, interface.addresses),
+            plan_routes(allowed, interface.addresses) if is_main else frozenset(),
         )
 
 
@@ -57,9 +62,14 @@ class TunnelHost:
 
     def __init__(self, netconf: Netconf, link: Link, *, max_segments: int | None) -> None:
         self._netconf = netconf
+        self._outside: Netconf | None = None
         self.link = link
         self._max_segments = max_segments
         self._settings = HostSettings()
+
+    def look_outside(self, outside: Netconf) -> None:
+        """Endpoints are reached from another network namespace than the interface's."""
+        self._outside = outside
 
     def prepare(self, mtu: int) -> None:
         """A new interface: no noise of its own, queue, MTU. Raises PlatformError."""
@@ -93,10 +103,12 @@ class TunnelHost:
         """As configured, else derived."""
         if settings.mtu is not None:
             return settings.mtu
+        netconf = self._outside or self._netconf
         return derive_mtu(
             endpoints,
-            lambda address: self._netconf.path_to(address, fwmark=settings.fwmark),
-            tunnel=self.link.index,
+            lambda address: netconf.path_to(address, fwmark=settings.fwmark),
+            # Over there the number may be any interface's, and none is the tunnel.
+            tunnel=self.link.index if self._outside is None else 0,
         )
 
     def extend(self, settings: HostSettings) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from nvpn.daemon.atomic_file import write_atomically
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 
@@ -65,33 +66,7 @@ def write_memory(path: str, memory: TunnelMemory) -> None:
     Raises:
         OSError: no space, read-only, …; the old file is as it was.
     """
-    directory, name = os.path.split(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    temporary = os.path.join(directory, f".{name}.new")
-    try:
-        os.unlink(temporary)  # of a daemon that was killed while it wrote
-    except FileNotFoundError:
-        pass
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(_format(memory))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(path, _format(memory))
 
 
 def _format(memory: TunnelMemory) -> bytes:

@@ -1,8 +1,9 @@
 """A tunnel on this host: made, configured from a file, changed by a changed file.
 
 Steps leave their undoing on a stack, so that whatever fails unwinds what was done and
-nothing else. Their order is the one in which nothing leaks: keys and peers, then sockets,
-then the link, addresses, routes.
+nothing else. Their order is the one in which nothing leaks: the kill switch, then keys and
+peers, sockets, the link, addresses, routes. Hooks run with the loop going on, so that they
+may ask the tunnel's own control socket.
 """
 
 from __future__ import annotations
@@ -11,41 +12,37 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nvpn.config.model import BackendWish, HostPort, InterfaceConfig, TunnelConfig
+from nvpn.config.model import Hooks, TunnelConfig
 from nvpn.config.plan import diff, full_plan
 from nvpn.control.client import is_running
 from nvpn.control.paths import leftovers_path, state_path
 from nvpn.control.server import ControlServer, Operation
-from nvpn.daemon.carrier import choose_backend
+from nvpn.daemon.cleaning import clean_up
+from nvpn.daemon.creation import make_tunnel
 from nvpn.daemon.drops import report_drops
 from nvpn.daemon.follower import LinkFollower
 from nvpn.daemon.handed import Handed
-from nvpn.daemon.host import HostSettings
+from nvpn.daemon.hook_moments import HookMoments
+from nvpn.daemon.host_side import HostSide
 from nvpn.daemon.keeper import StateKeeper
-from nvpn.daemon.leftovers import Leftovers
+from nvpn.daemon.leftovers import NAMESPACE, Leftovers
 from nvpn.daemon.memory import read_memory
-from nvpn.daemon.name_service import NameService
+from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.network_watch import NetworkWatch
 from nvpn.daemon.recall import recall
-from nvpn.daemon.resolver import EndpointResolver, changes_for
-from nvpn.daemon.tunnel import Tunnel, create_tunnel
-from nvpn.datapath.choice import choose, explain_workers
+from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.errors import ControlError, NvpnError, PlatformError
-from nvpn.model.changes import Plan, SetCandidates, SetEndpoint, SetListenPort
+from nvpn.model.changes import SetEndpoint, SetListenPort
 from nvpn.model.clock import SECOND, boot_ns, read_clocks
-from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.netconf.linux import LinuxNetconf
 
 _log: Final = logging.getLogger(__name__)
-
-RESOLVE_SECONDS: Final = 3.0
-"""How long a start or reload waits for names; slower ones come in when they do."""
 
 _DAY: Final = 86_400 * SECOND
 _MIN_BURST: Final = 20
@@ -95,18 +92,22 @@ class Session:
         take_over: bool,
     ) -> None:
         # A socket that we were handed answers already.
-        if handed.control < 0 and is_running(name):
-            raise PlatformError(
-                f"start {name}", hint=f"it is running already; see: nvpn show {name}"
-            )
+        if handed.control < 0:
+            if is_running(name):
+                raise PlatformError(
+                    f"start {name}", hint=f"it is running already; see: nvpn show {name}"
+                )
+            for sentence in clean_up(name, keep=_made_anew(config)):
+                around.warn(sentence)
         self._name = name
         self._around = around
         self._undo = undo
         self._config = config
         self._handed = handed
-        self._take_over = take_over
         self._leftovers = Leftovers(leftovers_path(name))
-        self._netconf = LinuxNetconf()
+        self._namespaces = Namespaces(config)
+        undo.callback(self._namespaces.close)
+        self._netconf = self._namespaces.at_home(LinuxNetconf)
         undo.callback(self._netconf.close)
         path = state_path(name)
         self._memory, problem = read_memory(path)
@@ -120,29 +121,76 @@ class Session:
             is_known=self._is_known,
             remembers_peers=config is not None,
         )
-        # First on the stack, last to go: the exact last timestamp is known then.
+        # Late to go: the exact last timestamp is known then.
         undo.callback(self._keeper.close)
-        self._tunnel = self._create_tunnel()
+        self._hooks = HookMoments(
+            name,
+            namespace=self._namespaces.home,
+            hooks=lambda: Hooks() if self._config is None else self._config.interface.hooks,
+            show=around.show,
+        )
+        undo.push_async_callback(self._run_post_down)
+        self._host_side = HostSide(
+            name,
+            netconf=self._netconf,
+            namespaces=self._namespaces,
+            leftovers=self._leftovers,
+            undo=undo,
+            warn=around.warn,
+            on_mtu=lambda mtu: self._backend.set_mtu(mtu),
+        )
+        if config is not None:
+            self._note_namespace(config)
+            self._host_side.put_up_guard(config)
+        self._tunnel = make_tunnel(
+            name,
+            config,
+            netconf=self._netconf,
+            namespaces=self._namespaces,
+            leftovers=self._leftovers,
+            loop=around.loop,
+            timestamps=self._keeper.timestamps,
+            warn=around.warn,
+            on_gone=self._interface_gone,
+            on_failure=self._failed,
+            tun_fd=handed.tun,
+            take_over=take_over,
+        )
         undo.push_async_callback(self._tunnel.close)
         self._backend = self._tunnel.backend
         self._host = self._tunnel.host
-        self._resolver = EndpointResolver(self._endpoint_found, spawn=around.spawn)
-        undo.callback(self._resolver.close)
-        # What the resolver knew when it was last told to the backend.
-        self._placed: dict[PublicKey, tuple[Endpoint, ...]] = {}
+        if self._namespaces.is_apart:
+            outside = LinuxNetconf()
+            undo.callback(outside.close)
+            self._host.look_outside(outside)
+        self._peers = Whereabouts(self._backend, spawn=around.spawn, on_moved=self._follow_paths)
+        undo.callback(self._peers.close)
+        is_apart = self._namespaces.is_apart
         self._network_watch = NetworkWatch(
-            self._network_changed, loop=around.loop, ignored=lambda: self._host.link.index
+            self._network_changed,
+            loop=around.loop,
+            ignored=lambda: 0 if is_apart else self._host.link.index,
         )
         undo.callback(self._network_watch.close)
         self._follower = LinkFollower(
-            self._tunnel, loop=around.loop, on_gone=self._interface_gone, spawn=around.spawn
+            self._tunnel,
+            loop=around.loop,
+            on_gone=self._interface_gone,
+            spawn=around.spawn,
+            at_home=self._namespaces.at_home,
         )
         undo.callback(self._follower.close)
-        self._mtu = 0
-        self._name_service: NameService | None = None
+        self._is_up = False
+        self._preparing: asyncio.Task[list[str]] | None = None
         self._backend.subscribe(self._notice)
         if _log.isEnabledFor(logging.DEBUG):
             around.spawn(report_drops(self._backend.drops))
+
+    def _note_namespace(self, config: TunnelConfig) -> None:
+        """Where all the rest will be, for whoever clears it away if we are killed."""
+        if config.interface.netns:
+            self._leftovers.note(NAMESPACE, config.interface.netns)
+            self._undo.callback(self._leftovers.forget, NAMESPACE)
 
     @property
     def config(self) -> TunnelConfig | None:
@@ -154,41 +202,6 @@ class Session:
         return self._backend.describe()
 
     # --- start --------------------------------------------------------------------------
-
-    def _create_tunnel(self) -> Tunnel:
-        config, around = self._config, self._around
-        backend, reason = choose_backend(config)
-        if backend is BackendWish.KERNEL:
-            from nvpn.daemon.kernel_tunnel import create_kernel_tunnel
-
-            return create_kernel_tunnel(
-                self._name,
-                self._netconf,
-                self._leftovers,
-                loop=around.loop,
-                on_gone=self._interface_gone,
-                on_failure=self._failed,
-                take_over=self._take_over,
-                reason=reason,
-            )
-        wanted = InterfaceConfig() if config is None else config.interface
-        file = "" if config is None else str(config.path)
-        choice = choose(wanted.datapath, file=file)
-        tunnel = create_tunnel(
-            self._name,
-            self._netconf,
-            choice=choice,
-            workers=wanted.workers,
-            queues=wanted.queues,
-            loop=around.loop,
-            timestamps=self._keeper.timestamps,
-            on_gone=self._interface_gone,
-            on_failure=self._failed,
-            tun_fd=self._handed.tun,
-        )
-        if sentence := explain_workers(choice, wanted.workers, file=file):
-            around.warn(sentence)
-        return tunnel
 
     def open_control(self, operations: dict[str, Operation]) -> None:
         """Let others look and change, and follow what they do to the link.
@@ -209,21 +222,22 @@ class Session:
         server.open(socket.socket(fileno=handed) if handed >= 0 else None)
 
     async def configure(self) -> None:
-        """Peers, keys and sockets: all that has to be there before the first route.
+        """PreUp hooks, then peers, keys and sockets: all that has to be there before a route.
 
         Raises:
+            PlatformError: a hook failed, …
             ControlError: the port is taken, …
         """
         config = self._config
         assert config is not None
         for sentence in config.warnings:
             self._around.warn(sentence)
-        self._resolver.want(_endpoints(config))
-        for sentence in await self._wait_for_names(config):
+        await self._hooks.pre_up()
+        config = self._config = self._host_side.with_mark(config)
+        for sentence in await self._peers.want(config):
             self._around.warn(sentence)
         now = read_clocks()
-        known = dict(self._resolver.known)
-        recalled = recall(config, _best(known), self._memory, wall=now.wall, boot=now.boot)
+        recalled = recall(config, self._peers.best, self._memory, wall=now.wall, boot=now.boot)
         self._check_clock(now.wall)
         self._keeper.timestamps.burst = max(_MIN_BURST, len(config.peers))
         elsewhere = tuple(
@@ -233,32 +247,22 @@ class Session:
         )
         try:
             await self._backend.apply(
-                full_plan(config, recalled.endpoints) + elsewhere + self._candidates(known)
+                full_plan(config, recalled.endpoints) + elsewhere + self._peers.plan()
             )
         finally:
             _wipe_keys(config)
-        self._placed = known
+        self._peers.told()
         await self._bind(config)
         if recalled.in_session:
             self._around.spawn(self._initiate(recalled.in_session))
 
     async def configure_host(self) -> None:
-        """MTU, addresses, link, routes, name servers. Raises PlatformError."""
+        """MTU, addresses, link, routes, name servers, PostUp hooks. Raises PlatformError."""
         config = self._config
         assert config is not None
-        settings = HostSettings.of(config)
-        self._adapt_mtu(config)
-        self._host.raise_link()
-        self._host.extend(settings)
-        self._host.reduce(settings)
-        self._name_service = NameService(
-            self._host.link,
-            self._leftovers,
-            warn=self._around.warn,
-            netns=config.interface.netns,
-        )
-        self._undo.push_async_callback(self._name_service.unset)
-        await self._name_service.set(config.interface.dns)
+        await self._host_side.set_up(self._host, config, self._peers.addresses)
+        await self._hooks.post_up()
+        self._is_up = True
 
     async def _bind(self, config: TunnelConfig) -> None:
         """Bind the configured port, or the one the kernel chose last time if it is free.
@@ -274,16 +278,6 @@ class Session:
                 await self._backend.apply((SetListenPort(0),))
         await self._follower.serve()
         self._remember_port(config)
-
-    async def _wait_for_names(self, config: TunnelConfig) -> list[str]:
-        missing = await self._resolver.wait(RESOLVE_SECONDS)
-        return [
-            f"{peer.label}: {' and '.join(place.host for place in peer.endpoints)}"
-            " does not resolve yet"
-            f" ({missing[peer.public_key]}); trying on in the background"
-            for peer in config.peers
-            if peer.public_key in missing
-        ]
 
     def _check_clock(self, wall: int) -> None:
         lead = self._keeper.timestamps.lead_ns(wall)
@@ -312,85 +306,38 @@ class Session:
             NvpnError: the host or the backend refused; all is as before.
         """
         assert self._config is not None
-        old, old_mtu = self._config, self._mtu
-        settings = HostSettings.of(new)
-        self._resolver.want(_endpoints(new))
+        old, new = self._config, self._host_side.with_mark(new)
         try:
-            unresolved = await self._wait_for_names(new)
+            unresolved = await self._peers.want(new)
             boot = boot_ns()
-            known = dict(self._resolver.known)
             endpoints = {
-                peer: endpoint._replace(learned_at=boot) for peer, endpoint in _best(known).items()
+                peer: endpoint._replace(learned_at=boot)
+                for peer, endpoint in self._peers.best.items()
             }
             plan = diff(self._backend.snapshot(), new, endpoints, previous=old)
-            plan += self._candidates(known)
-            self._host.extend(settings)
-            try:
-                self._adapt_mtu(new)
+            plan += self._peers.plan()
+            with contextlib.ExitStack() as undo:
+                finish = self._host_side.extend(new, self._peers.addresses, undo)
                 await self._backend.apply(plan)
-            except BaseException:
-                self._host.withdraw(settings)
-                raise
+                undo.pop_all()
         except NvpnError:
-            self._resolver.want(_endpoints(old))
-            await self._resolver.wait(0)
-            self._set_mtu(old_mtu)
+            await self._peers.want_again(old)
             raise
         finally:
             _wipe_keys(new)
-        self._host.reduce(settings)
-        self._config, self._placed = new, known
-        if self._name_service is not None:
-            await self._name_service.set(new.interface.dns)
+        finish()
+        self._config = new
+        self._peers.told()
+        await self._host_side.change_name_servers(new)
         self._keeper.timestamps.burst = max(_MIN_BURST, len(new.peers))
         self._remember_port(new)
         _log.info("reloaded: %d changes", len(plan))
         return [*new.warnings, *unresolved, *_left_as_it_is(old, new)]
 
-    def _candidates(self, known: Mapping[PublicKey, tuple[Endpoint, ...]]) -> Plan:
-        """Where else the peers may be, as far as that is another place than before."""
-        before = {peer: found[1:] for peer, found in self._placed.items() if found[1:]}
-        after = {peer: found[1:] for peer, found in known.items() if found[1:]}
-        return tuple(
-            SetCandidates(peer, after.get(peer, ()))
-            for peer in {**before, **after}
-            if before.get(peer) != after.get(peer)
-        )
-
-    def _endpoint_found(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
-        self._around.spawn(self._use_endpoints(peer, found))
-
-    async def _use_endpoints(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
-        """A name that resolved late, or was looked up again after its peer fell silent."""
-        where = " ".join(map(str, found))
-        _log.info("endpoint resolved", extra={"peer": peer.short, "endpoint": where})
-        plan = changes_for(
-            peer,
-            found,
-            before=self._placed.get(peer, ()),
-            current=self._backend.endpoint_of(peer),
-            boot=boot_ns(),
-        )
-        self._placed[peer] = found
-        try:
-            await self._backend.apply(plan)
-            if self._config is not None and self._mtu:
-                self._adapt_mtu(self._config)
-        except NvpnError as error:
-            _log.warning("%s", error, extra={"peer": peer.short})
-
-    def _adapt_mtu(self, config: TunnelConfig) -> None:
-        """Set the MTU where what it should be has changed; one that people set stays."""
-        addresses = [
-            endpoint.address for found in self._resolver.known.values() for endpoint in found
-        ]
-        self._set_mtu(self._host.mtu_for(HostSettings.of(config), addresses))
-
-    def _set_mtu(self, mtu: int) -> None:
-        if mtu != self._mtu:
-            self._host.set_mtu(mtu)
-            self._backend.set_mtu(mtu)
-            self._mtu = mtu
+    def _follow_paths(self) -> None:
+        """Peers may be reached another way now. Raises PlatformError."""
+        if self._config is not None:
+            self._host_side.follow_paths(self._config, self._peers.addresses)
 
     def _remember_port(self, config: TunnelConfig) -> None:
         is_chosen = config.interface.listen_port is None
@@ -406,15 +353,14 @@ class Session:
         _log.log(logging.DEBUG if is_unanswered else logging.INFO, notice.kind.value, extra=extra)
         self._keeper.remember(notice)
         if is_unanswered or notice.kind is NoticeKind.HANDSHAKE_GIVEN_UP:
-            self._resolver.look_again(notice.peer)
+            self._peers.look_again(notice.peer)
 
     def _network_changed(self, why: str) -> None:
         _log.info("%s", why)
         self._backend.network_changed()
-        if self._config is None or not self._mtu:
-            return
+        self._host_side.follow_network()
         try:
-            self._adapt_mtu(self._config)
+            self._follow_paths()
         except NvpnError as error:
             _log.warning("%s", error)
 
@@ -430,20 +376,49 @@ class Session:
     # --- the end ------------------------------------------------------------------------
 
     async def prepare_stop(self) -> list[str]:
-        """What is done while the tunnel still works; sentences of warning. Again: nothing."""
-        return []
+        """What is done while the tunnel still works: PreDown hooks, and saving.
+
+        Returns sentences of warning. Again: waits for the first to be done, returns nothing.
+        """
+        if self._preparing is not None:
+            await asyncio.wait((self._preparing,))
+            return []
+        self._preparing = self._around.loop.create_task(self._prepare_stop())
+        try:
+            return await asyncio.shield(self._preparing)
+        except asyncio.CancelledError:
+            self._preparing.cancel()
+            raise
+
+    async def _prepare_stop(self) -> list[str]:
+        config = self._config
+        if config is None or not self._is_up:
+            return []
+        told = await self._hooks.pre_down()
+        if config.interface.save_config:
+            try:
+                told += await self.save()
+            except NvpnError as error:
+                told.append(str(error))
+        return told
+
+    async def _run_post_down(self) -> None:
+        """All the rest of us is gone."""
+        for sentence in await self._hooks.post_down():
+            self._around.warn(sentence)
 
     async def save(self) -> list[str]:
         """Write the running state into the file; sentences of warning. Raises NvpnError."""
         return []
 
 
-def _endpoints(config: TunnelConfig) -> dict[PublicKey, tuple[HostPort, ...]]:
-    return {peer.public_key: peer.endpoints for peer in config.peers if peer.endpoints}
+def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
+    """Of a dead daemon's leftovers those that the start replaces in one go.
 
-
-def _best(known: Mapping[PublicKey, tuple[Endpoint, ...]]) -> dict[PublicKey, Endpoint]:
-    return {peer: found[0] for peer, found in known.items()}
+    A kill switch that outlived its daemon must not be away for a moment.
+    """
+    has_guard = config is not None and config.interface.kill_switch
+    return frozenset({"guard"}) if has_guard else frozenset()
 
 
 def _left_as_it_is(old: TunnelConfig, new: TunnelConfig) -> list[str]:
@@ -453,6 +428,9 @@ def _left_as_it_is(old: TunnelConfig, new: TunnelConfig) -> list[str]:
         "datapath": (was.datapath, wanted.datapath, f'"{wanted.datapath.value}"'),
         "workers": (was.workers, wanted.workers, f"{wanted.workers}"),
         "queues": (was.queues, wanted.queues, f"{wanted.queues}"),
+        "backend": (was.backend, wanted.backend, f'"{wanted.backend.value}"'),
+        "netns": (was.netns, wanted.netns, f'"{wanted.netns}"'),
+        "birth_netns": (was.birth_netns, wanted.birth_netns, f'"{wanted.birth_netns}"'),
     }
     return [
         f"{new.path}: interface.{key}: {shown} is for the next start: nvpn down {new.name},"

@@ -1,4 +1,9 @@
-"""Stops another process's tunnel and makes sure that nothing of it is left."""
+"""Stops another process's tunnel and makes sure that nothing of it is left.
+
+The daemon is asked over its control socket, so that what its hooks have to say reaches the
+person who typed the command. One that does not answer gets the signal that a service
+manager would send, and one that does not heed that is killed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,19 @@ import signal
 import socket
 from typing import Final
 
-from nvpn.control.client import daemon_pid, get, is_running
-from nvpn.control.paths import socket_path
+from nvpn.control.client import daemon_pid, get, is_running, messages, request
+from nvpn.control.paths import leftovers_path, socket_path
 from nvpn.daemon.background import print_warning
 from nvpn.errors import ControlError, PlatformError
 
 PATIENCE: Final = 5.0
-"""Seconds that a daemon gets to stop by itself; it should need less than one."""
+"""Seconds that a daemon which does not answer gets to stop; it should need less than one."""
+
+PATIENCE_ONCE_ANSWERED: Final = 15.0
+"""Seconds for one that has answered: its name service may take some of them."""
+
+PATIENCE_WITH_HOOKS: Final = 180.0
+"""Seconds for PreDown hooks, and for PostDown hooks once the rest is gone."""
 
 _PROBE_SECONDS: Final = 2.0
 
@@ -30,7 +41,7 @@ def stop_tunnel(name: str) -> None:
     operation = f"take {name} down"
     was_there = os.path.exists(socket_path(name))
     if not is_running(name):
-        _explain_nothing(name, operation, was_there=was_there)
+        _clear_away(name, operation, was_there=was_there)
         return
     process = daemon_pid(name)
     try:
@@ -41,22 +52,34 @@ def stop_tunnel(name: str) -> None:
     except OSError as error:
         raise PlatformError(operation, errno=error.errno or 0) from None
     try:
-        _expect_ours(name, operation)
-        _signal(held, signal.SIGTERM, operation)
-        if _has_ended(held):
+        has_answered = _is_ours_and_answers(name, operation) and _ask(name)
+        if not has_answered:
+            _signal(held, signal.SIGTERM, operation)
+        patience = PATIENCE_ONCE_ANSWERED if has_answered else PATIENCE
+        if _has_ended(held, patience):
             return
-        print_warning(f"{name} did not stop within {PATIENCE:g} seconds and is killed")
+        # The socket goes before the PostDown hooks come.
+        if not os.path.exists(socket_path(name)) and _has_ended(held, PATIENCE_WITH_HOOKS):
+            return
+        print_warning(f"{name} did not stop within {patience:g} seconds and is killed")
         _signal(held, signal.SIGKILL, operation)
-        if not _has_ended(held):
+        if not _has_ended(held, PATIENCE):
             raise PlatformError(operation, hint=f"process {process} does not end")
         is_running(name)  # removes the socket, which a killed process leaves behind
+        for sentence in _clean_up(name):
+            print_warning(sentence)
     finally:
         os.close(held)
 
 
-def _explain_nothing(name: str, operation: str, *, was_there: bool) -> None:
+def _clear_away(name: str, operation: str, *, was_there: bool) -> None:
+    """Nothing runs: what a killed daemon left goes, and if that is nothing, say so."""
+    told = _clean_up(name)
     if was_there and not os.path.exists(socket_path(name)):
-        print_warning(f"{name} was not running; the socket of a killed daemon is removed")
+        told.insert(0, f"{name} was not running; the socket of a killed daemon is removed")
+    for sentence in told:
+        print_warning(sentence)
+    if told:
         return
     try:
         socket.if_nametoindex(name)
@@ -65,18 +88,42 @@ def _explain_nothing(name: str, operation: str, *, was_there: bool) -> None:
     raise PlatformError(operation, hint=f"the interface is not nvpn's; try: wg-quick down {name}")
 
 
-def _expect_ours(name: str, operation: str) -> None:
-    """Other WireGuard programs have their sockets in the same place."""
+def _clean_up(name: str) -> list[str]:
+    if not os.path.exists(leftovers_path(name)):
+        return []  # spares nearly everybody the imports
+    from nvpn.daemon.cleaning import clean_up
+
+    return clean_up(name)
+
+
+def _ask(name: str) -> bool:
+    """Let the daemon prepare its end, then end; whether it is about to."""
+    try:
+        answer = request(name, "nvpn_stop", timeout=PATIENCE_WITH_HOOKS)
+    except (ControlError, PlatformError):
+        return False  # an older one, which knows signals alone, or one that just ended
+    for sentence in messages(answer):
+        print_warning(sentence)
+    return True
+
+
+def _is_ours_and_answers(name: str, operation: str) -> bool:
+    """False for one of ours that hangs.
+
+    Raises:
+        PlatformError: it is another WireGuard program's: their sockets are in the same place.
+    """
     try:
         record = get(name, timeout=_PROBE_SECONDS)
     except ControlError as error:
         if error.errno == errno.ETIMEDOUT and _looks_like_nvpn(name):
-            return  # it hangs: the more reason to stop it
+            return False  # the more reason to stop it
         raise
     if not record.datapath:
         raise PlatformError(
             operation, hint=f"another program runs it; try: rm {socket_path(name)}"
         )
+    return True
 
 
 def _looks_like_nvpn(name: str) -> bool:
@@ -97,7 +144,7 @@ def _signal(held: int, number: int, operation: str) -> None:
         raise PlatformError(operation, errno=error.errno or 0, hint=hint) from None
 
 
-def _has_ended(held: int) -> bool:
+def _has_ended(held: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(held, select.POLLIN)
-    return bool(poll.poll(PATIENCE * 1000))
+    return bool(poll.poll(seconds * 1000))

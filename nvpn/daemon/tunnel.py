@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from nvpn.backend.api import TunnelBackend
 from nvpn.backend.userspace import UserspaceBackend
 from nvpn.daemon.host import TunnelHost
+from nvpn.daemon.routing import Run
 from nvpn.datapath.choice import Choice, create_datapath
 from nvpn.datapath.segments import probe_max_segments
 from nvpn.errors import PlatformError
+from nvpn.netconf.api import KERNEL_KIND, Link
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.overlay.api import Tun
 from nvpn.overlay.linux import adopt_tun, open_tun
@@ -46,6 +48,7 @@ def create_tunnel(
     name: str,
     netconf: LinuxNetconf,
     *,
+    at_home: Run,
     choice: Choice,
     workers: int,
     queues: int,
@@ -58,6 +61,8 @@ def create_tunnel(
     """Create the interface and what moves its packets.
 
     Args:
+        netconf: of the namespace in which the interface is to be.
+        at_home: calls there.
         choice: the datapath that is to carry it.
         workers: threads that may move its packets.
         queues: of the interface.
@@ -68,7 +73,7 @@ def create_tunnel(
     Raises:
         PlatformError: the interface exists, no permission, no TUN driver.
     """
-    tun = _create_tun(name, netconf, queues) if tun_fd < 0 else adopt_tun(tun_fd)
+    tun = _create_tun(name, netconf, queues, at_home) if tun_fd < 0 else adopt_tun(tun_fd)
     try:
         link = netconf.find_link(tun.name)
         if link is None:
@@ -102,11 +107,18 @@ def create_tunnel(
     return Tunnel(tun, backend, host)
 
 
-def _create_tun(name: str, netconf: LinuxNetconf, queues: int) -> Tun:
-    if netconf.find_link(name) is not None:
+def _create_tun(name: str, netconf: LinuxNetconf, queues: int, at_home: Run) -> Tun:
+    if (link := netconf.find_link(name)) is not None:
         raise PlatformError(
-            f"create interface {name}",
-            errno=errno.EEXIST,
-            hint=f"choose another name, or remove it: ip link delete {name}",
+            f"create interface {name}", errno=errno.EEXIST, hint=_explain_existing(link)
         )
-    return open_tun(name, queues=queues)
+    return at_home(lambda: open_tun(name, queues=queues))
+
+
+def _explain_existing(link: Link) -> str:
+    if link.kind == KERNEL_KIND:
+        return (
+            f"it is the kernel's; take it over with: nvpn up --take-over {link.name}, or remove"
+            f" it: ip link delete {link.name}"
+        )
+    return f"choose another name, or remove it: ip link delete {link.name}"

@@ -15,6 +15,9 @@ from nvpn.model.prefixes import Interface, Prefix
 MAIN_TABLE: Final = 254
 """Where routes are looked for unless a policy rule says otherwise."""
 
+KERNEL_KIND: Final = "wireguard"
+"""The :attr:`Link.kind` of the kernel's own tunnels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:

@@ -90,16 +90,6 @@ def test_a_thousand_routes_do_not_hold_up_the_start(machine: Machine) -> None:
     assert len(machine.routes()) == 1000 + 3
 
 
-def test_a_default_route_is_not_installed_and_the_user_is_told(machine: Machine) -> None:
-    machine.write(CONFIG.replace('"10.20.0.0/16"', '"0.0.0.0/0"'))
-
-    up = machine.nvpn("up", "wg0.toml")
-
-    assert "0.0.0.0/0" in up.stderr
-    assert "default route" in up.stderr
-    assert "default" not in machine.routes()
-
-
 def test_mistakes_are_told_all_at_once_and_nothing_is_made(machine: Machine) -> None:
     machine.write(CONFIG.replace("10.9.0.1/24", "10.9.0/24").replace(":5", ":99999"))
 

@@ -1,0 +1,127 @@
+"""Where a tunnel's peers are: from names in a configuration to endpoints in the backend."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from nvpn.backend.api import TunnelBackend
+from nvpn.config.model import HostPort, TunnelConfig
+from nvpn.daemon.resolver import EndpointResolver, changes_for
+from nvpn.errors import NvpnError
+from nvpn.model.changes import Plan, SetCandidates, SetEndpoint
+from nvpn.model.clock import boot_ns
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.keys import PublicKey
+
+if TYPE_CHECKING:
+    import asyncio
+
+_log: Final = logging.getLogger(__name__)
+
+RESOLVE_SECONDS: Final = 3.0
+"""How long a start or reload waits for names; slower ones come in when they do."""
+
+
+class Whereabouts:
+    """Asks the resolver, and tells the backend what it finds later than it was asked.
+
+    Args:
+        spawn: starts a background task of the daemon.
+        on_moved: called when paths to peers may be others than before.
+    """
+
+    def __init__(
+        self,
+        backend: TunnelBackend,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        on_moved: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._spawn = spawn
+        self._on_moved = on_moved
+        self._resolver = EndpointResolver(self._found, spawn=spawn)
+        # What the resolver knew when it was last told to the backend.
+        self._placed: Mapping[PublicKey, tuple[Endpoint, ...]] = {}
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._resolver.close()
+
+    async def want(self, config: TunnelConfig) -> list[str]:
+        """Look for the endpoints of these peers and no others, and wait a moment for them.
+
+        Returns sentences about those that are not found yet.
+        """
+        self._resolver.want(_endpoints(config))
+        missing = await self._resolver.wait(RESOLVE_SECONDS)
+        return [
+            f"{peer.label}: {' and '.join(place.host for place in peer.endpoints)}"
+            " does not resolve yet"
+            f" ({missing[peer.public_key]}); trying on in the background"
+            for peer in config.peers
+            if peer.public_key in missing
+        ]
+
+    async def want_again(self, config: TunnelConfig) -> None:
+        """Back to a configuration that was in force, without waiting."""
+        self._resolver.want(_endpoints(config))
+        await self._resolver.wait(0)
+
+    @property
+    def best(self) -> dict[PublicKey, Endpoint]:
+        """The first choice for every peer that has been found."""
+        return {peer: found[0] for peer, found in self._resolver.known.items()}
+
+    @property
+    def addresses(self) -> list[bytes]:
+        """Everywhere that a peer may be, as 4 or 16 bytes."""
+        return [endpoint.address for found in self._resolver.known.values() for endpoint in found]
+
+    def plan(self) -> Plan:
+        """Where else the peers may be, as far as that is another place than was told."""
+        before = {peer: found[1:] for peer, found in self._placed.items() if found[1:]}
+        after = {peer: found[1:] for peer, found in self._resolver.known.items() if found[1:]}
+        return tuple(
+            SetCandidates(peer, after.get(peer, ()))
+            for peer in {**before, **after}
+            if before.get(peer) != after.get(peer)
+        )
+
+    def told(self) -> None:
+        """The backend has what is known now."""
+        self._placed = dict(self._resolver.known)
+
+    def look_again(self, peer: PublicKey) -> None:
+        """The peer does not answer where we thought it is: its name may have moved."""
+        self._resolver.look_again(peer)
+
+    def _found(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
+        self._spawn(self._use(peer, found))
+
+    async def _use(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
+        """A name that resolved late, or was looked up again after its peer fell silent."""
+        where = " ".join(map(str, found))
+        _log.info("endpoint resolved", extra={"peer": peer.short, "endpoint": where})
+        before = self._placed.get(peer, ())
+        plan = changes_for(
+            peer,
+            found,
+            before=before,
+            current=self._backend.endpoint_of(peer),
+            boot=boot_ns(),
+        )
+        self._placed = {**self._placed, peer: found}
+        try:
+            await self._backend.apply(plan)
+            if before and any(isinstance(change, SetEndpoint) for change in plan):
+                self._backend.initiate(peer)
+            self._on_moved()
+        except NvpnError as error:
+            _log.warning("%s", error, extra={"peer": peer.short})
+
+
+def _endpoints(config: TunnelConfig) -> dict[PublicKey, tuple[HostPort, ...]]:
+    return {peer.public_key: peer.endpoints for peer in config.peers if peer.endpoints}
