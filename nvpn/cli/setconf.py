@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from nvpn.errors import NvpnError
+from nvpn.cli import as_wg
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """INTERFACE, FILE."""
+    as_wg.add_words(parser, "INTERFACE FILE")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 once it is done. Raises NvpnError."""
-    raise NvpnError("not built yet")
+    """0 once it is done; otherwise 1, and wg's sentence says why."""
+    return as_wg.change_by_file(
+        "setconf", args.words, append=False, lines_of=lambda name, config: config.lines()
+    )

@@ -176,6 +176,30 @@ def format_bytes(count: int, style: Style) -> str:
     return f"{amount:.2f} {style.cyan}{_BYTE_UNITS[exponent - 1]}{style.reset}"
 
 
+def format_showconf(tunnel: TunnelRecord) -> str:
+    """The file that setconf takes: ``wg showconf IF``. Its keys are in it."""
+    lines = ["[Interface]"]
+    if tunnel.listen_port:
+        lines.append(f"ListenPort = {tunnel.listen_port}")
+    if tunnel.fwmark:
+        lines.append(f"FwMark = 0x{tunnel.fwmark:x}")
+    if tunnel.private_key:
+        lines.append(f"PrivateKey = {tunnel.private_key}")
+    for peer in tunnel.peers:
+        lines += ("", "[Peer]", f"PublicKey = {peer.public_key}")
+        if peer.preshared_key:
+            lines.append(f"PresharedKey = {peer.preshared_key}")
+        if peer.allowed_ips:
+            lines.append(f"AllowedIPs = {', '.join(map(_normal, peer.allowed_ips))}")
+        if peer.endpoint:
+            lines.append(f"Endpoint = {format_endpoint(peer.endpoint)}")
+        if peer.persistent_keepalive:
+            lines.append(f"PersistentKeepalive = {peer.persistent_keepalive}")
+    if not tunnel.peers:
+        lines.append("")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _format_dump(tunnel: TunnelRecord, head: str) -> str:
     device = (
         tunnel.private_key or _NONE,

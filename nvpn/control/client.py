@@ -1,4 +1,4 @@
-"""Talk to a running tunnel, ours or any other WireGuard's that has a control socket.
+"""Talk to a running tunnel: ours, any other WireGuard's that has a control socket, the kernel's.
 
 ``nvpn show`` begins and ends here, so this module imports next to nothing: no asyncio,
 no dataclasses, no cryptography. What comes back is plain strings and numbers.
@@ -108,10 +108,18 @@ class TunnelRecord:
 
 
 def list_interfaces() -> list[str]:
-    """The names of all running tunnels, in the directory's order.
+    """The names of all running tunnels: the kernel's, then sockets in the directory's order.
 
-    As `wg` does, removes sockets whose daemon is gone.
+    As `wg` does, removes sockets whose daemon is gone. Unlike it, names an interface of
+    the kernel's that has a daemon, too, once.
     """
+    from nvpn.control.kernel import list_kernel_interfaces
+
+    served = _list_sockets()
+    return [name for name in list_kernel_interfaces() if name not in served] + served
+
+
+def _list_sockets() -> list[str]:
     try:
         with os.scandir(socket_directory()) as entries:
             files = [entry.name for entry in entries]
@@ -184,6 +192,9 @@ def request(
 ) -> list[str]:
     """Ask the daemon of the interface, and return the lines of its answer.
 
+    Where there is none, and the interface is the kernel's, the kernel is asked: it
+    knows ``get`` and ``set``.
+
     Args:
         operation: ``get``, ``set``, or one of nvpn's own, such as ``nvpn_reload``.
         lines: ``key=value``, without line ends.
@@ -197,7 +208,15 @@ def request(
     if any("\n" in line for line in lines or ()):
         raise ValueError("a request line has no line end in it")
     text = "\n".join([f"{operation}=1", *(lines or ())]) + "\n\n"
-    with _connect(name, timeout) as connection:
+    try:
+        connection = _connect(name, timeout)
+    except PlatformError as error:
+        if error.errno != errno.ENODEV or not _may_ask_kernel(name, operation):
+            raise
+        from nvpn.control import kernel
+
+        return kernel.request(name, operation, lines or ())
+    with connection:
         try:
             connection.sendall(text.encode())
             answer = _read_answer(connection, time.monotonic() + timeout)
@@ -224,6 +243,14 @@ def request(
     if number:
         raise ControlError(number, "\n".join(messages(answer_lines)) or os.strerror(number))
     return answer_lines
+
+
+def _may_ask_kernel(name: str, operation: str) -> bool:
+    if operation not in ("get", "set") or not is_interface_name(name):
+        return False
+    from nvpn.control.kernel import is_kernel_interface
+
+    return is_kernel_interface(name)
 
 
 def messages(lines: list[str]) -> list[str]:
