@@ -29,18 +29,30 @@ def run(args: argparse.Namespace) -> int:
     """0 once device and socket are there, or after they have ended in front.
 
     Raises:
-        NvpnError: they could not be made.
+        NvpnError: they could not be made, or what we were handed is not what it should be.
     """
+    from nvpn.daemon.handed import take_handed
     from nvpn.daemon.logs import LEVELS
     from nvpn.daemon.process import run_tunnel
     from nvpn.errors import PlatformError
     from nvpn.model.interface_name import NAME_RULE, is_interface_name
+    from nvpn.overlay.linux import tun_name
 
-    if not is_interface_name(args.interface):
+    handed = take_handed()
+    # A device that is there already has its name, whatever we are told.
+    name = tun_name(handed.tun) if handed.tun >= 0 else args.interface
+    if not is_interface_name(name):
         raise PlatformError(
-            f"create interface {args.interface!r}",
-            hint=f"an interface name has {NAME_RULE}",
+            f"create interface {name!r}", hint=f"an interface name has {NAME_RULE}"
         )
-    level = args.log_level or _GO_LEVELS.get(os.environ.get("LOG_LEVEL", ""), "error")
-    in_front = args.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1"
-    return run_tunnel(args.interface, None, in_front=in_front, level=LEVELS[level])
+    wanted = os.environ.get("LOG_LEVEL", "")
+    level = args.log_level or _GO_LEVELS.get(wanted, "error")
+    return run_tunnel(
+        name,
+        None,
+        in_front=args.foreground or os.environ.get("WG_PROCESS_FOREGROUND") == "1",
+        level=LEVELS[level],
+        handed=handed,
+        # Whoever asks for words by wireguard-go's variable looks for them where it puts them.
+        keeps_output=wanted not in ("", "silent"),
+    )

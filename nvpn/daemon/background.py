@@ -3,7 +3,8 @@
 The command that the user typed stays as the parent until the daemon reports over a pipe:
 warnings, then "ready" or what went wrong. So it returns 0 exactly when the tunnel works.
 The daemon is a fork, not a new program: nothing secret passes through arguments,
-environment or files, and no descriptor but the pipe is shared.
+environment or files, and no descriptor is shared but the pipe, and those that are to be
+kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
@@ -111,11 +112,20 @@ class PipeReporter:
             self._descriptor = -1
 
 
-def run_in_background(work: Callable[[Reporter], int]) -> None:
+def run_in_background(
+    work: Callable[[Reporter], int],
+    *,
+    keep: Collection[int] = (),
+    keep_output: bool = False,
+) -> None:
     """Run ``work`` in a process of its own and return when it reports that it is ready.
 
     What ``work`` returns is that process's exit status; a NvpnError that it raises is
     raised here.
+
+    Args:
+        keep: descriptors that it needs; all others are closed there.
+        keep_output: let it write to our standard output and error for ever.
 
     Raises:
         FailedInBackground: with the daemon's sentence, or one that says how it ended.
@@ -130,7 +140,7 @@ def run_in_background(work: Callable[[Reporter], int]) -> None:
         raise PlatformError("start a process", errno=error.errno or 0) from None
     if child == 0:
         os.close(reading)
-        _become_daemon(work, writing)
+        _become_daemon(work, writing, keep, keep_output)
     os.close(writing)
     # The first child only makes the second and tells its number.
     try:
@@ -193,7 +203,9 @@ def _follow(lines: Iterator[bytes]) -> None:
     )
 
 
-def _become_daemon(work: Callable[[Reporter], int], writing: int) -> NoReturn:
+def _become_daemon(
+    work: Callable[[Reporter], int], writing: int, keep: Collection[int], keep_output: bool
+) -> NoReturn:
     """In the first child: never returns into the caller's code."""
     status = 1
     try:
@@ -202,7 +214,7 @@ def _become_daemon(work: Callable[[Reporter], int], writing: int) -> NoReturn:
             os._exit(0)
         # Not a session leader any more: no terminal can become ours by accident.
         os.write(writing, b"%d\n" % os.getpid())
-        _let_go(keep=writing)
+        _let_go({writing, *keep}, keep_output=keep_output)
         reporter = PipeReporter(writing)
         try:
             status = work(reporter)
@@ -214,17 +226,17 @@ def _become_daemon(work: Callable[[Reporter], int], writing: int) -> NoReturn:
         os._exit(status)
 
 
-def _let_go(*, keep: int) -> None:
+def _let_go(keep: Collection[int], *, keep_output: bool) -> None:
     """Of the terminal, the working directory, and descriptors that a shell left open."""
     os.chdir("/")
     for number in [int(text) for text in os.listdir("/proc/self/fd")]:
-        if number > 2 and number != keep:
+        if number > 2 and number not in keep:
             try:
                 os.close(number)
             except OSError:
                 pass  # it was that of the listing itself
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
+    for standard in (0,) if keep_output else (0, 1, 2):
         os.dup2(null, standard)
     if null > 2:
         os.close(null)

@@ -38,18 +38,23 @@ _MAX_DATAGRAM: Final = 60_000
 def log_to_stderr(interface: str, level: int) -> None:
     """Lines for people, or the journal's own form where stderr is connected to it."""
     journal = open_journal(interface) if _is_journal(sys.stderr.fileno()) else None
-    if journal is None:
-        journal = logging.StreamHandler(sys.stderr)
-        journal.setFormatter(LineFormatter(interface))
-    _install(journal, level)
+    _install(level, journal or _open_stderr(interface))
 
 
 def log_to_system(
-    interface: str, level: int, *, journal: str = JOURNAL, syslog: str = SYSLOG
+    interface: str,
+    level: int,
+    *,
+    journal: str = JOURNAL,
+    syslog: str = SYSLOG,
+    to_stderr: bool = False,
 ) -> None:
-    """The journal if there is one, else syslog, else nowhere."""
+    """The journal if there is one, else syslog, else nowhere; ``to_stderr``: there, too."""
     handler = open_journal(interface, journal) or open_syslog(interface, syslog)
-    _install(handler or logging.NullHandler(), level)
+    handlers = [handler or logging.NullHandler()]
+    if to_stderr:
+        handlers.append(_open_stderr(interface))
+    _install(level, *handlers)
 
 
 def open_journal(interface: str, path: str = JOURNAL) -> logging.Handler | None:
@@ -62,6 +67,12 @@ def open_syslog(interface: str, path: str = SYSLOG) -> logging.Handler | None:
     """A handler that speaks RFC 3164 as local daemons do; None when nobody listens."""
     sender = _connect(path)
     return SyslogHandler(sender, interface) if sender is not None else None
+
+
+def _open_stderr(interface: str) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(interface))
+    return handler
 
 
 class LineFormatter(logging.Formatter):
@@ -182,12 +193,14 @@ def describe(record: logging.LogRecord) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _install(handler: logging.Handler, level: int) -> None:
-    handler.addFilter(FloodGuard())
+def _install(level: int, *handlers: logging.Handler) -> None:
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-    root.addHandler(handler)
+    for handler in handlers:
+        # One each: whoever had the first few lines must not count them for the other, too.
+        handler.addFilter(FloodGuard())
+        root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("nvpn").setLevel(level)
     if level > logging.CRITICAL:

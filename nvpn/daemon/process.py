@@ -32,6 +32,7 @@ def run_tunnel(
     level: int,
     handed: Handed = NOTHING_HANDED,
     take_over: bool = False,
+    keeps_output: bool = False,
 ) -> int:
     """Run the tunnel in this process, or in one of its own until that is ready.
 
@@ -41,6 +42,7 @@ def run_tunnel(
         level: of :mod:`logging`.
         handed: descriptors to use instead of opening our own.
         take_over: an interface of the kernel's that is there already.
+        keeps_output: log to standard error in the background, too.
 
     Returns the exit status for the command line.
 
@@ -50,17 +52,25 @@ def run_tunnel(
 
     def work(reporter: Reporter) -> int:
         return _work(
-            name, level, in_front, lambda: _supervise(name, config, reporter, handed, take_over)
+            name,
+            level,
+            in_front,
+            keeps_output,
+            lambda: _supervise(name, config, reporter, handed, take_over),
         )
 
     if in_front:
         return work(front_reporter())
-    run_in_background(work)
+    run_in_background(work, keep=handed.descriptors, keep_output=keeps_output)
     return 0
 
 
 def _work(
-    name: str, level: int, in_front: bool, supervise: Callable[[], Coroutine[Any, Any, int]]
+    name: str,
+    level: int,
+    in_front: bool,
+    keeps_output: bool,
+    supervise: Callable[[], Coroutine[Any, Any, int]],
 ) -> int:
     # Until the loop takes over: there is nothing to remove yet.
     signal.signal(signal.SIGTERM, _leave)
@@ -70,7 +80,7 @@ def _work(
     if in_front:
         logs.log_to_stderr(name, level)
     else:
-        logs.log_to_system(name, level)
+        logs.log_to_system(name, level, to_stderr=keeps_output)
     loop = _new_loop()
     try:
         return loop.run_until_complete(supervise())
