@@ -8,13 +8,14 @@ makes sense of: positive after ``get``, negative after everything else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from nvpn.backend.api import Backend
@@ -37,6 +38,7 @@ _CREDENTIALS: Final = struct.Struct("3i")
 _LINES_A_TURN: Final = 512
 _ACCEPTS_A_TURN: Final = 16
 _PAUSE_SECONDS: Final = 0.5
+_LAST_WORDS_SECONDS: Final = 1.0
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -70,6 +72,9 @@ class ControlServer:
         self._pause: asyncio.TimerHandle | None = None
         # Oldest first: who is to go when there is no room.
         self._tasks: dict[asyncio.Task[None], RequestReader] = {}
+        # Those that have done what they were asked, and are telling so.
+        self._telling: set[asyncio.Task[None]] = set()
+        self._is_closing = False
 
     @property
     def path(self) -> str:
@@ -99,7 +104,12 @@ class ControlServer:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def close(self) -> None:
-        """Remove the socket, if it is still ours, and end every connection."""
+        """Remove the socket, if it is still ours, and end every connection.
+
+        Whoever is being answered gets a moment for the rest: an operation may be what
+        ends us, and its client waits to hear that it worked.
+        """
+        self._is_closing = True
         if self._listener is not None:
             if self._pause is not None:
                 self._pause.cancel()
@@ -115,7 +125,12 @@ class ControlServer:
             self._listener = None
         # An operation may be what closes us: it ends by itself.
         tasks = self._tasks.keys() - {asyncio.current_task()}
-        for task in tasks:
+        telling = tasks & self._telling
+        for task in tasks - telling:
+            task.cancel()
+        if telling:
+            await asyncio.wait(telling, timeout=_LAST_WORDS_SECONDS)
+        for task in telling:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -184,6 +199,8 @@ class ControlServer:
                     await self._answer(connection, request)
                 finally:
                     request.wipe()
+                if self._is_closing:
+                    return
         except BadRequest as refusal:
             await self._refuse(connection, refusal)
         except (UnknownOperation, OSError, TimeoutError):
@@ -211,7 +228,8 @@ class ControlServer:
         except Exception:
             _log.exception("internal error in %s", request.operation)
             number = errno.EIO
-        await answer.finish(request.operation, number)
+        with self._while_telling():
+            await answer.finish(request.operation, number)
 
     async def _get(self, answer: _Answer) -> None:
         for piece in iter_get(self._backend.snapshot()):
@@ -230,7 +248,19 @@ class ControlServer:
             _wipe(plan)
 
     async def _operate(self, request: Request, answer: _Answer) -> None:
-        await answer.say(await self._operations[request.operation](list(request.lines())))
+        messages = await self._operations[request.operation](list(request.lines()))
+        with self._while_telling():
+            await answer.say(messages)
+
+    @contextlib.contextmanager
+    def _while_telling(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._telling.add(task)
+        try:
+            yield
+        finally:
+            self._telling.discard(task)
 
     async def _refuse(self, connection: socket.socket, refusal: BadRequest) -> None:
         answer = _Answer(connection, self._limits.answer_seconds)

@@ -57,7 +57,9 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._undo = contextlib.AsyncExitStack()
         self._session: Session | None = None
-        self._reloading = asyncio.Lock()
+        self._is_stopping = False
+        # One change at a time: a reload, a save, the way to the end.
+        self._changing = asyncio.Lock()
 
     async def run(self) -> int:
         """Start, serve, stop; the exit status.
@@ -67,7 +69,9 @@ class Supervisor:
         """
         self._loop.set_exception_handler(self._panic_about)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._end, 0, signal.Signals(number).name)
+            self._loop.add_signal_handler(
+                number, self._stop_by_signal, signal.Signals(number).name
+            )
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         starting = self._loop.create_task(self._start())
         try:
@@ -94,7 +98,13 @@ class Supervisor:
         )
         if self._config is not None:
             await session.configure()
-        session.open_control({"nvpn_reload": self._reload})
+        session.open_control(
+            {
+                "nvpn_reload": self._reload,
+                "nvpn_save": self._save,
+                "nvpn_stop": self._stop_when_asked,
+            }
+        )
         if self._config is not None:
             await session.configure_host()
         gc.collect()
@@ -104,7 +114,7 @@ class Supervisor:
         _log.info("ready: %s", session.describe())
         self._reporter.ready()
 
-    # --- reload -------------------------------------------------------------------------
+    # --- reload and save ----------------------------------------------------------------
 
     def _hang_up(self) -> None:
         if self._session is not None and self._session.config is not None:
@@ -124,32 +134,85 @@ class Supervisor:
         Raises:
             NvpnError: the file has mistakes, or the host refused; all is as before.
         """
+        async with self._changing:
+            session, config = self._of_file("change it with: nvpn set")
+            path = config.path
+            self._reporter.reloading()
+            try:
+                new = await run_in_thread(lambda: load(path), name="reload")
+                return await session.change(new)
+            finally:
+                if not self._is_stopping and not self._ending.done():
+                    self._reporter.ready()
+
+    async def _save(self, lines: Sequence[str]) -> list[str]:
+        """Write the running state into the file. Returns warnings. Raises NvpnError."""
+        async with self._changing:
+            session, _ = self._of_file("print its settings with: nvpn showconf")
+            return await session.save()
+
+    def _of_file(self, instead: str) -> tuple[Session, TunnelConfig]:
+        """The session and its configuration, now that it is to be changed.
+
+        Raises:
+            ControlError: it is not ready yet or any more, or was not started from a file.
+        """
         session = self._session
         if session is None:
             raise ControlError(errno.EAGAIN, f"{self._name} is still starting; try again")
+        if self._is_stopping:
+            raise ControlError(errno.EAGAIN, f"{self._name} is going down")
         if session.config is None:
             raise ControlError(
                 errno.EINVAL,
-                f"{self._name} was not started from a file; change it with wg, or start it"
-                " with: nvpn up FILE",
+                f"{self._name} was not started from a file; {instead} {self._name}, or start"
+                " it with: nvpn up FILE",
             )
-        path = session.config.path
-        async with self._reloading:
-            self._reporter.reloading()
-            try:
-                config = await run_in_thread(lambda: load(path), name="reload")
-                return await session.change(config)
-            finally:
-                if not self._ending.done():
-                    self._reporter.ready()
+        return session, session.config
 
     # --- the end ------------------------------------------------------------------------
+
+    def _stop_by_signal(self, name: str) -> None:
+        """The first signal lets the tunnel prepare for its end; the second does not."""
+        if self._session is None or self._is_stopping:
+            self._end(0, name)
+        else:
+            self._spawn(self._prepare_and_end(name))
+
+    async def _prepare_and_end(self, why: str) -> None:
+        for sentence in await self._prepare_stop():
+            _log.warning("%s", sentence)
+        self._end(0, why)
+
+    async def _stop_when_asked(self, lines: Sequence[str]) -> list[str]:
+        """Prepare the end, then end, in that order. Returns warnings.
+
+        The answer still leaves: whoever closes the control socket waits for it.
+        """
+        sentences = await self._prepare_stop()
+        self._end(0, "asked to")
+        return sentences
+
+    async def _prepare_stop(self) -> list[str]:
+        self._note_stopping()
+        async with self._changing:
+            if self._session is None:
+                return []
+            try:
+                return await self._session.prepare_stop()
+            except NvpnError as error:
+                return [str(error)]
+
+    def _note_stopping(self) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._reporter.stopping()
 
     def _end(self, status: int, why: str) -> None:
         if not self._ending.done():
             _log.log(logging.CRITICAL if status else logging.INFO, "stopping: %s", why)
             self._ending.set_result(status)
-            self._reporter.stopping()
+            self._note_stopping()
 
     async def _stop(self) -> None:
         """Undo the start, in reverse. Nothing in here may wait for the network."""
