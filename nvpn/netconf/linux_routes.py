@@ -8,6 +8,7 @@ length differ. Of listed routes only these two and the link are read. So 1000 ro
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -25,9 +26,9 @@ from pyroute2.netlink.rtnl import (
 )
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from nvpn.model.prefixes import Prefix
+from nvpn.model.prefixes import Prefix, parse_address
 from nvpn.netconf.api import MAIN_TABLE
-from nvpn.netconf.linux_netlink import Connection, pack
+from nvpn.netconf.linux_netlink import Connection, Refusal, pack
 
 _BEYOND_A_BYTE: Final = 252
 """RT_TABLE_COMPAT: the table's number is in an attribute."""
@@ -41,6 +42,12 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_TABLE: Final = 15
+
+_LAST: Final = 0xFFFFFFFF
+"""A metric: every other route of the same length is better."""
+_NO_TABLE: Final = frozenset({errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
+_ELSEWHERE: Final = ("RTA_GATEWAY", "RTA_VIA", "RTA_MULTIPATH")
+_LINK_LOCAL: Final = Prefix.parse("fe80::/10")
 
 
 def list_routes(
@@ -104,6 +111,90 @@ def read_route(message: bytes, link_index: int, *, table: int = MAIN_TABLE) -> P
     if (link, found_table) != (link_index, table):
         return None
     return Prefix.of(destination, message[_LENGTH_AT])
+
+
+def has_routes(connection: Connection, version: int, table: int) -> bool:
+    """Whether a table has a route of that family. Raises Refusal, PlatformError."""
+    found = False
+
+    def take(message: bytes) -> None:
+        nonlocal found
+        found = found or _read_table(message) == table
+
+    message = _table_message(version, table)
+    try:
+        connection.dump_raw(message, RTM_GETROUTE, take)
+    except Refusal as refusal:
+        if refusal.errno not in _NO_TABLE:
+            raise
+    return found
+
+
+def list_connected(connection: Connection) -> list[tuple[int, Prefix]]:
+    """Links, and the networks that the main table knows to be on them, default routes apart.
+
+    IPv6 link-local ones are left out. Raises Refusal, PlatformError.
+    """
+    found: list[tuple[int, Prefix]] = []
+    for version in (4, 6):
+        try:
+            answers = connection.dump(_table_message(version, MAIN_TABLE), RTM_GETROUTE)
+        except Refusal as refusal:
+            if refusal.errno not in _NO_TABLE:
+                raise
+            continue
+        for answer in answers:
+            text, link = answer.get_attr("RTA_DST"), answer.get_attr("RTA_OIF")
+            if not text or not link or not answer["dst_len"]:
+                continue
+            if (answer.get_attr("RTA_TABLE") or answer["table"]) != MAIN_TABLE:
+                continue
+            if answer["type"] != rt_type["unicast"] or any(map(answer.get_attr, _ELSEWHERE)):
+                continue
+            prefix = Prefix.of(parse_address(text), answer["dst_len"])
+            if not _LINK_LOCAL.covers(prefix):
+                found.append((link, prefix))
+    return found
+
+
+def pack_new_fallback(version: int, table: int) -> bytes:
+    """A request to make a table end with "unreachable", refused where it does already."""
+    return pack(_fallback_message(version, table), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+
+
+def pack_gone_fallback(version: int, table: int) -> bytes:
+    """A request to take that end away."""
+    return pack(_fallback_message(version, table), RTM_DELROUTE, 0)
+
+
+def _fallback_message(version: int, table: int) -> nlmsg:
+    message = _table_message(version, table)
+    message["type"] = rt_type["unreachable"]
+    message["proto"] = rt_proto["static"]
+    message["attrs"].append(("RTA_PRIORITY", _LAST))
+    return message
+
+
+def _table_message(version: int, table: int) -> nlmsg:
+    message = rtmsg()
+    message["family"] = socket.AF_INET if version == 4 else socket.AF_INET6
+    message["table"] = table if table < 256 else _BEYOND_A_BYTE
+    message["attrs"] = [("RTA_TABLE", table)]
+    return message
+
+
+def _read_table(message: bytes) -> int:
+    if len(message) < _ATTRIBUTES_AT:
+        return 0
+    offset = _ATTRIBUTES_AT
+    while offset + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind == _RTA_TABLE:
+            return int.from_bytes(message[offset + 4 : offset + length], sys.byteorder)
+        offset += length + (-length % 4)
+    return message[_TABLE_AT]
 
 
 def _pack_routes(

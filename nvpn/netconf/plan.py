@@ -1,15 +1,16 @@
 """What an interface's MTU and routes should be: pure, as wg-quick decides it.
 
-Source: wg-quick(8), functions ``set_mtu_up`` and ``add_route``.
+Source: wg-quick(8), functions ``set_mtu_up``, ``add_route`` and ``add_default``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from nvpn.model.prefixes import Interface, Prefix, parse_address
-from nvpn.netconf.api import PathLookup
+from nvpn.netconf.api import MAIN_TABLE, PathLookup
 
 OVERHEAD: Final = 80
 """IPv6 header 40, UDP 8, WireGuard 32: an inner packet costs no more than that."""
@@ -55,3 +56,42 @@ def plan_routes(
         if not prefix.is_default
         and (prefix.length < shortest or not any(network.covers(prefix) for network in connected))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """Where the routes through a tunnel go.
+
+    ``routes`` belong into ``table``, a number of the kernel's. ``by_rule`` are default
+    routes (0.0.0.0/0, ::/0) that policy rules lead to: they have a table of their own.
+    """
+
+    table: int
+    routes: frozenset[Prefix] = frozenset()
+    by_rule: frozenset[Prefix] = frozenset()
+
+
+def plan_routing(
+    allowed_ips: Iterable[Prefix],
+    addresses: Collection[Interface],
+    *,
+    table: int | None,
+    is_apart: bool,
+) -> RoutePlan:
+    """What allowed IPs need of the routing tables.
+
+    Args:
+        table: None: where they belong, 0: nowhere, else all of them in that one.
+        is_apart: the interface is in another namespace than its UDP sockets, so that a
+            default route cannot take them with it.
+    """
+    wanted = frozenset(allowed_ips)
+    if table == 0:
+        return RoutePlan(MAIN_TABLE)
+    if table is not None:
+        return RoutePlan(table, wanted)
+    default = frozenset(prefix for prefix in wanted if prefix.is_default)
+    plain = plan_routes(wanted, addresses)
+    if is_apart:
+        return RoutePlan(MAIN_TABLE, plain | default)
+    return RoutePlan(MAIN_TABLE, plain, default)
