@@ -1,0 +1,126 @@
+"""What bash, zsh and fish offer behind `nvpn`, asked of the shells themselves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nvpn.cli.text import FIELDS
+from nvpn.cli.verbs import VERBS
+from nvpn.model.keys import PrivateKey
+from tests.support import shells
+from tests.support.cli import ROOT, fake_daemon, key
+
+PEER = PrivateKey(bytes(range(32))).public()
+SECRET = key(7)
+
+
+@dataclass(frozen=True)
+class Typist:
+    """Somebody with one tunnel, wg7, at a shell in a directory with a few files."""
+
+    shell: Callable[[str, dict[str, str], Path], set[str]]
+    environment: dict[str, str]
+    directory: Path
+
+    def offered(self, line: str) -> set[str]:
+        """What Tab offers, less options that were not asked for: some shells show them always."""
+        words = self.shell(line, self.environment, self.directory)
+        asked = line.split(" ")[-1].startswith("-")
+        return {word for word in words if asked or not word.startswith("-")}
+
+
+@pytest.fixture(params=["bash", "zsh", "fish"])
+def typist(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Typist]:
+    shell: str = request.param
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}; scripts/install-peers installs it")
+    programs, sockets, here = (tmp_path / name for name in ("bin", "run", "here"))
+    for directory in (programs, sockets, here):
+        directory.mkdir()
+    program = programs / "nvpn"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m nvpn "$@"\n')
+    program.chmod(0o755)
+    for file in ("wg7.toml", "office.conf", "wg7.key", "notes.txt"):
+        (here / file).write_text(SECRET)
+    environment = {
+        "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "NVPN_RUNTIME_DIR": str(sockets),
+    }
+    lines = [f"private_key={SECRET}", f"public_key={PEER.hex}"]
+    with fake_daemon(sockets, "wg7", lines):
+        yield Typist(getattr(shells, shell), environment, here)
+
+
+def test_the_files_are_what_the_script_makes(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "make-completions"
+    subprocess.run([sys.executable, script, tmp_path], check=True)
+    for file in ("nvpn", "_nvpn", "nvpn.fish"):
+        made = (tmp_path / file).read_text()
+        assert made == (ROOT / "completions" / file).read_text(), f"run {script.name} again"
+
+
+def test_every_verb_is_offered(typist: Typist) -> None:
+    words = {word for verb in VERBS for word in (verb.name, *verb.aliases)} | {"help"}
+    assert typist.offered("nvpn ") == words
+    assert typist.offered("nvpn showc") == {"showconf"}
+    assert typist.offered("nvpn help dem") == {"demo"}
+
+
+def test_options_and_what_may_follow_them_are_offered(typist: Typist) -> None:
+    assert typist.offered("nvpn up --fo") == {"--foreground"}
+    assert typist.offered("nvpn up --log-level ") == {"debug", "info", "warning", "error"}
+    assert typist.offered("nvpn up -f --log-level wa") == {"warning"}
+    assert typist.offered("nvpn show --j") == {"--json"}
+
+
+def test_interfaces_that_run_are_offered_where_one_is_meant(typist: Typist) -> None:
+    assert typist.offered("nvpn show ") == {"wg7", "all", "interfaces"}
+    assert typist.offered("nvpn showconf ") == {"wg7"}
+    assert typist.offered("nvpn down w") == {"wg7", "wg7.toml"}
+    assert typist.offered("nvpn device ") == set()
+
+
+def test_fields_are_offered_behind_the_interface(typist: Typist) -> None:
+    assert typist.offered("nvpn show wg7 ") == set(FIELDS)
+    assert typist.offered("nvpn show --plain wg7 end") == {"endpoints"}
+    assert typist.offered("nvpn show wg7 endpoints ") == set()
+
+
+def test_configurations_are_offered_and_no_other_files(typist: Typist) -> None:
+    assert typist.offered("nvpn up wg7") == {"wg7.toml"}
+    assert typist.offered("nvpn up of") == {"office.conf"}
+    assert typist.offered("nvpn up no") == set()
+    assert typist.offered("nvpn check wg7.toml of") == {"office.conf"}
+    assert typist.offered("nvpn genkey -o no") == {"notes.txt"}
+
+
+def test_the_words_of_set_are_offered_where_they_make_sense(typist: Typist) -> None:
+    assert typist.offered("nvpn set ") == {"wg7"}
+    assert typist.offered("nvpn set wg7 ") == {"listen-port", "fwmark", "private-key", "peer"}
+    assert typist.offered("nvpn set wg7 fwmark ") == {"off"}
+    assert typist.offered("nvpn set wg7 listen-port ") == set()
+    assert typist.offered("nvpn set wg7 listen-port 5 fw") == {"fwmark"}
+    assert typist.offered(f"nvpn set wg7 peer {PEER.base64} al") == {"allowed-ips"}
+    assert typist.offered(f"nvpn set wg7 peer {PEER.base64} allowed-ips 10.0.0.1/32 en") == {
+        "endpoint"
+    }
+
+
+def test_public_keys_are_offered_and_secrets_never(typist: Typist) -> None:
+    assert typist.offered("nvpn set wg7 peer ") == {PEER.base64}
+    # The file's name, not what is in it.
+    assert typist.offered("nvpn set wg7 private-key wg7.k") == {"wg7.key"}
+
+
+def test_what_nobody_knows_offers_nothing_and_says_nothing(typist: Typist) -> None:
+    assert typist.offered("nvpn nosuch x") == set()
+    assert typist.offered("nvpn set nosuch peer ") == set()
+    assert typist.offered("nvpn pubkey ") == set()
