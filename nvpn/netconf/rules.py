@@ -111,7 +111,7 @@ def plan_escape(existing: Collection[Rule], block: Collection[Rule]) -> Rule | N
         return None
     mark, version = switch_over.mark, switch_over.version
     above = sorted(
-        (rule for rule in existing if rule.version == version and rule not in block),
+        (rule for rule in existing if rule.version == version),
         key=lambda rule: rule.priority,
     )
     for rule in above:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL
@@ -97,3 +98,12 @@ def test_a_route_of_any_table_is_packed_for_it_and_read_from_it_alone(
 
     assert read_route(packed, LINK, table=table) == prefix
     assert read_route(packed, LINK, table=table ^ 1) is None
+
+
+@pytest.mark.parametrize("table", (200, 51820))
+def test_a_prefix_is_read_from_its_own_table_only(table: int) -> None:
+    prefix = Prefix.parse("10.7.0.0/16")
+    (packed,) = pack_new_routes(LINK, [prefix], table=table)
+
+    assert read_route(packed, LINK, table=table) == prefix
+    assert read_route(packed, LINK) is None

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvpn.model.prefixes import Interface, Prefix, parse_address
-from nvpn.netconf.api import Path
-from nvpn.netconf.plan import derive_mtu, plan_routes
+from nvpn.netconf.api import MAIN_TABLE, Path
+from nvpn.netconf.plan import RoutePlan, derive_mtu, plan_routes, plan_routing
 
 TUNNEL = 9
 
@@ -108,3 +108,36 @@ def test_every_allowed_address_has_a_way_into_the_tunnel(
     ways = planned | {interface.prefix for interface in interfaces}
     assert planned <= wanted
     assert all(any(way.covers(prefix) for way in ways) for prefix in wanted)
+
+
+EVERYTHING = prefixes("0.0.0.0/0", "::/0", "10.7.0.0/16")
+
+
+def test_default_routes_are_reached_by_rules_and_the_rest_is_in_main() -> None:
+    plan = plan_routing(EVERYTHING, (), table=None, is_apart=False)
+
+    assert plan == RoutePlan(MAIN_TABLE, prefixes("10.7.0.0/16"), prefixes("0.0.0.0/0", "::/0"))
+
+
+def test_two_halves_are_no_default_route() -> None:
+    halves = prefixes("0.0.0.0/1", "128.0.0.0/1")
+
+    assert plan_routing(halves, (), table=None, is_apart=False) == RoutePlan(MAIN_TABLE, halves)
+
+
+def test_a_table_of_one_s_own_takes_every_route_and_needs_no_rule() -> None:
+    own = (Interface.parse("10.7.0.1/16"),)
+
+    assert plan_routing(EVERYTHING, own, table=12, is_apart=False) == RoutePlan(12, EVERYTHING)
+
+
+def test_without_a_table_there_are_no_routes() -> None:
+    assert plan_routing(EVERYTHING, (), table=0, is_apart=False) == RoutePlan(MAIN_TABLE)
+
+
+def test_in_a_namespace_apart_a_default_route_is_a_route_like_any_other() -> None:
+    own = (Interface.parse("10.7.0.1/16"),)
+
+    plan = plan_routing(EVERYTHING, own, table=None, is_apart=True)
+
+    assert plan == RoutePlan(MAIN_TABLE, prefixes("0.0.0.0/0", "::/0"))
