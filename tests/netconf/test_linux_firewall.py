@@ -84,7 +84,9 @@ def test_iptables_gets_our_text_and_loses_what_it_saved_of_ours(
     facts = GuardFacts("wg0", 1, "wg0", (parse_address("10.9.0.1"),), (7,))
     for program in ("iptables", "ip6tables"):
         restore, save = tmp_path / f"{program}-restore", tmp_path / f"{program}-save"
-        restore.write_text(f'#!/bin/sh\nprintf '%s ' "$@" >{restore}.args\n/bin/cat >{restore}.in\n')
+        restore.write_text(
+            f'#!/bin/sh\nprintf "%s " "$@" >{restore}.args\n/bin/cat >{restore}.in\n'
+        )
         save.write_text(f"#!/bin/sh\n/bin/sed 's/^-I/-A/' {restore}.in 2>/dev/null || :\n")
         for path in (restore, save):
             path.chmod(0o755)
