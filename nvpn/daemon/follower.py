@@ -36,6 +36,7 @@ class LinkFollower:
         on_gone: the interface does not exist any more.
         spawn: starts a background task of the daemon.
         at_home: calls in the interface's namespace.
+        settle: called when the link is up again, which has cost it its routes.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class LinkFollower:
         on_gone: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         at_home: Run,
+        settle: Callable[[], None],
     ) -> None:
         self._tunnel = tunnel
         self._host = tunnel.host
@@ -53,6 +55,7 @@ class LinkFollower:
         self._on_gone = on_gone
         self._spawn = spawn
         self._at_home = at_home
+        self._settle = settle
         self._monitor: LinkMonitor | None = None
         self._serving = False
         self._is_elsewhere = False
@@ -117,7 +120,7 @@ class LinkFollower:
                 await self._tunnel.backend.bring_up()
                 _log.info("the interface is up")
                 if not self._is_elsewhere:
-                    self._host.settle()
+                    self._settle()
         except NvpnError as error:
             _log.error("%s; set the interface down and up to try again", error)
         finally:

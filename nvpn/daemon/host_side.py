@@ -53,6 +53,7 @@ class HostSide:
             is_apart=namespaces.is_apart,
             run=namespaces.at_home,
         )
+        self._host: TunnelHost | None = None
         self._name_service: NameService | None = None
         self._mtu = 0
         self._lack_told = ""
@@ -80,7 +81,7 @@ class HostSide:
             PlatformError: the host refused.
         """
         self._host = host
-        hosted = self._hosted(config)
+        hosted = self._hosted(host, config)
         settings = HostSettings.of(hosted)
         self._adapt_mtu(config, endpoints)
         host.raise_link()
@@ -108,19 +109,29 @@ class HostSide:
         Raises:
             PlatformError: the host refused; what was added before is on ``undo``.
         """
-        hosted = self._hosted(new)
+        host = self._host
+        assert host is not None
+        hosted = self._hosted(host, new)
         settings, before = HostSettings.of(hosted), self._mtu
-        self._host.extend(settings)
-        undo.callback(self._host.withdraw, settings)
+        host.extend(settings)
+        undo.callback(host.withdraw, settings)
         undo.callback(self._set_mtu, before)
         self._adapt_mtu(new, endpoints)
-        reroute = self._routing.change(hosted, self._host.link, mark=new.interface.fwmark)
+        undo.callback(self._routing.go_back)
+        self._routing.guard(new)
+        reroute = self._routing.change(hosted, host.link, mark=new.interface.fwmark)
 
         def finish() -> None:
-            self._host.reduce(settings)
+            host.reduce(settings)
             reroute()
 
         return finish
+
+    def settle(self) -> None:
+        """Make sure that all is there: the link came up again. Never raises."""
+        if self._host is not None:
+            self._host.settle()
+            self._routing.settle()
 
     async def change_name_servers(self, new: TunnelConfig) -> None:
         """The last step of a reload. Never raises."""
@@ -136,9 +147,9 @@ class HostSide:
         if self._mtu:
             self._adapt_mtu(config, endpoints)
 
-    def _hosted(self, config: TunnelConfig) -> TunnelConfig:
+    def _hosted(self, host: TunnelHost, config: TunnelConfig) -> TunnelConfig:
         """What this host can have of it, with a warning about the rest, once."""
-        if self._namespaces.at_home(lambda: has_ipv6(self._host.link.name)):
+        if self._namespaces.at_home(lambda: has_ipv6(host.link.name)):
             self._lack_told = ""
             return config
         hosted, sentence = without_ipv6(config)
@@ -149,10 +160,11 @@ class HostSide:
 
     def _adapt_mtu(self, config: TunnelConfig, endpoints: Iterable[bytes]) -> None:
         """Set the MTU where what it should be has changed; one that people set stays."""
+        assert self._host is not None
         self._set_mtu(self._host.mtu_for(HostSettings.of(config), endpoints))
 
     def _set_mtu(self, mtu: int) -> None:
-        if mtu != self._mtu:
+        if mtu != self._mtu and self._host is not None:
             self._host.set_mtu(mtu)
             self._on_mtu(mtu)
             self._mtu = mtu

@@ -178,6 +178,7 @@ class Session:
             on_gone=self._interface_gone,
             spawn=around.spawn,
             at_home=self._namespaces.at_home,
+            settle=self._host_side.settle,
         )
         undo.callback(self._follower.close)
         self._is_up = False
@@ -409,7 +410,17 @@ class Session:
 
     async def save(self) -> list[str]:
         """Write the running state into the file; sentences of warning. Raises NvpnError."""
-        return []
+        from nvpn.config.save import Running, save_running
+
+        config, link = self._config, self._host.link
+        assert config is not None
+        running = Running(
+            snapshot=self._backend.snapshot(),
+            addresses=tuple(sorted(self._netconf.addresses(link))),
+            mtu=link.mtu,
+            dns=config.interface.dns,
+        )
+        return await run_in_thread(lambda: save_running(config, running), name="save")
 
 
 def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
@@ -418,7 +429,7 @@ def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
     A kill switch that outlived its daemon must not be away for a moment.
     """
     has_guard = config is not None and config.interface.kill_switch
-    return frozenset({"guard"}) if has_guard else frozenset()
+    return frozenset({"firewall"}) if has_guard else frozenset()
 
 
 def _left_as_it_is(old: TunnelConfig, new: TunnelConfig) -> list[str]:
