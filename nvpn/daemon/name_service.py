@@ -95,16 +95,20 @@ class NameService:
         for writer in await run_in_thread(self._find_writers, name="dns"):
             if self._used is not None and self._used.name != writer.name:
                 await self.unset()
+            had_set = self._used is not None
             self._used = writer
             self._leftovers.note(
                 _KIND, {"writer": writer.name, "link": link.name, "index": link.index}
             )
             try:
                 unmet = await run_in_thread(_setting(writer, link, wanted), name="dns")
-            except WriterAbsentError:
-                self._used = None
-                self._leftovers.forget(_KIND)
-                continue
+            except PlatformError as error:
+                if not had_set:
+                    self._used = None
+                    self._leftovers.forget(_KIND)
+                if isinstance(error, WriterAbsentError):
+                    continue
+                raise
             for sentence in unmet:
                 self._warn(sentence)
             return

@@ -5,6 +5,7 @@ Source: org.freedesktop.resolve1(5).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -23,9 +24,10 @@ _INTERFACE: Final = "org.freedesktop.resolve1.Manager"
 _SECONDS: Final = 4.0
 """For a connection and all calls over it together."""
 
+_NO_OWNER: Final = "org.freedesktop.DBus.Error.NameHasNoOwner"
 _NOBODY_THERE: Final = {
+    _NO_OWNER,
     "org.freedesktop.DBus.Error.ServiceUnknown",
-    "org.freedesktop.DBus.Error.NameHasNoOwner",
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.systemd1.UnitMasked",
 }
@@ -63,10 +65,17 @@ class ResolvedWriter:
             domains.append(_ALL_NAMES)
         with _Bus("set name servers by systemd-resolved") as bus:
             bus.expect_our_network()
-            bus.call("SetLinkDNS", "ia(iay)", link.index, families)
-            bus.call("SetLinkDomains", "ia(sb)", link.index, domains)
-            # Younger than the other two (systemd 240); "." says the same to the older.
-            bus.call("SetLinkDefaultRoute", "ib", link.index, is_for_all, ignore=_UNKNOWN_METHOD)
+            try:
+                bus.call("SetLinkDNS", "ia(iay)", link.index, families)
+                bus.call("SetLinkDomains", "ia(sb)", link.index, domains)
+                # Younger than the other two (systemd 240); "." says the same to the older.
+                bus.call(
+                    "SetLinkDefaultRoute", "ib", link.index, is_for_all, ignore=_UNKNOWN_METHOD
+                )
+            except PlatformError:
+                with contextlib.suppress(PlatformError):
+                    bus.call("RevertLink", "i", link.index)
+                raise
         return ()
 
     def unset(self, link: Link) -> None:
@@ -141,12 +150,7 @@ class _Bus:
             WriterAbsentError: resolved is in another one. Where we may not look, it is
                 taken for ours.
         """
-        try:
-            # StartServiceByName also says who is there already.
-            self._ask(self._messages.StartServiceByName(_DESTINATION))
-            (process,) = self._ask(self._messages.GetConnectionUnixProcessID(_DESTINATION))
-        except _BusError as error:
-            raise self._refusal(error) from None
+        process = self._process_of_resolved()
         try:
             theirs = os.stat(f"/proc/{process}/ns/net")
             ours = os.stat("/proc/thread-self/ns/net")
@@ -167,6 +171,21 @@ class _Bus:
         except _BusError as error:
             if error.name != ignore:
                 raise self._refusal(error) from None
+
+    def _process_of_resolved(self) -> int:
+        """Its process number; it is started when it is not there but could be."""
+        question = self._messages.GetConnectionUnixProcessID(_DESTINATION)
+        try:
+            try:
+                (process,) = self._ask(question)
+            except _BusError as error:
+                if error.name != _NO_OWNER:
+                    raise
+                self._ask(self._messages.StartServiceByName(_DESTINATION))
+                (process,) = self._ask(question)
+        except _BusError as error:
+            raise self._refusal(error) from None
+        return int(process)
 
     def _ask(self, message: Any) -> Any:
         """The body of the answer. Raises _BusError for an error, PlatformError for none."""

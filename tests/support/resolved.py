@@ -104,7 +104,8 @@ class NamedMachine(Machine):
         policies = self.own_etc / "dbus-1" / "system.d"
         policies.mkdir(parents=True)
         shutil.copy(RESOLVED_POLICY, policies)
-        (self.own_run / "dbus").mkdir()
+        for directory in ("dbus", "systemd"):
+            (self.own_run / directory).mkdir()
         self._start("dbus-daemon", "--system", "--nofork", "--nopidfile")
         bus = self.own_run / "dbus" / "system_bus_socket"
         wait_until(bus.exists, 10, "the bus is there")
@@ -138,12 +139,10 @@ class NamedMachine(Machine):
         self.run("mount", "-o", f"remount,bind,{options}", path)
 
     def _start(self, *command: str) -> None:
-        process = subprocess.Popen(
-            self.inside(*command),
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with (self.directory / f"{Path(command[0]).name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                self.inside(*command), env=self.environment, stdout=log, stderr=log
+            )
         self.world.processes.append(process)
 
 
