@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Any
 
+from nvpn.backend.kernel import KernelBackend
+from nvpn.daemon.host import TunnelHost
 from nvpn.daemon.leftovers import Leftovers
-from nvpn.daemon.tunnel import Tunnel
+from nvpn.daemon.tunnel import Tunnel, explain_existing
 from nvpn.errors import PlatformError
+from nvpn.netconf.api import Link
 from nvpn.netconf.linux import LinuxNetconf
+from nvpn.netconf.linux_wireguard import (
+    KIND,
+    KernelWireguard,
+    WireguardLinks,
+    explain_absence,
+)
 
 
 def why_no_kernel() -> str:
     """Why the kernel cannot carry a tunnel here; empty when it can."""
-    return "not built yet"
+    return explain_absence()
 
 
 def create_kernel_tunnel(
@@ -31,7 +41,8 @@ def create_kernel_tunnel(
     """Make the kernel's link, or take one over that is there.
 
     Args:
-        on_gone: the interface was deleted by somebody, or moved away.
+        on_gone: the interface was deleted by somebody, or moved away; the monitor of links
+            finds that out, and calls it.
         on_failure: a bug of ours ended the backend.
         take_over: an existing link goes on as it is until it is configured.
         reason: why the kernel carries it, for people.
@@ -39,8 +50,78 @@ def create_kernel_tunnel(
     Raises:
         PlatformError: the interface exists, no permission, no WireGuard in this kernel.
     """
-    raise PlatformError(f"bring up {name} by the kernel", hint=why_no_kernel())
+    existing = netconf.find_link(name)
+    if existing is not None and not (take_over and existing.kind == KIND):
+        raise PlatformError(
+            f"create interface {name}", errno=errno.EEXIST, hint=explain_existing(existing)
+        )
+    wireguard = KernelWireguard()
+    try:
+        links = WireguardLinks()
+    except BaseException:
+        wireguard.close()
+        raise
+
+    def claim() -> None:
+        leftovers.note("link", {"kind": KIND})
+        links.sign(link)
+
+    def let_go(is_ours: bool) -> None:
+        try:
+            if is_ours:
+                links.remove(link.index)
+                leftovers.forget("link")
+        finally:
+            links.close()
+
+    try:
+        link = existing or _create(name, netconf, links, leftovers)
+    except BaseException:
+        links.close()
+        wireguard.close()
+        raise
+    host = TunnelHost(netconf, link, max_segments=None)
+    backend = KernelBackend(
+        name=name,
+        index=link.index,
+        wireguard=wireguard,
+        raise_link=host.raise_link,
+        let_go=let_go,
+        claim=None if existing is None else claim,
+        mtu=link.mtu,
+        loop=loop,
+        reason=reason,
+        on_failure=on_failure,
+    )
+    return Tunnel(None, backend, host)
+
+
+def _create(name: str, netconf: LinuxNetconf, links: WireguardLinks, leftovers: Leftovers) -> Link:
+    # On disk before it is there: the kernel keeps it when we are killed.
+    leftovers.note("link", {"kind": KIND})
+    try:
+        links.create(name)
+    except BaseException:
+        leftovers.forget("link")
+        raise
+    link = netconf.find_link(name)
+    if link is None:
+        raise PlatformError(f"find interface {name}", errno=errno.ENODEV)
+    links.sign(link)
+    return link
 
 
 def undo_link(name: str, value: Any) -> None:
     """Remove the kernel's link that a dead daemon left. Raises PlatformError."""
+    netconf = LinuxNetconf()
+    try:
+        link = netconf.find_link(name)
+    finally:
+        netconf.close()
+    if link is None:
+        return
+    links = WireguardLinks()
+    try:
+        links.remove(link.index)
+    finally:
+        links.close()

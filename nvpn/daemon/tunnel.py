@@ -110,12 +110,13 @@ def create_tunnel(
 def _create_tun(name: str, netconf: LinuxNetconf, queues: int, at_home: Run) -> Tun:
     if (link := netconf.find_link(name)) is not None:
         raise PlatformError(
-            f"create interface {name}", errno=errno.EEXIST, hint=_explain_existing(link)
+            f"create interface {name}", errno=errno.EEXIST, hint=explain_existing(link)
         )
     return at_home(lambda: open_tun(name, queues=queues))
 
 
-def _explain_existing(link: Link) -> str:
+def explain_existing(link: Link) -> str:
+    """What to do about an interface that has the name already."""
     if link.kind == KERNEL_KIND:
         return (
             f"it is the kernel's; take it over with: nvpn up --take-over {link.name}, or remove"

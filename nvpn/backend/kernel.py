@@ -1,0 +1,418 @@
+"""The Linux kernel's WireGuard as a backend: it moves the packets, we tell it where to.
+
+What the kernel does not know is kept here: what peers are called, who owns them, where else
+they may be. What it does not tell is found by looking every two seconds, on a thread, for
+tens of thousands of peers take a while to list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from nvpn.backend.kernel_plans import Wireguard, apply_plan, refused
+from nvpn.backend.kernel_watch import KernelWatch
+from nvpn.errors import ControlError, DropReason, PlatformError
+from nvpn.model.changes import Owner, Plan, SetCandidates, SetEndpoint
+from nvpn.model.clock import Now, read_clocks
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
+from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
+
+_log: Final = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+LOOK_SECONDS: Final = 2.0
+"""Between two looks at the kernel's interface."""
+
+_LOOKING_SHARE: Final = 0.05
+_ANY_KEEPALIVE: Final = 1
+
+
+class KernelBackend:
+    """Implements :class:`nvpn.backend.api.TunnelBackend`.
+
+    Args:
+        name: the interface's.
+        index: the link's number, by which it is found whatever it is called later.
+        wireguard: ours to close.
+        raise_link: sets the link up, which binds its port. Raises PlatformError.
+        let_go: called at the end, with whether the link is ours to delete. Raises
+            PlatformError.
+        mtu: the link's.
+        reason: why the kernel carries it, for people; told in snapshots.
+        claim: called after a link that somebody else made was configured for the first
+            time, from when on it is ours; None for one that is from the start.
+        on_failure: called once, with what went wrong inside; the backend is closed by then.
+        clocks: both clocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        index: int,
+        wireguard: Wireguard,
+        raise_link: Callable[[], None],
+        let_go: Callable[[bool], None],
+        mtu: int,
+        loop: asyncio.AbstractEventLoop,
+        reason: str = "",
+        claim: Callable[[], None] | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
+        clocks: Callable[[], Now] = read_clocks,
+    ) -> None:
+        self.name = name
+        self._index = index
+        self._wireguard = wireguard
+        self._raise_link = raise_link
+        self._let_go = let_go
+        self._claim = claim
+        self._mtu = mtu
+        self._loop = loop
+        self._reason = reason
+        self._on_failure = on_failure
+        self._clocks = clocks
+        self._names: dict[PublicKey, str] = {}
+        self._owners: dict[PublicKey, Owner] = {}
+        self._candidates: dict[PublicKey, tuple[Endpoint, ...]] = {}
+        self._watch = KernelWatch()
+        self._listeners: list[Callable[[Notice], None]] = []
+        # As of the last look, without keys.
+        self._seen = TunnelSnapshot(name)
+        self._seen_peers: dict[PublicKey, PeerSnapshot] = {}
+        self._nudged: set[PublicKey] = set()
+        self._has_begun = False
+        self._closed = False
+        self._changing = asyncio.Lock()
+        # One thread, so that what is asked of the kernel is done in that order.
+        self._kernel = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn(self._look_on())
+
+    # --- Backend ----------------------------------------------------------------------
+
+    async def apply(self, plan: Plan) -> None:
+        """Apply a plan, all or nothing; it is in force when this returns.
+
+        Raises:
+            ControlError: EADDRINUSE, EINVAL, EPERM, …; nothing was changed then.
+        """
+        async with self._changing:
+            self._expect_open()
+            names, owners = self._names, self._owners
+            wanted = await self._ask(lambda: self._apply_there(plan, names, owners))
+            self._names = {peer.public_key: peer.name for peer in wanted.peers if peer.name}
+            self._owners = {
+                peer.public_key: peer.owner
+                for peer in wanted.peers
+                if peer.owner is not Owner.CONFIG
+            }
+            self._make_ours()
+            await self._look()
+            for change in plan:
+                if isinstance(change, SetCandidates):
+                    self._candidates[change.peer] = change.endpoints
+            self._candidates = {
+                peer: endpoints
+                for peer, endpoints in self._candidates.items()
+                if endpoints and peer in self._seen_peers
+            }
+
+    def snapshot(self) -> TunnelSnapshot:
+        """The tunnel now; as it was seen last if the kernel does not tell."""
+        try:
+            now = self._wireguard.get(self._index)
+        except PlatformError as error:
+            _log.debug("%s", error)
+            now = self._seen
+        return self._complete(now)
+
+    def subscribe(self, listener: Callable[[Notice], None]) -> None:
+        """Call ``listener`` on the loop for every notice; it must not block or raise."""
+        self._listeners.append(listener)
+
+    async def close(self) -> None:
+        """Delete the link, which ends all sessions and wipes keys. Again: nothing.
+
+        A link that somebody moved away goes on where it is; one that we were to take over,
+        and never configured, goes on as it was.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        # After what the thread does now, which may use the descriptor.
+        await self._loop.run_in_executor(self._kernel, self._wireguard.close)
+        self._kernel.shutdown(wait=False, cancel_futures=True)
+        try:
+            self._let_go(self._claim is None)
+        except PlatformError as error:
+            _log.error("%s", error)
+
+    def drops(self) -> Mapping[DropReason, int]:
+        """Nothing: the kernel counts no reasons."""
+        return {}
+
+    def describe(self) -> str:
+        """For people: what moves the packets, and why that when there is something to say."""
+        return f"kernel: {self._reason}" if self._reason else "kernel"
+
+    # --- the daemon's hooks -----------------------------------------------------------
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port, also while the link is down; 0 before one was chosen."""
+        return self._seen.listen_port
+
+    def has_peer(self, peer: PublicKey) -> bool:
+        """Whether it is configured now, as of the last look."""
+        return peer in self._seen_peers
+
+    def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
+        """Where the peer is now, as of the last look; None for an unknown one, too."""
+        seen = self._seen_peers.get(peer)
+        return None if seen is None else seen.endpoint
+
+    async def bring_up(self) -> None:
+        """Set the link up, for that is when the kernel binds the port.
+
+        Only the first time: later it is up because somebody else set it so.
+
+        Raises:
+            ControlError: the port cannot be bound; the link stays down.
+        """
+        async with self._changing:
+            self._expect_open()
+            if not self._has_begun:
+                try:
+                    self._raise_link()
+                except PlatformError as error:
+                    raise refused(error) from None
+                self._has_begun = True
+            await self._look()
+
+    async def bring_down(self) -> None:
+        """The link is down: nothing is left to do, the kernel remembers the port."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """The interface's MTU is now this many bytes."""
+        self._mtu = mtu
+
+    def initiate(self, peer: PublicKey) -> None:
+        """Begin a handshake now; nothing for an unknown peer, or one with a session."""
+        seen = self._seen_peers.get(peer)
+        if seen is not None and seen.session_age is None and not self._closed:
+            self._nudge([peer])
+
+    def network_changed(self) -> None:
+        """The host's addresses or routes changed, or it slept.
+
+        The kernel forgets from which of our addresses it reached its peers, and those with
+        a session hear from us at once, by which they learn where we are.
+        """
+        if not self._closed and self._has_begun:
+            self._spawn(self._place_again())
+
+    # --- looking ----------------------------------------------------------------------
+
+    async def _look_on(self) -> None:
+        pause = LOOK_SECONDS
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                begun = self._loop.time()
+                try:
+                    async with self._changing:
+                        await self._look()
+                except ControlError as error:
+                    _log.debug("%s", error)  # it is gone, or will be: the link's monitor tells
+                pause = max(LOOK_SECONDS, (self._loop.time() - begun) / _LOOKING_SHARE)
+        except Exception as error:
+            await self._fail(error)
+
+    async def _look(self) -> None:
+        """See what the kernel has now, and tell what happened. Raises ControlError."""
+        self._seen, self._seen_peers, notices = await self._ask(self._look_there)
+        if not self._has_begun:
+            return
+        for notice in notices:
+            for listener in self._listeners:
+                listener(notice)
+            if notice.kind in (NoticeKind.HANDSHAKE_UNANSWERED, NoticeKind.HANDSHAKE_GIVEN_UP):
+                await self._try_elsewhere(notice.peer)
+
+    def _look_there(
+        self,
+    ) -> tuple[TunnelSnapshot, dict[PublicKey, PeerSnapshot], list[Notice]]:
+        seen = self._wireguard.get(self._index, with_keys=False)
+        peers = {peer.public_key: peer for peer in seen.peers}
+        return seen, peers, self._watch.look(seen, self._clocks())
+
+    async def _try_elsewhere(self, peer: PublicKey) -> None:
+        """Go on to the next of the peer's candidates; the place that is left is the last."""
+        current = self.endpoint_of(peer)
+        places = [
+            place
+            for place in self._candidates.get(peer, ())
+            if current is None or place.remote != current.remote
+        ]
+        if not places:
+            return
+        following, *others = places
+        self._candidates[peer] = tuple(others) if current is None else (*others, current)
+        change = PeerChange(peer, update_only=True, endpoint=following)
+        await self._ask(lambda: self._change_there(change))
+
+    def _complete(self, now: TunnelSnapshot) -> TunnelSnapshot:
+        """With what the kernel does not know."""
+        return replace(
+            _with_names(now, self._names, self._owners),
+            name=self.name,
+            mtu=self._mtu,
+            datapath_reason=self._reason,
+        )
+
+    # --- changes ----------------------------------------------------------------------
+
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise ControlError(errno.ENODEV, f"{self.name} is shutting down")
+
+    def _make_ours(self) -> None:
+        if self._claim is None:
+            return
+        try:
+            self._claim()
+        except PlatformError as error:
+            raise refused(error) from None
+        self._claim = None
+
+    async def _ask(self, call: Callable[[], _T]) -> _T:
+        """What the call returns, made on the kernel's thread. Raises ControlError."""
+        self._expect_open()
+        try:
+            return await self._loop.run_in_executor(self._kernel, call)
+        except PlatformError as error:
+            raise refused(error) from None
+
+    def _apply_there(
+        self, plan: Plan, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]
+    ) -> TunnelSnapshot:
+        now = self._wireguard.get(self._index)
+        try:
+            wanted = apply_plan(
+                self._wireguard, self._index, plan, _with_names(now, names, owners)
+            )
+        finally:
+            _wipe(now)
+        self._watch.expect_moves(change.peer for change in plan if isinstance(change, SetEndpoint))
+        return wanted
+
+    def _change_there(self, *peers: PeerChange) -> None:
+        self._wireguard.set(self._index, KernelChanges(peers=peers))
+        self._watch.expect_moves(
+            change.public_key for change in peers if change.endpoint is not None
+        )
+
+    async def _place_again(self) -> None:
+        async with self._changing:
+            placed = await self._ask(self._place_again_there)
+        self._nudge(peer.public_key for peer in placed if peer.session_age is not None)
+
+    def _place_again_there(self) -> list[PeerSnapshot]:
+        """Set the endpoints that there are: only so the kernel forgets its own addresses."""
+        now = self._wireguard.get(self._index, with_keys=False)
+        placed = [peer for peer in now.peers if peer.endpoint is not None]
+        self._change_there(
+            *(
+                PeerChange(peer.public_key, update_only=True, endpoint=peer.endpoint)
+                for peer in placed
+            )
+        )
+        return placed
+
+    def _nudge(self, peers: Iterable[PublicKey]) -> None:
+        """Have the kernel send something to peers, which begins a session with those without."""
+        if not self._nudged:
+            self._loop.call_soon(lambda: self._spawn(self._nudge_all()))
+        self._nudged.update(peers)
+
+    async def _nudge_all(self) -> None:
+        peers = {
+            peer: self._seen_peers[peer].persistent_keepalive
+            for peer in self._nudged
+            if peer in self._seen_peers
+        }
+        self._nudged.clear()
+        async with self._changing:
+            await self._ask(lambda: self._nudge_there(peers))
+
+    def _nudge_there(self, peers: Mapping[PublicKey, int]) -> None:
+        # No message asks for it. But a persistent keepalive that is turned on is sent at once.
+        off = [PeerChange(key, update_only=True, persistent_keepalive=0) for key in peers]
+        on = [
+            PeerChange(key, update_only=True, persistent_keepalive=seconds or _ANY_KEEPALIVE)
+            for key, seconds in peers.items()
+        ]
+        was_off = [change for change in off if not peers[change.public_key]]
+        self._change_there(*off)
+        self._change_there(*on)
+        self._change_there(*was_off)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, ControlError):
+            _log.debug("%s", error)
+        else:
+            self._spawn(self._fail(error))
+
+    async def _fail(self, error: BaseException) -> None:
+        if self._closed:
+            return
+        _log.critical("internal error, the tunnel is shut down", exc_info=error)
+        await self.close()
+        if self._on_failure is not None:
+            self._on_failure(error)
+
+
+def _with_names(
+    now: TunnelSnapshot, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]
+) -> TunnelSnapshot:
+    if not names and not owners:
+        return now
+    return replace(
+        now,
+        peers=tuple(
+            replace(
+                peer,
+                name=names.get(peer.public_key, ""),
+                owner=owners.get(peer.public_key, Owner.CONFIG),
+            )
+            for peer in now.peers
+        ),
+    )
+
+
+def _wipe(snapshot: TunnelSnapshot) -> None:
+    if snapshot.private_key is not None:
+        snapshot.private_key.wipe()
+    for peer in snapshot.peers:
+        if peer.preshared_key is not None:
+            peer.preshared_key.wipe()
