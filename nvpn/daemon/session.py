@@ -34,6 +34,7 @@ from nvpn.daemon.memory import read_memory
 from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.network_watch import NetworkWatch
 from nvpn.daemon.recall import recall
+from nvpn.daemon.threads import run_in_thread
 from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.errors import ControlError, NvpnError, PlatformError
 from nvpn.model.changes import SetEndpoint, SetListenPort
