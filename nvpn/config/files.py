@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -44,10 +45,20 @@ class TextFile:
             )
 
 
-def read_config(path: Path, findings: Findings) -> TextFile | None:
-    """Read a configuration file; None, with the reason in ``findings``, if that fails."""
-    place = Place(str(path))
-    opened = _read(path, MAX_CONFIG_BYTES, place, "", findings)
+def read_config(
+    path: Path, findings: Findings, written: Mapping[Path, bytes | None] | None = None
+) -> TextFile | None:
+    """Read a configuration file; None, with the reason in ``findings``, if that fails.
+
+    Args:
+        written: what to take such files for, in the place of what is on disk.
+    """
+    given = written.get(path) if written else None
+    opened = (
+        (given, 0o600)
+        if given is not None
+        else _read(path, MAX_CONFIG_BYTES, Place(str(path)), "", findings)
+    )
     if opened is None:
         return None
     data, mode = opened

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,16 +60,21 @@ def load(path: Path) -> TunnelConfig:
     return examination.config
 
 
-def examine(path: Path) -> Examination:
-    """As :func:`load`, but mistakes are returned beside the warnings."""
+def examine(path: Path, *, written: Mapping[Path, bytes | None] | None = None) -> Examination:
+    """As :func:`load`, but mistakes are returned beside the warnings.
+
+    Args:
+        written: files to be read as if they held this; None: as if they were gone.
+    """
     findings = Findings()
+    written = written or {}
     draft = Draft()
     if path.suffix not in SUFFIXES:
         message = "is neither a .toml nor a .conf file"
         findings.error(Place(str(path)), message, "rename it to what it is")
     else:
         _check_name(path, findings)
-        _read_files(path, draft, findings)
+        _read_files(path, draft, findings, written)
     config = finish(draft, path.stem, path, findings)
     problems = findings.problems
     return Examination(None if problems else config, problems, findings.warnings)
@@ -84,14 +89,21 @@ def _check_name(path: Path, findings: Findings) -> None:
         )
 
 
-def _read_files(path: Path, draft: Draft, findings: Findings) -> None:
-    main = read_config(path, findings)
+def list_files(path: Path) -> list[Path]:
+    """The main file and its fragments, in the order in which they are read."""
+    return [path, *_fragments(path, Findings(), {})]
+
+
+def _read_files(
+    path: Path, draft: Draft, findings: Findings, written: Mapping[Path, bytes | None]
+) -> None:
+    main = read_config(path, findings, written)
     if main is None:
         return
     read = _reader(path.suffix)
     read(main, draft, findings)
-    for fragment in _fragments(path, findings):
-        source = read_config(fragment, findings)
+    for fragment in _fragments(path, findings, written):
+        source = read_config(fragment, findings, written)
         if source is not None:
             read(source, draft, findings)
     if findings.problems:
@@ -116,14 +128,16 @@ def _reader(suffix: str) -> Callable[[TextFile, Draft, Findings], None]:
     return read_wgquick
 
 
-def _fragments(path: Path, findings: Findings) -> list[Path]:
+def _fragments(path: Path, findings: Findings, written: Mapping[Path, bytes | None]) -> list[Path]:
     """The files of ``NAME.d/`` that end in .toml, in the order of their names."""
     directory = path.with_suffix(".d")
     place = Place(str(directory))
+    given = {file.name for file in written if file.parent == directory}
+    gone = {file.name for file, data in written.items() if data is None} & given
     try:
         names = sorted(
             name
-            for name in os.listdir(directory)
+            for name in {*os.listdir(directory), *given} - gone
             if name.endswith(".toml") and not name.startswith(".")
         )
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""On which line of a TOML document each thing is written.
+"""On which line, and from where to where, each thing of a TOML document is written.
 
 The parser gives values without positions. This scanner gives positions without values:
 it knows just enough of TOML's grammar to walk a document **that the parser accepted**,
@@ -10,13 +10,15 @@ is the first allowed IP of the second peer.
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterator
-from typing import Final, Union
+from typing import Final, NamedTuple, Union
 
 Position = tuple[Union[str, int], ...]  # noqa: UP007 - a runtime value on Python 3.10
 
 _BLANK: Final = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_COMMENT: Final = re.compile(r"#[^\r\n]*")
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _DOT: Final = re.compile(r"[ \t]*\.[ \t]*")
 _MULTILINE: Final = {
@@ -33,6 +35,28 @@ _ESCAPE: Final = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}
 _SHORT_ESCAPES: Final = {
     "b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b",
 }  # fmt: skip
+
+
+class Kind(enum.Enum):
+    """What a mark is about."""
+
+    HEADER = enum.auto()
+    PAIR = enum.auto()
+    ELEMENT = enum.auto()
+    COMMENT = enum.auto()
+
+
+class Mark(NamedTuple):
+    """Where something is written: ``text[start:end]``, and its value ``text[value:end]``.
+
+    A header or a comment is all value. A comment has no position.
+    """
+
+    kind: Kind
+    position: Position
+    start: int
+    value: int
+    end: int
 
 
 class Lines:
@@ -69,6 +93,20 @@ def locate(text: str) -> Lines:
     return Lines(scanner.found, None)
 
 
+def outline(text: str) -> list[Mark]:
+    """Everything in a valid TOML document, in its order: what holds others comes first.
+
+    Raises:
+        ValueError: the document is not valid.
+    """
+    scanner = _Scanner(text)
+    try:
+        scanner.scan_document()
+    except (_LostError, RecursionError):
+        raise ValueError("not a valid TOML document") from None
+    return sorted(scanner.marks, key=lambda mark: (mark.start, -mark.end))
+
+
 class _LostError(Exception):
     """The document is not what the grammar says."""
 
@@ -76,6 +114,7 @@ class _LostError(Exception):
 class _Scanner:
     def __init__(self, text: str) -> None:
         self.found: dict[Position, int] = {}
+        self.marks: list[Mark] = []
         self._text = text
         self._at = 0
         self._counted = 0
@@ -99,7 +138,7 @@ class _Scanner:
         return self._newlines + 1
 
     def _scan_array_header(self) -> Position:
-        line = self.line()
+        line, start = self.line(), self._at
         self._at += 2
         keys = self._scan_keys()
         self._expect("]]")
@@ -109,10 +148,11 @@ class _Scanner:
         self._array_lengths[array] = index + 1
         element = (*array, index)
         self.found[element] = line
+        self.marks.append(Mark(Kind.HEADER, element, start, start, self._at))
         return element
 
     def _scan_header(self) -> Position:
-        line = self.line()
+        line, start = self.line(), self._at
         self._at += 1
         keys = self._scan_keys()
         self._expect("]")
@@ -120,18 +160,22 @@ class _Scanner:
         self._note_each(table, 0, line)
         # A table can come to be by a deeper header first; its own header is its line.
         self.found[table] = line
+        self.marks.append(Mark(Kind.HEADER, table, start, start, self._at))
         return table
 
     def _scan_pair(self, table: Position) -> None:
-        line = self.line()
+        line, at = self.line(), self._at
         keys = self._scan_keys()
         self._expect("=")
         path = table + keys
         self._note_each(path, len(table), line)
-        self._scan_value(path)
+        value = self._scan_value(path)
+        self.marks.append(Mark(Kind.PAIR, path, at, *value))
 
-    def _scan_value(self, path: Position) -> None:
+    def _scan_value(self, path: Position) -> tuple[int, int]:
+        """Where it begins and where it ends."""
         self._skip_spaces()
+        at = self._at
         start = self._text[self._at : self._at + 1]
         if start in ('"', "'"):
             self._skip_string(start)
@@ -140,7 +184,10 @@ class _Scanner:
         elif start == "{":
             self._scan_inline_table(path)
         else:
-            self._at = self._match(_SCALAR).end()
+            scalar = self._match(_SCALAR)
+            self._at = scalar.end()
+            return at, at + len(scalar.group().rstrip())
+        return at, self._at
 
     def _scan_array(self, path: Position) -> None:
         self._at += 1
@@ -148,7 +195,8 @@ class _Scanner:
         while self._skip_blank() and self._text[self._at] != "]":
             element = (*path, index)
             self.found[element] = self.line()
-            self._scan_value(element)
+            value = self._scan_value(element)
+            self.marks.append(Mark(Kind.ELEMENT, element, value[0], *value))
             index += 1
             self._skip_comma("]")
         self._expect("]")
@@ -205,7 +253,12 @@ class _Scanner:
             self.found.setdefault(path[:length], line)
 
     def _skip_blank(self) -> bool:
-        self._at = self._match(_BLANK).end()
+        blank = self._match(_BLANK)
+        self._at = blank.end()
+        if "#" in blank.group():
+            for found in _COMMENT.finditer(blank.group()):
+                start, end = (blank.start() + offset for offset in found.span())
+                self.marks.append(Mark(Kind.COMMENT, (), start, start, end))
         return self._at < len(self._text)
 
     def _skip_spaces(self) -> None:
