@@ -202,6 +202,14 @@ fn command(item: &Bound<'_, PyAny>, peers: &mut Peers) -> PyResult<Command> {
             peer: peer()?,
             datagram: field(2)?.cast::<PyBytes>()?.as_bytes().into(),
             forget_source: field(3)?.extract()?,
+            // Sent only when there are any.
+            also: match item.len() {
+                4 => Box::default(),
+                _ => field(4)?
+                    .try_iter()?
+                    .map(|endpoint| endpoint_from(&endpoint?))
+                    .collect::<PyResult<_>>()?,
+            },
         },
         "touch" => Command::Touch {
             peer: peer()?,

@@ -21,6 +21,7 @@ from nvpn.model.changes import (
     RemovePeer,
     ReplaceAllowedIps,
     ReplacePeers,
+    SetCandidates,
     SetEndpoint,
     SetFwmark,
     SetListenPort,
@@ -96,6 +97,8 @@ class PlanApplier:
             device.remove_allowed_ip(change.peer, change.prefix)
         elif isinstance(change, SetEndpoint):
             device.set_endpoint(change.peer, change.endpoint, now)
+        elif isinstance(change, SetCandidates):
+            device.set_candidates(change.peer, change.endpoints, now)
         elif isinstance(change, SetPresharedKey):
             device.set_preshared_key(change.peer, change.key)
         elif isinstance(change, SetPersistentKeepalive):
@@ -143,6 +146,8 @@ class PlanApplier:
                 self._device.set_preshared_key(peer, None)
             if SetPersistentKeepalive not in given:
                 self._device.set_persistent_keepalive(peer, 0, now)
+            if SetCandidates not in given:
+                self._device.set_candidates(peer, (), now)
             self._keep_allowed_ips(peer, rest.prefixes_added(peer, position))
 
     def _keep_allowed_ips(self, peer: PublicKey, kept: set[Prefix]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -32,6 +33,12 @@ from nvpn.transport.udp import UdpSockets, open_udp, set_fwmark
 
 _log: Final = logging.getLogger(__name__)
 _NO_SOCKETS: Final = UdpSockets(-1, -1, 0)
+
+_RENEWALS_A_TICK: Final = 10
+_LOOKS_A_TICK: Final = 500
+_RENEWAL_TICK: Final = 0.005
+"""Seconds. At most 2000 sessions a second are sought anew, in steps of a few milliseconds,
+and peers are passed over that have none: packets are not kept waiting."""
 
 
 class UserspaceBackend:
@@ -85,6 +92,8 @@ class UserspaceBackend:
         self._changing = asyncio.Lock()
         self._unacknowledged: set[asyncio.Future[None]] = set()
         self._retired: list[UdpSockets] = []
+        self._to_renew: deque[PublicKey] = deque()
+        self._renewal: asyncio.TimerHandle | None = None
         self._alarm = open_alarm(loop, self._turn)
 
     # --- Backend ----------------------------------------------------------------------
@@ -202,11 +211,39 @@ class UserspaceBackend:
             self._turn()
 
     def network_changed(self) -> None:
-        """The host's addresses or routes changed, or it slept."""
+        """The host's addresses or routes changed, or it slept.
+
+        Forget the source addresses that were stuck to, and seek a new session with every
+        peer that has, or seeks, one, or is to be kept awake: a peer may reach us only after
+        we have spoken from where we are now.
+        """
+        if self._closed or not self._up:
+            return
+        self._datapath.apply((ReplaceSockets(self._sockets.ipv4, self._sockets.ipv6),))
+        self._to_renew = deque(self._device.peers())
+        if self._renewal is None:
+            self._renew_some()
 
     def handle_events(self) -> None:
         """The datapath has events. Cheap, and harmless when it has none."""
         self._turn()
+
+    def _renew_some(self) -> None:
+        self._renewal = None
+        if self._closed or not self._up:
+            return
+        now = self._clocks()
+        made = 0
+        try:
+            for _ in range(min(len(self._to_renew), _LOOKS_A_TICK)):
+                made += self._device.renew(self._to_renew.popleft(), now)
+                if made == _RENEWALS_A_TICK:
+                    break
+        except Exception as error:
+            self._fail(error)
+        self._turn()
+        if self._to_renew and not self._closed:
+            self._renewal = self._loop.call_later(_RENEWAL_TICK, self._renew_some)
 
     # --- one turn ---------------------------------------------------------------------
 
@@ -256,6 +293,8 @@ class UserspaceBackend:
             return
         self._closed = True
         self._alarm.close()
+        if self._renewal is not None:
+            self._renewal.cancel()
         try:
             self._datapath.close()
             self._device.close()

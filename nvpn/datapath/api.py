@@ -163,11 +163,14 @@ class SendHandshake:
     """Send an initiation or response to where the peer is; counts as authentic traffic sent.
 
     ``forget_source``: a retry; let the kernel choose our address anew.
+    ``also``: the same datagram to these, too, after that; each copy counts as sent, and the
+    peer's endpoint stays what it is.
     """
 
     peer: PeerId
     datagram: bytes = field(repr=False)
     forget_source: bool = False
+    also: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,19 @@ class Device:
         if peer is not None:
             peer.set_endpoint(endpoint, now)
 
+    def set_candidates(
+        self, public_key: PublicKey, endpoints: tuple[Endpoint, ...], now: Now
+    ) -> None:
+        """Where the peer may be, too: its initiations go to its endpoint and to these, unless
+        it is in session, and the one that answers first becomes the endpoint.
+
+        At most 8 beside the endpoint count. For a peer without an endpoint the first becomes
+        it.
+        """
+        peer = self._peers.get(public_key)
+        if peer is not None:
+            peer.set_candidates(endpoints, now)
+
     def set_persistent_keepalive(self, public_key: PublicKey, seconds: int, now: Now) -> None:
         """Seconds of silence after which a keepalive is sent; 0 for never."""
         peer = self._peers.get(public_key)
@@ -210,6 +223,16 @@ class Device:
         peer = self._peers.get(public_key)
         if peer is not None and self._context.up:
             peer.initiate(now)
+
+    def renew(self, public_key: PublicKey, now: Now) -> bool:
+        """The network around us changed: seek a new session at once, and everywhere, with a
+        peer that has or seeks one, or is to be kept awake.
+
+        Returns:
+            whether that took an initiation: about a millisecond.
+        """
+        peer = self._peers.get(public_key)
+        return peer is not None and peer.renew(now)
 
     def close(self) -> None:
         """Zero the secrets. The datapath, which has the sessions, is closed by itself."""

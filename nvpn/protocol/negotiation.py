@@ -37,6 +37,7 @@ class Negotiation(Generic[P]):
     """The state between "a session is wanted" and "there are keys".
 
     ``wanted``: a session is sought; ``attempts``: initiations made for it so far;
+    ``doubted``: somebody was told that they are not answered;
     ``weak``: no secret can be shared with the peer's key, so that none is ever made.
     """
 
@@ -45,6 +46,7 @@ class Negotiation(Generic[P]):
         "_forget_source",
         "_greatest_timestamp",
         "_held",
+        "_hurries_again_at",
         "_initiation_received_at",
         "_pending",
         "_pending_sent_at",
@@ -53,6 +55,7 @@ class Negotiation(Generic[P]):
         "_stamper",
         "_timers",
         "attempts",
+        "doubted",
         "preshared_key",
         "wanted",
         "weak",
@@ -63,6 +66,7 @@ class Negotiation(Generic[P]):
         self.wanted = False
         self.weak = False
         self.attempts = 0
+        self.doubted = False
         self._context: Final = context
         self._timers: Final = timers
         self._public_key: Final = public_key
@@ -74,6 +78,7 @@ class Negotiation(Generic[P]):
         self._greatest_timestamp = b""
         self._initiation_received_at: int | None = None
         self._held: ReceivedInitiation | None = None
+        self._hurries_again_at = 0
 
     def set_preshared_key(self, key: PresharedKey | None) -> None:
         """Use a copy of it from the next handshake on; None or zeros for none."""
@@ -251,6 +256,7 @@ class Negotiation(Generic[P]):
         """
         self.wanted = False
         self.attempts = 0
+        self.doubted = False
         self._drop_pending()
         self._drop_held(now)
         self._note(Moment.HANDSHAKE_OVER, now.boot)
@@ -258,6 +264,16 @@ class Negotiation(Generic[P]):
     def allow_at_once(self) -> None:
         """The next initiation need not wait for the last message's five seconds."""
         self._sent_at = None
+
+    def hurry(self, now: Now) -> None:
+        """The network changed: the next initiation need not wait, if that was not said often.
+
+        Twice in a row, since an old network goes before a new one comes, and every five
+        seconds in the long run: an interface that flaps does not make a flood.
+        """
+        if now.boot + REKEY_TIMEOUT >= self._hurries_again_at:
+            self._hurries_again_at = max(self._hurries_again_at, now.boot) + REKEY_TIMEOUT
+            self.allow_at_once()
 
     def wipe(self) -> None:
         """Zero what secrets there are."""

@@ -58,6 +58,15 @@ _AGE_TO_WANT: Final[Mapping[Why, int]] = {
     Why.MANY_MESSAGES: 0,
 }
 
+MAX_CANDIDATES: Final = 8
+"""Places beside its endpoint where a peer is looked for."""
+
+_ATTEMPTS_TO_DOUBT: Final = 2
+"""Initiations that may be lost before somebody should look whether the peer has moved."""
+
+_SETTLED_AFTER: Final = 1 * SECOND
+"""A session this young was made over the network as it is now."""
+
 
 class Peer:
     """A peer of the device, from its creation in the datapath to :meth:`remove`.
@@ -67,6 +76,7 @@ class Peer:
     """
 
     __slots__ = (
+        "_candidates",
         "_context",
         "_current",
         "_keypairs",
@@ -84,6 +94,7 @@ class Peer:
         self.public_key: Final = public_key
         self.endpoint: Endpoint | None = None
         self.last_handshake = 0
+        self._candidates: tuple[Endpoint, ...] = ()
         self._context: Final = context
         self._timers: Final = PeerTimers(self)
         self._liveness: Final = Liveness(context, self._timers, peer_id)
@@ -132,6 +143,19 @@ class Peer:
         self._order(SetPeerEndpoint(self.id, endpoint))
         if appeared:
             self._liveness.send_persistent_keepalive(now)
+
+    def set_candidates(self, endpoints: tuple[Endpoint, ...], now: Now) -> None:
+        """Look for it there, too, whenever it is not known to be at its endpoint.
+
+        The first of them becomes the endpoint of a peer that has none.
+        """
+        places: dict[tuple[bytes, int, int, int], Endpoint] = {}
+        for endpoint in endpoints:
+            places.setdefault(endpoint.remote, endpoint)
+        # One more than are used at once: the endpoint itself may be among them.
+        self._candidates = tuple(places.values())[: MAX_CANDIDATES + 1]
+        if self.endpoint is None and endpoints:
+            self.set_endpoint(endpoints[0], now)
 
     def set_persistent_keepalive(self, seconds: int, now: Now) -> None:
         """Send a keepalive after so many seconds of silence; 0 for never."""
@@ -243,6 +267,29 @@ class Peer:
         if not negotiation.must_wait(now):
             self._send_initiation(now)
 
+    def renew(self, now: Now) -> bool:
+        """The network around us is another: seek a new session with a peer that has or
+        seeks one, or is to be kept awake, wherever it may be, and without waiting for the
+        last attempt to have had its time.
+
+        Returns:
+            whether an initiation was made.
+        """
+        context, negotiation = self._context, self._negotiation
+        born_at = self.session_born_at
+        if born_at is not None and now.boot < born_at + _SETTLED_AFTER:
+            return False
+        is_awaited = self._is_in_session(now) or negotiation.wanted or self.persistent_keepalive
+        possible = context.up and context.static is not None and self.endpoint is not None
+        if not is_awaited or not possible or negotiation.weak:
+            return False
+        negotiation.seek(forget_source=True)
+        negotiation.hurry(now)
+        if negotiation.must_wait(now):
+            return False
+        self._send_initiation(now)
+        return True
+
     def confirm(self, event: KeypairConfirmed, now: Now) -> None:
         """The peer used the session that it began: both have the keys."""
         # One that was retired meanwhile may be confirmed by an event that was under way.
@@ -306,7 +353,11 @@ class Peer:
         if negotiation.exhausted:
             self._tell(NoticeKind.HANDSHAKE_GIVEN_UP, now.wall)
             self._abandon(now)
-        elif not negotiation.must_wait(now):
+            return
+        if negotiation.attempts >= _ATTEMPTS_TO_DOUBT and not negotiation.doubted:
+            negotiation.doubted = True
+            self._tell(NoticeKind.HANDSHAKE_UNANSWERED, now.wall)
+        if not negotiation.must_wait(now):
             self._send_initiation(now)
 
     def _answer_crossing(self, now: Now) -> None:
@@ -336,8 +387,30 @@ class Peer:
             self._context.drops[violation.reason] += 1
             self._abandon(now)
             return
-        if message is not None:
-            self._order(SendHandshake(self.id, message, self._negotiation.forgets_source))
+        if message is None:
+            return
+        forget_source = self._negotiation.forgets_source
+        also = self._elsewhere() if forget_source or not self._is_in_session(now) else ()
+        self._order(SendHandshake(self.id, message, forget_source, also))
+
+    def _elsewhere(self) -> tuple[Endpoint, ...]:
+        """Where the peer may be beside its endpoint.
+
+        Departs from the paper, which knows one place: the same initiation goes to all of
+        them. The first copy to arrive is answered, the others are stale there; the first
+        authentic answer makes its sender the endpoint. A session that lives is renewed at
+        the endpoint alone, which has proven itself: not to be moved by chance each time.
+        """
+        if self.endpoint is None:
+            return ()
+        here = self.endpoint.remote
+        others = [place for place in self._candidates if place.remote != here]
+        return tuple(others[:MAX_CANDIDATES])
+
+    def _is_in_session(self, now: Now) -> bool:
+        """Whether there is a session that may still be sent in."""
+        born_at = self.session_born_at
+        return born_at is not None and now.boot < born_at + REJECT_AFTER_TIME
 
     def _answer(self, received: ReceivedInitiation, now: Now) -> None:
         answer = self._negotiation.answer(received, now)

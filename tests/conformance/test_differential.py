@@ -17,7 +17,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from nvpn.datapath.api import InsertPrefix, SetAdmission
+from nvpn.datapath.api import InsertPrefix, SendHandshake, SetAdmission
 from nvpn.model.clock import SECOND
 from nvpn.model.prefixes import Prefix
 from nvpn.wire.crypto import mac
@@ -266,6 +266,19 @@ def test_ages_are_judged_the_same(sides: tuple[Side, Side]) -> None:
         agree(sides)
         for side in sides:
             side.peers[0].send(datagram)
+        agree(sides)
+
+
+def test_copies_of_handshakes_leave_the_same(sides: tuple[Side, Side]) -> None:
+    rng = seeded()
+    for _ in range(ROUNDS // 6):
+        message = b"\1\0\0\0" + rng.randbytes(144)
+        whom = rng.randrange(2)
+        copies = rng.choices(range(2), k=rng.randrange(9))
+        retries = rng.random() < 0.5
+        for side in sides:
+            also = tuple(side.peers[number].endpoint for number in copies)
+            side.rig.tell(SendHandshake(side.peers[whom].peer, message, retries, also))
         agree(sides)
 
 

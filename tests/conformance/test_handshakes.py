@@ -5,6 +5,7 @@ from __future__ import annotations
 from nvpn.datapath.api import (
     HandshakeReceived,
     PeerId,
+    ReplaceSockets,
     Role,
     SendHandshake,
 )
@@ -57,6 +58,36 @@ def test_handshakes_leave_as_they_are_with_their_own_class(rig: Rig, version: in
     assert datagram == b"\1" + bytes(147)
     assert tos == 0x88
     assert rig.datapath.counters(peer.peer).tx_bytes == 148
+
+
+def test_copies_of_a_handshake_go_to_other_places_and_the_endpoint_stays(rig: Rig) -> None:
+    peer, other, third = rig.correspondent(1), rig.correspondent(2), rig.correspondent(3, 6)
+    message = b"\1" + bytes(147)
+    rig.tell(SendHandshake(peer.peer, message, also=(other.endpoint, third.endpoint)))
+    for somebody in (peer, other, third):
+        ((datagram, _, tos),) = somebody.take(1)
+        assert (datagram, tos) == (message, 0x88)
+    assert rig.datapath.counters(peer.peer).tx_bytes == 3 * 148
+    assert rig.datapath.counters(other.peer).tx_bytes == 0
+
+    rig.tell(SendHandshake(peer.peer, message))
+    peer.take(1)
+    rig.settle()
+    assert not list(other.receive()) and not list(third.receive())
+
+
+def test_a_copy_for_a_family_without_a_socket_is_a_drop_and_costs_the_others_nothing(
+    rig: Rig,
+) -> None:
+    peer, other = rig.correspondent(1), rig.correspondent(2)
+    unreachable = rig.correspondent(3, 6).endpoint
+    rig.tell(ReplaceSockets(rig.sockets.ipv4, -1))
+    message = b"\1" + bytes(147)
+    rig.tell(SendHandshake(peer.peer, message, also=(unreachable, other.endpoint)))
+    peer.take(1)
+    other.take(1)
+    rig.settle()
+    assert sum(rig.datapath.drops().values()) == 1
 
 
 def test_a_keypair_is_in_place_before_the_response_that_announces_it(rig: Rig) -> None:

@@ -67,7 +67,10 @@ def test_a_peer_that_never_answers_is_tried_twenty_times_and_then_forgotten(
     assert stamps == sorted(set(stamps))
 
     assert pair.alice.drops == {DropReason.HANDSHAKE_FAILED: 1}  # the staged packet
-    assert [notice.kind for notice in pair.alice.notices] == [NoticeKind.HANDSHAKE_GIVEN_UP]
+    assert [notice.kind for notice in pair.alice.notices] == [
+        NoticeKind.HANDSHAKE_UNANSWERED,
+        NoticeKind.HANDSHAKE_GIVEN_UP,
+    ]
     assert pair.alice.device.next_timeout() is None
     assert pair.alice.device.peer_state(pair.bob.public).attempts == 0
 

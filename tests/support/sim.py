@@ -18,7 +18,7 @@ from nvpn.datapath.api import Command, Event, ReplaceSockets
 from nvpn.datapath.python.core import Core
 from nvpn.errors import DropReason
 from nvpn.model.clock import MILLISECOND, SECOND, Now
-from nvpn.model.endpoint import Endpoint
+from nvpn.model.endpoint import Endpoint, Source
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.notices import Notice
 from nvpn.model.prefixes import Prefix, format_address
@@ -88,6 +88,7 @@ class World:
         self._hosts: dict[tuple[bytes, int, int, int], Host] = {}
         self._catch: list[tuple[MessageType, str | None, list[Flight]]] = []
         self.blocked: set[tuple[str, str]] = set()  # (sender, receiver): a firewall
+        self.dead: set[tuple[bytes, int, int, int]] = set()  # nothing gets there, or from there
 
     def __repr__(self) -> str:
         return f"World(seed={self.seed}, at={(self.time - START) / SECOND:.3f} s)"
@@ -125,10 +126,10 @@ class World:
 
     # --- network ----------------------------------------------------------------------
 
-    def place(self, host: Host, endpoint: Endpoint) -> None:
+    def place(self, host: Host, *endpoints: Endpoint) -> None:
         """Reach the host there from now on, and nowhere else."""
         self._hosts = {where: who for where, who in self._hosts.items() if who is not host}
-        self._hosts[endpoint.remote] = host
+        self._hosts.update({endpoint.remote: host for endpoint in endpoints})
 
     def send(self, flight: Flight) -> None:
         self.flights.append(flight)
@@ -177,8 +178,11 @@ class World:
 
     def _arrive(self, flight: Flight) -> None:
         host = self._hosts.get(flight.target.remote)
-        if host is not None and (flight.sender, host.name) not in self.blocked:
-            host.receive(flight.datagram, flight.source)
+        if host is None or (flight.sender, host.name) in self.blocked:
+            return
+        if not self.dead.isdisjoint((flight.target.remote, flight.source.remote)):
+            return
+        host.receive(flight.datagram, flight.source, at=flight.target)
 
 
 EngineFactory = Callable[["Host"], Engine]
@@ -206,6 +210,7 @@ class Host:
         self.key = PrivateKey(random.Random(f"{world.seed} {name}").randbytes(32))
         self.public = self.key.public()
         self.outer = Endpoint.parse(outer)
+        self.others: tuple[Endpoint, ...] = ()
         self.delays = 0
         self.delivered: list[bytes] = []
         self.delivered_at: list[int] = []
@@ -284,10 +289,12 @@ class Host:
         self.core.send_inner(packet, self.now.boot)
         self.turn()
 
-    def receive(self, datagram: bytes, source: Endpoint) -> None:
-        """A datagram arrives."""
+    def receive(self, datagram: bytes, source: Endpoint, *, at: Endpoint | None = None) -> None:
+        """A datagram arrives, at one of our places if there are several."""
         if self.world.time < self._asleep_until:
             return
+        if at is not None and self.others:
+            source = source._replace(source=Source(at.address))
         self.core.receive(datagram, source, self.now.boot)
         self.turn()
 
@@ -302,6 +309,15 @@ class Host:
         self.outer = Endpoint.parse(outer)
         self.world.place(self, self.outer)
         self.core.apply([ReplaceSockets(-1, -1)], self.now.boot)
+
+    def spread(self, *outers: str) -> tuple[Endpoint, ...]:
+        """Be reached at these addresses, too; answers leave from where the question came.
+
+        What has no place to leave from leaves from the first.
+        """
+        self.others = tuple(map(Endpoint.parse, outers))
+        self.world.place(self, self.outer, *self.others)
+        return self.outer, *self.others
 
     def suspend(self, seconds: float) -> None:
         """Hear nothing, do nothing; the boot clock runs on."""
@@ -332,12 +348,24 @@ class Host:
         datagrams = self.core.take_datagrams()
         for out in datagrams:
             self.world.send(
-                Flight(self.world.time, self.name, self.outer, out.endpoint, out.datagram)
+                Flight(
+                    self.world.time,
+                    self.name,
+                    self._leaves_from(out.endpoint),
+                    out.endpoint,
+                    out.datagram,
+                )
             )
         inner = self.core.take_inner()
         self.delivered += inner
         self.delivered_at += [self.world.time] * len(inner)
         return bool(events or commands or datagrams or inner)
+
+    def _leaves_from(self, target: Endpoint) -> Endpoint:
+        for place in self.others:
+            if target.source is not None and place.address == target.source.address:
+                return place
+        return self.outer
 
     def _hand_up(self, events: Sequence[Event]) -> None:
         if not self.delays:

@@ -132,6 +132,8 @@ pub enum Command {
         datagram: Box<[u8]>,
         /// A retry: let the kernel choose our address anew.
         forget_source: bool,
+        /// The same datagram to these, too; the peer's endpoint stays what it is.
+        also: Box<[Endpoint]>,
     },
     /// An authentic handshake message came from the peer.
     Touch {

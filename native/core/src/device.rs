@@ -171,7 +171,13 @@ impl Device {
                 peer,
                 datagram,
                 forget_source,
-            } => self.send_handshake(peer, &datagram, forget_source, now, out),
+                also,
+            } => {
+                if forget_source {
+                    self.forget_source(peer);
+                }
+                self.send_handshake(peer, &datagram, &also, now, out);
+            }
             Command::Touch {
                 peer,
                 received_bytes,
@@ -236,7 +242,7 @@ impl Device {
         &mut self,
         peer: PeerId,
         datagram: &[u8],
-        forget_source: bool,
+        also: &[Endpoint],
         now: Instant,
         out: &mut dyn Outbox,
     ) {
@@ -246,9 +252,6 @@ impl Device {
         let Some(peer) = self.peers.get_mut(at) else {
             return;
         };
-        if forget_source {
-            peer.forget_source();
-        }
         let Some(endpoint) = peer.endpoint else {
             self.drop_packets(DropReason::NoEndpoint, 1);
             return;
@@ -256,13 +259,15 @@ impl Device {
         if message_type(datagram) == Some(MessageType::Initiation) {
             peer.expect_answer(sender_of(datagram), &mut self.register);
         }
-        out.datagram(&endpoint, datagram, TOS_HANDSHAKE, Some(peer.id));
         let traffic = Traffic {
             bytes: datagram.len() as u64,
             packets: 1,
             data: false,
         };
-        peer.note_sent(now, traffic, false, &self.register.events);
+        for endpoint in core::iter::once(&endpoint).chain(also) {
+            out.datagram(endpoint, datagram, TOS_HANDSHAKE, Some(peer.id));
+            peer.note_sent(now, traffic, false, &self.register.events);
+        }
     }
 
     fn send_keepalive(&mut self, at: PeerRef, now: Instant, out: &mut dyn Outbox) {

@@ -501,6 +501,7 @@ fn what_names_an_unknown_peer_is_ignored() {
             peer,
             datagram,
             forget_source: false,
+            also: Box::default(),
         },
         insert_prefix(peer, "10.9.0.0/16"),
         Command::DeletePrefix {
@@ -578,6 +579,7 @@ fn a_sticky_source_is_given_up() {
             peer: THEM,
             datagram: Box::new([0; 148]),
             forget_source: how == "retry",
+            also: Box::default(),
         };
         match how {
             "sockets" => ends
@@ -591,6 +593,33 @@ fn a_sticky_source_is_given_up() {
         assert_eq!(sent.endpoint.source, None, "{how}");
         assert!(sent.endpoint.same_remote(&bob_at()));
     }
+}
+
+#[test]
+fn copies_of_a_handshake_message_go_elsewhere_too_and_move_nothing() {
+    let mut ends = Ends::new();
+    let now = ends.now;
+    let elsewhere = [endpoint("198.51.100.7:7"), endpoint("[2001:db8::7]:7")];
+    let racing = Command::SendHandshake {
+        peer: THEM,
+        datagram: initiation(7).into(),
+        forget_source: false,
+        also: elsewhere.into(),
+    };
+    let before = ends.alice.shared.counters();
+    ends.alice.tell(now, racing);
+    let sent = ends.alice.take_datagrams();
+    let places: Vec<_> = sent.iter().map(|out| out.endpoint.remote).collect();
+    assert_eq!(
+        places,
+        [bob_at().remote, elsewhere[0].remote, elsewhere[1].remote]
+    );
+    assert!(sent.iter().all(|out| out.datagram == initiation(7)));
+    let after = ends.alice.shared.counters();
+    assert_eq!(after.tx_bytes, before.tx_bytes + 3 * 148);
+    ends.alice.tell(now, handshake(&[0; 148]));
+    let next = one(ends.alice.take_datagrams());
+    assert!(next.endpoint.same_remote(&bob_at()));
 }
 
 // --- a route that bites its tail ------------------------------------------------------

@@ -73,6 +73,11 @@ def _pack_keypair(one: InstallKeypair) -> Fields:
     )
 
 
+def _pack_handshake(one: SendHandshake) -> Fields:
+    fields = ("handshake", one.peer, bytes(one.datagram), one.forget_source)
+    return (*fields, one.also) if one.also else fields
+
+
 def _pack_filter(one: SetFilter) -> Fields:
     if one.rules is None:
         return ("filter", None, one.otherwise)
@@ -102,7 +107,7 @@ _PACK: Final[dict[type, Callable[[Any], Fields]]] = {
     EraseKeys: lambda one: ("erase", one.peer),
     DropStaged: lambda one: ("drop", one.peer),
     SendKeepalive: lambda one: ("keepalive", one.peer),
-    SendHandshake: lambda one: ("handshake", one.peer, bytes(one.datagram), one.forget_source),
+    SendHandshake: _pack_handshake,
     Touch: lambda one: ("touch", one.peer, one.received_bytes, one.at),
     SetAdmission: lambda one: ("admission", one.mac1_key, one.cookie_key, one.secret),
     SetMtu: lambda one: ("mtu", one.mtu),

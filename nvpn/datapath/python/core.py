@@ -215,8 +215,9 @@ class Core:
             return
         if message_type(command.datagram) is MessageType.INITIATION:
             self._expect_answer(peer, sender_of(command.datagram))
-        self._datagrams.append(Outgoing(peer.endpoint, command.datagram, TOS_HANDSHAKE, peer.id))
-        peer.note_sent(now, len(command.datagram), data=False, keypair=None)
+        for endpoint in (peer.endpoint, *command.also):
+            self._datagrams.append(Outgoing(endpoint, command.datagram, TOS_HANDSHAKE, peer.id))
+            peer.note_sent(now, len(command.datagram), data=False, keypair=None)
 
     def _expect_answer(self, peer: Peer, index: int | None) -> None:
         """To the initiation with this index, and to none before it."""

@@ -398,6 +398,7 @@ pub fn handshake(datagram: &[u8]) -> Command {
         peer: THEM,
         datagram: datagram.into(),
         forget_source: false,
+        also: Box::default(),
     }
 }
 
