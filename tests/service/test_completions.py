@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,19 @@ from nvpn.cli.text import FIELDS
 from nvpn.cli.verbs import VERBS
 from nvpn.model.keys import PrivateKey
 from tests.support import shells
-from tests.support.cli import ROOT, fake_daemon, key
+from tests.support.cli import ROOT
 
-PEER = PrivateKey(bytes(range(32))).public()
-SECRET = key(7)
+PEER = PrivateKey(bytes(range(32))).public().base64
+SECRET = PrivateKey(bytes(range(1, 33))).reveal_base64()
+
+# Answers at once; that the real one says the same is for the tests of show to see.
+PROGRAM = f"""#!/bin/sh
+case "$*" in
+    'show interfaces') echo 'wg7 vpn' ;;
+    'show wg7 peers') echo '{PEER}' ;;
+    *) exit 1 ;;
+esac
+"""
 
 
 @dataclass(frozen=True)
@@ -37,26 +46,25 @@ class Typist:
 
 
 @pytest.fixture(params=["bash", "zsh", "fish"])
-def typist(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Typist]:
+def typist(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Typist:
     shell: str = request.param
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}; scripts/install-peers installs it")
-    programs, sockets, here = (tmp_path / name for name in ("bin", "run", "here"))
-    for directory in (programs, sockets, here):
+    programs, here = tmp_path / "bin", tmp_path / "here"
+    for directory in (programs, here):
         directory.mkdir()
     program = programs / "nvpn"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m nvpn "$@"\n')
+    program.write_text(PROGRAM)
     program.chmod(0o755)
     for file in ("wg7.toml", "office.conf", "wg7.key", "notes.txt"):
         (here / file).write_text(SECRET)
     environment = {
         "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": str(ROOT),
-        "NVPN_RUNTIME_DIR": str(sockets),
+        "NVPN_DUMP": str(tmp_path_factory.getbasetemp() / "zcompdump"),
     }
-    lines = [f"private_key={SECRET}", f"public_key={PEER.hex}"]
-    with fake_daemon(sockets, "wg7", lines):
-        yield Typist(getattr(shells, shell), environment, here)
+    return Typist(getattr(shells, shell), environment, here)
 
 
 def test_the_files_are_what_the_script_makes(tmp_path: Path) -> None:
@@ -82,8 +90,8 @@ def test_options_and_what_may_follow_them_are_offered(typist: Typist) -> None:
 
 
 def test_interfaces_that_run_are_offered_where_one_is_meant(typist: Typist) -> None:
-    assert typist.offered("nvpn show ") == {"wg7", "all", "interfaces"}
-    assert typist.offered("nvpn showconf ") == {"wg7"}
+    assert typist.offered("nvpn show ") == {"wg7", "vpn", "all", "interfaces"}
+    assert typist.offered("nvpn showconf ") == {"wg7", "vpn"}
     assert typist.offered("nvpn down w") == {"wg7", "wg7.toml"}
     assert typist.offered("nvpn device ") == set()
 
@@ -103,19 +111,17 @@ def test_configurations_are_offered_and_no_other_files(typist: Typist) -> None:
 
 
 def test_the_words_of_set_are_offered_where_they_make_sense(typist: Typist) -> None:
-    assert typist.offered("nvpn set ") == {"wg7"}
+    assert typist.offered("nvpn set ") == {"wg7", "vpn"}
     assert typist.offered("nvpn set wg7 ") == {"listen-port", "fwmark", "private-key", "peer"}
     assert typist.offered("nvpn set wg7 fwmark ") == {"off"}
     assert typist.offered("nvpn set wg7 listen-port ") == set()
     assert typist.offered("nvpn set wg7 listen-port 5 fw") == {"fwmark"}
-    assert typist.offered(f"nvpn set wg7 peer {PEER.base64} al") == {"allowed-ips"}
-    assert typist.offered(f"nvpn set wg7 peer {PEER.base64} allowed-ips 10.0.0.1/32 en") == {
-        "endpoint"
-    }
+    assert typist.offered(f"nvpn set wg7 peer {PEER} al") == {"allowed-ips"}
+    assert typist.offered(f"nvpn set wg7 peer {PEER} allowed-ips 10.0.0.1/32 en") == {"endpoint"}
 
 
 def test_public_keys_are_offered_and_secrets_never(typist: Typist) -> None:
-    assert typist.offered("nvpn set wg7 peer ") == {PEER.base64}
+    assert typist.offered("nvpn set wg7 peer ") == {PEER}
     # The file's name, not what is in it.
     assert typist.offered("nvpn set wg7 private-key wg7.k") == {"wg7.key"}
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,14 +124,18 @@ def start() -> Start:
 
     def run(on: Machine, ear: NotifySocket, *drop_ins: str) -> subprocess.Popen[str]:
         files = [str(SERVICE), *(str(UNITS / f"{name}.conf") for name in drop_ins)]
-        for directory in (on.run_directory, on.state_directory):
+        # Where systemd has them: nothing has to be told where they are.
+        places = {
+            "/etc": on.directory / "root-etc",
+            "/etc/nvpn": on.etc,
+            "/run/wireguard": on.run_directory,
+            "/var/lib/nvpn": on.state_directory,
+        }
+        for directory in places.values():
             directory.mkdir(exist_ok=True)
-        binds = [
-            *("--bind", str(on.run_directory), "/run/wireguard"),
-            *("--bind", str(on.state_directory), "/var/lib/nvpn"),
-            *("--bind", str(on.etc), "/etc/nvpn"),
-        ]
-        # Where systemd would put them: nothing is to be told where they are.
+        (places["/etc"] / "nvpn").mkdir(exist_ok=True)
+        (places["/etc"] / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+        binds = [word for to, at in places.items() for word in ("--bind", str(at), to)]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("NVPN_")
         }
@@ -152,40 +156,147 @@ def start() -> Start:
     return run
 
 
-def has_status(process: subprocess.Popen[str], name: str) -> str:
-    found = re.search(rf"^{name}:\s*(.*)$", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+@pytest.fixture
+def ear(tmp_path: Path) -> Iterator[NotifySocket]:
+    with NotifySocket(str(tmp_path / "notify")) as listening:
+        yield listening
+
+
+def end(tunnel: subprocess.Popen[str]) -> str:
+    """Stop it as systemd does; all that it said."""
+    tunnel.send_signal(signal.SIGTERM)
+    said, _ = tunnel.communicate(timeout=20)
+    assert tunnel.returncode == 0, said
+    return said
+
+
+def of_process(tunnel: subprocess.Popen[str], name: str) -> str:
+    found = re.search(rf"^{name}:\s*(.*)$", Path(f"/proc/{tunnel.pid}/status").read_text(), re.M)
     assert found is not None
     return found[1]
+
+
+def wait_until_ready(ear: NotifySocket, tunnel: subprocess.Popen[str]) -> str:
+    """The status with which it is ready."""
+    while True:
+        message = ear.next()
+        if "READY" in message:
+            return message["STATUS"]
 
 
 @pytest.mark.root
 @needs_systemd
 def test_a_tunnel_lives_within_what_the_unit_leaves(
-    pair: Pair, start: Start, tmp_path: Path
+    pair: Pair, start: Start, ear: NotifySocket
 ) -> None:
     alice, bob = pair.alice, pair.bob
     for machine in (alice, bob):
         machine.write(pair.configuration(machine))
     bob.nvpn("up", "wg0.toml")
-    with NotifySocket(str(tmp_path / "notify")) as ear:
-        tunnel = start(alice, ear)
-        assert ear.next()["READY"] == "1"
-        assert has_status(tunnel, "CapEff") == "0000000000001000"
-        assert has_status(tunnel, "NoNewPrivs") == "1"
-        assert has_status(tunnel, "Seccomp") == "2"
-        assert alice.host.ping("10.9.0.2", count=2) == (2, 2)
+    tunnel = start(alice, ear)
+    assert wait_until_ready(ear, tunnel) == "up"
+    assert of_process(tunnel, "CapEff") == "0000000000001000"
+    assert of_process(tunnel, "NoNewPrivs") == "1"
+    assert of_process(tunnel, "Seccomp") == "2"
+    assert alice.host.ping("10.9.0.2", count=2) == (2, 2)
 
-        text = pair.configuration(alice).replace('"10.9.0.2/32"', '"10.9.0.2/32", "10.44.0.0/16"')
-        alice.write(text)
-        alice.nvpn("reload", "wg0")
-        assert "10.44.0.0/16" in alice.routes()
-        assert "RELOADING" in ear.next()
-        assert ear.next() == {"READY": "1", "STATUS": "up"}
+    text = pair.configuration(alice).replace('"10.9.0.2/32"', '"10.9.0.2/32", "10.44.0.0/16"')
+    alice.write(text)
+    alice.nvpn("reload", "wg0")
+    assert "10.44.0.0/16" in alice.routes()
+    assert "RELOADING" in ear.next()
+    assert ear.next() == {"READY": "1", "STATUS": "up"}
 
-        tunnel.send_signal(signal.SIGTERM)
-        assert ear.next()["STOPPING"] == "1"
-        said, _ = tunnel.communicate(timeout=10)
-        assert tunnel.returncode == 0, said
-    assert "warning" not in said
+    assert "warning" not in end(tunnel)
+    assert ear.next()["STOPPING"] == "1"
     assert alice.is_clean()
     assert (alice.state_directory / "wg0.json").exists()
+
+
+@pytest.mark.root
+@needs_systemd
+def test_default_routes_and_the_kill_switch_need_no_drop_in(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice = pair.alice
+    rules = alice.host.run("ip", "rule")
+    text = pair.configuration(alice).replace('"10.9.0.2/32"', '"0.0.0.0/0", "::/0"')
+    alice.write(text.replace("listen_port", "kill_switch = true\nlisten_port"))
+
+    tunnel = start(alice, ear)
+
+    assert wait_until_ready(ear, tunnel) == "up"
+    assert "suppress_prefixlength 0" in alice.host.run("ip", "rule")
+    assert "nvpn-wg0" in alice.host.run("nft", "list", "tables")
+    assert alice.host.run("sysctl", "-n", "net.ipv4.conf.all.src_valid_mark").strip() == "1"
+    assert "warning" not in end(tunnel)
+    assert alice.host.run("ip", "rule") == rules
+    assert alice.host.run("nft", "list", "tables") == ""
+
+
+@pytest.mark.root
+@needs_systemd
+def test_hooks_get_what_they_need_from_their_drop_in_and_only_from_it(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice = pair.alice
+    lock = Path(f"/run/nvpn-{alice.host.netns}")  # as iptables takes one there
+    hook = f"ip netns exec {pair.bob.host.netns} cat <(echo there) && touch {lock}"
+    text = pair.configuration(alice)
+    alice.write(text.replace("listen_port", f'post_up = "{hook}"\nlisten_port'))
+
+    refused = start(alice, ear)
+    said, _ = refused.communicate(timeout=20)
+    assert refused.returncode == 1, said
+    assert "cannot run PostUp hook 1 of wg0" in said
+    assert alice.is_clean()
+
+    tunnel = start(alice, ear, "hooks")
+    assert wait_until_ready(ear, tunnel) == "up"
+    assert "there" in end(tunnel)
+    lock.unlink()
+
+
+@pytest.mark.root
+@needs_systemd
+def test_resolv_conf_is_written_with_its_drop_in_and_a_warning_without(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice = pair.alice
+    resolv = alice.directory / "root-etc/resolv.conf"
+    text = pair.configuration(alice)
+    alice.write(text.replace("listen_port", 'dns = "10.9.0.2"\nlisten_port'))
+
+    tunnel = start(alice, ear)
+    assert "Read-only file system" in wait_until_ready(ear, tunnel)
+    assert resolv.read_text() == "nameserver 192.0.2.53\n"
+    end(tunnel)
+    ear.rest()
+
+    tunnel = start(alice, ear, "resolv-conf")
+    assert wait_until_ready(ear, tunnel) == "up"
+    assert "nameserver 10.9.0.2" in resolv.read_text()
+    assert "warning" not in end(tunnel)
+    assert resolv.read_text() == "nameserver 192.0.2.53\n"
+
+
+@pytest.mark.root
+@needs_systemd
+def test_another_namespace_can_be_had_with_its_drop_in(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice, bob = pair.alice, pair.bob
+    home = f'netns = "{bob.host.netns}"\nlisten_port'
+    alice.write(pair.configuration(alice).replace("listen_port", home))
+
+    refused = start(alice, ear)
+    said, _ = refused.communicate(timeout=20)
+    assert refused.returncode == 1, said
+    assert "Operation not permitted" in said
+
+    tunnel = start(alice, ear, "netns")
+    assert wait_until_ready(ear, tunnel) == "up"
+    assert bob.has_link("wg0")
+    assert not alice.has_link("wg0")
+    end(tunnel)
+    assert not bob.has_link("wg0")

@@ -3,9 +3,10 @@
     python -m tests.support.sandbox FILE… [--bind FROM TO]… -- COMMAND…
 
 Reads the unit and its drop-ins, does to this process what their settings say, and becomes the
-command. Done are those settings that could stop a tunnel: capabilities, read-only files, a
-/tmp of its own, forbidden system calls, socket families, namespaces and executable memory.
-Left out are DevicePolicy (cgroups are not ours here) and ProtectHome (Python may live there).
+command. Directories of a test can be bound where the unit has its own. Done are those settings
+that could stop a tunnel: capabilities, read-only files, forbidden system calls, socket
+families, namespaces and executable memory. Left out are DevicePolicy (cgroups are not ours
+here), ProtectHome (Python may live there), and what only hides things.
 
 Source: systemd.exec(5); what each setting becomes, from systemd's own description there.
 """
@@ -106,12 +107,15 @@ def _restrict_files(settings: Settings, binds: list[tuple[str, str]]) -> None:
     for source, target in binds:
         os.makedirs(target, exist_ok=True)
         _mount(source, target, _MS_BIND)
-    writable = [os.path.realpath(target) for _, target in binds]
-    for path in settings.get("ReadWritePaths", []):
-        path = os.path.realpath(path.removeprefix("-"))
+    writable = []
+    for path in (
+        *(f"/run/{name}" for name in settings["RuntimeDirectory"]),
+        *(f"/var/lib/{name}" for name in settings["StateDirectory"]),
+        *(path.removeprefix("-") for path in settings.get("ReadWritePaths", [])),
+    ):
         if os.path.exists(path):
-            _mount(path, path, _MS_BIND)
-            writable.append(path)
+            _mount(path, path, _MS_BIND | _MS_REC)
+            writable.append(os.path.realpath(path))
     level = settings["ProtectSystem"][-1]
     only = None if level == "strict" else ("/usr", "/boot", "/etc")
     for path in only or ():

@@ -22,7 +22,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 # to a file, the marker last.
 _ZSH_INSIDE = """
 PROMPT= RPROMPT=
-autoload -Uz compinit && compinit -D -u
+autoload -Uz compinit && compinit -C -d "$NVPN_DUMP"
 source "$NVPN_COMPLETION"
 zstyle ':completion:*' menu no
 compadd() {
@@ -42,12 +42,10 @@ _ZSH = """
 zmodload zsh/zpty
 zpty shell 'zsh -f -i'
 zpty -w shell 'source "$NVPN_INSIDE"'
-zpty -r shell ignored '*' 2>/dev/null
-sleep 0.3
 zpty -w -n shell "$NVPN_LINE"$'\\t'
-repeat 100; do
+repeat 1000; do
     grep -q '(end)' "$NVPN_OFFERED" 2>/dev/null && break
-    sleep 0.05
+    sleep 0.02
 done
 zpty -d shell
 """
@@ -66,7 +64,7 @@ def bash(line: str, environment: dict[str, str], directory: Path) -> set[str]:
 
 
 def zsh(line: str, environment: dict[str, str], directory: Path) -> set[str]:
-    """The words that zsh offers."""
+    """The words that zsh offers. $NVPN_DUMP is a file for what it finds out at its start."""
     inside, offered = directory / ".inside.zsh", directory / ".offered"
     inside.write_text(_ZSH_INSIDE)
     offered.unlink(missing_ok=True)
