@@ -12,6 +12,7 @@ from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.tunnel import Tunnel, create_tunnel
 from nvpn.datapath.choice import choose, explain_workers
 from nvpn.errors import PlatformError
+from nvpn.netconf.api import KERNEL_KIND
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.protocol.tai64n import TimestampSource
 
@@ -58,7 +59,8 @@ def make_tunnel(
             take_over=take_over,
             reason=reason,
         )
-    if take_over and netconf.find_link(name) is not None:
+    existing = netconf.find_link(name) if take_over else None
+    if existing is not None and existing.kind == KERNEL_KIND:
         raise PlatformError(
             f"take {name} over",
             hint='only the kernel can go on with its sessions: backend = "kernel"',

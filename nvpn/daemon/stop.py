@@ -55,21 +55,27 @@ def stop_tunnel(name: str) -> None:
         has_answered = _is_ours_and_answers(name, operation) and _ask(name)
         if not has_answered:
             _signal(held, signal.SIGTERM, operation)
-        patience = PATIENCE_ONCE_ANSWERED if has_answered else PATIENCE
-        if _has_ended(held, patience):
-            return
-        # The socket goes before the PostDown hooks come.
-        if not os.path.exists(socket_path(name)) and _has_ended(held, PATIENCE_WITH_HOOKS):
-            return
-        print_warning(f"{name} did not stop within {patience:g} seconds and is killed")
-        _signal(held, signal.SIGKILL, operation)
-        if not _has_ended(held, PATIENCE):
-            raise PlatformError(operation, hint=f"process {process} does not end")
-        is_running(name)  # removes the socket, which a killed process leaves behind
+        _wait_for_end(name, held, operation, has_answered=has_answered)
+        # Of a daemon that was killed, now or while it stopped.
+        is_running(name)  # removes its socket
         for sentence in _clean_up(name):
             print_warning(sentence)
     finally:
         os.close(held)
+
+
+def _wait_for_end(name: str, held: int, operation: str, *, has_answered: bool) -> None:
+    """Wait for as long as something may still be done, then kill it."""
+    patience = PATIENCE_ONCE_ANSWERED if has_answered else PATIENCE
+    if _has_ended(held, patience):
+        return
+    # The socket goes before the PostDown hooks come.
+    if not os.path.exists(socket_path(name)) and _has_ended(held, PATIENCE_WITH_HOOKS):
+        return
+    print_warning(f"{name} did not stop within {patience:g} seconds and is killed")
+    _signal(held, signal.SIGKILL, operation)
+    if not _has_ended(held, PATIENCE):
+        raise PlatformError(operation, hint="its process does not end")
 
 
 def _clear_away(name: str, operation: str, *, was_there: bool) -> None:
