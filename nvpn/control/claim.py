@@ -17,7 +17,9 @@ from collections.abc import Iterator
 
 from nvpn.errors import PlatformError
 
-_BACKLOG = 128
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
 _LOCK_SECONDS = 0.5
 
 
@@ -131,7 +133,7 @@ def _bind(path: str) -> socket.socket:
             listener.bind(path)
         finally:
             os.umask(umask)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from nvpn.backend.api import Backend
-from nvpn.control.claim import listen
+from nvpn.control.claim import BACKLOG, listen
 from nvpn.control.paths import socket_path
 from nvpn.control.removal import RemovalWatch
 from nvpn.control.requests import BadRequest, Limits, Request, RequestReader, UnknownOperation
@@ -95,6 +95,8 @@ class ControlServer:
             self._listener = listen(self._name, self._path)
         else:
             listener.setblocking(False)
+            # Once more, so that clients see who answers them, not who opened it for us.
+            listener.listen(BACKLOG)
             self._listener, self._path = listener, listener.getsockname()
         try:
             self._watch = RemovalWatch(self._loop, self._path, self._removed)

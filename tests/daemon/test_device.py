@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from nvpn.model.keys import PrivateKey
+from tests.daemon.conftest import Pair
 from tests.support.machines import Machine
-from tests.support.world import wait_until
+from tests.support.world import Host, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -132,6 +133,71 @@ def test_in_another_namespace_it_serves_with_the_sockets_of_its_own(machine: Mac
     assert machine.is_clean()
 
 
+def test_traffic_goes_on_when_the_device_moves_to_another_namespace(pair: Pair) -> None:
+    alice, bob = pair.alice, pair.bob
+    bob.write(pair.configuration(bob, endpoint=False))
+    bob.nvpn("up", "wg0.toml")
+    private = alice.write("PRIVATE\n", "private")
+    alice.nvpn("wg0")
+    alice.nvpn(
+        *("set", "wg0", "private-key", str(private), "peer", bob.public_key),
+        *("endpoint", "10.77.1.2:51820", "allowed-ips", "10.9.0.2/32"),
+    )
+
+    def bring_up(host: Host) -> None:
+        host.run("ip", "address", "add", "10.9.0.1/24", "dev", "wg0")
+        host.run("ip", "link", "set", "wg0", "up")
+
+    bring_up(alice.host)
+    assert alice.host.ping("10.9.0.2", count=2) == (2, 2)
+    inner = Machine(alice.world, "inner")
+    alice.host.run("ip", "link", "set", "wg0", "netns", inner.host.netns)
+    bring_up(inner.host)
+
+    # It has no other way out: what arrives went through the sockets where it was born.
+    # A link that is out of sight is looked at once a second.
+    wait_until(lambda: inner.host.ping("10.9.0.2", count=1, wait=0.5) == (1, 1), 5, "an answer")
+    assert inner.host.ping("10.9.0.2", count=3) == (3, 3)
+    # `wg` finds the interface where its socket is, from anywhere.
+    assert alice.record()[1][0] == bob.public_key
+
+
+def test_a_second_one_is_refused_and_a_dead_one_s_socket_is_not_in_the_way(
+    machine: Machine,
+) -> None:
+    machine.nvpn("wg0")
+    assert "wg0: it is running already" in machine.nvpn("wg0", status=1).stderr.replace(";", ":")
+    os.kill(machine.pid(), signal.SIGKILL)
+    wait_until(lambda: not machine.has_link(), 3, "the device is gone with its process")
+    assert (machine.run_directory / "wg0.sock").exists()
+
+    process = machine.start("-f", "wg0")
+    wait_until(lambda: machine.nvpn("show", "wg0", status=None).returncode == 0, 10, "it answers")
+    machine.host.run("ip", "link", "delete", "wg0")
+
+    assert process.wait(5) == 0
+    assert machine.is_clean()
+
+
+def test_in_the_background_it_logs_where_wireguard_go_does_if_it_is_told_a_level(
+    machine: Machine,
+) -> None:
+    def words(level: str | None) -> str:
+        log = machine.directory / f"log-{level}"
+        environment = {**machine.environment, **({} if level is None else {"LOG_LEVEL": level})}
+        with log.open("w") as output:
+            argv = machine.argv("wg0")
+            subprocess.run(argv, env=environment, stdout=output, stderr=output, check=True)
+        machine.nvpn("down", "wg0")
+        return log.read_text()
+
+    said = words("verbose")
+    assert "wg0: info: ready" in said
+    assert "wg0: info: stopping" in said
+    assert words("silent") == ""
+    assert words(None) == ""
+
+
 def test_wireguard_go_s_environment_chooses_the_log_level(machine: Machine) -> None:
     def output(level: str) -> str:
         machine.environment["LOG_LEVEL"] = level
@@ -158,6 +224,35 @@ def test_it_ends_on_a_signal(machine: Machine, number: int) -> None:
     os.kill(machine.pid(), number)
 
     assert machine.wait_until_clean() < 1.5
+
+
+def test_it_ends_when_it_is_asked_to_and_says_that_it_will(machine: Machine) -> None:
+    process = machine.start("-f", "wg0")
+    wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+    script = "from nvpn.control.client import request; print(request('wg0', 'nvpn_stop'))"
+
+    done = subprocess.run(
+        [machine.argv()[4], "-c", script],
+        env=machine.environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout == "[]\n"
+    assert process.wait(5) == 0
+    assert machine.is_clean()
+
+
+def test_what_was_not_started_from_a_file_cannot_be_saved_into_one(machine: Machine) -> None:
+    machine.nvpn("wg0")
+    script = "from nvpn.control.client import request; request('wg0', 'nvpn_save')"
+
+    done = subprocess.run(
+        [machine.argv()[4], "-c", script],
+        env=machine.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert "wg0 was not started from a file; print its settings with: nvpn showconf wg0" in (
+        done.stderr
+    )
 
 
 def test_its_timestamps_survive_it(machine: Machine) -> None:
