@@ -465,3 +465,30 @@ def test_a_bug_inside_ends_it_loudly_and_leaves_nothing(machine: Machine) -> Non
     assert "critical: internal error" in errors
     assert "RuntimeError: planted" in errors
     assert machine.is_clean()
+
+
+def test_without_ipv6_one_warning_says_what_is_left_out_and_ipv4_works(pair: Pair) -> None:
+    alice = pair.alice
+    alice.host.run("sysctl", "-wq", "net.ipv6.conf.all.disable_ipv6=1")
+    alice.host.run("sysctl", "-wq", "net.ipv6.conf.default.disable_ipv6=1")
+    text = pair.configuration(alice)
+    text = text.replace('"10.9.0.1/24"', '["10.9.0.1/24", "fd09::1/64"]')
+    alice.write(text.replace('"10.9.0.2/32"', '"10.9.0.2/32", "0.0.0.0/0", "::/0", "fd20::/48"'))
+    pair.bob.write(pair.configuration(pair.bob))
+    pair.bob.nvpn("up", "wg0.toml")
+
+    up = alice.nvpn("up", "wg0.toml")
+
+    assert up.stderr == (
+        "warning: IPv6 is switched off here: fd09::1/64 and 2 routes are left out\n"
+    )
+    assert alice.host.ping("10.9.0.2", count=2) == (2, 2)
+    assert alice.record()[1][3].endswith("::/0,fd20::/48")  # peers may send it all the same
+    alice.nvpn("down", "wg0")
+
+    alice.write(text.replace('"10.9.0.1/24", ', ""))
+    assert alice.nvpn("up", "wg0.toml", status=1).stderr == (
+        "error: cannot give address fd09::1/64 to wg0: Address family not supported by protocol;"
+        " IPv6 is switched off here: see sysctl net.ipv6.conf.all.disable_ipv6\n"
+    )
+    assert alice.is_clean()
