@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from nvpn.model.keys import PrivateKey
 from tests.daemon.conftest import Pair
 from tests.support.machines import Machine
+from tests.support.wg_quick import WgQuick
 from tests.support.world import Host, wait_until
 
 pytestmark = pytest.mark.root
@@ -274,19 +273,9 @@ def test_its_timestamps_survive_it(machine: Machine) -> None:
     assert state.stat().st_mode & 0o777 == 0o600
 
 
-def has_kernel_wireguard() -> bool:
-    made = subprocess.run(
-        ["ip", "link", "add", "m7probe", "type", "wireguard"], capture_output=True, check=False
-    )
-    subprocess.run(["ip", "link", "delete", "m7probe"], capture_output=True, check=False)
-    return made.returncode == 0
-
-
 @pytest.mark.interop
-@pytest.mark.skipif(not shutil.which("wg-quick"), reason="needs wg-quick")
 def test_wg_quick_brings_it_up_and_takes_it_down(machine: Machine) -> None:
-    if has_kernel_wireguard():
-        pytest.skip("wg-quick prefers this kernel's own WireGuard")
+    wg_quick = WgQuick(machine.host, machine.directory)
     name = f"m7{os.getpid() % 100_000}"
     peer = PrivateKey(bytes(range(32))).public().base64
     path = machine.write(
@@ -294,23 +283,13 @@ def test_wg_quick_brings_it_up_and_takes_it_down(machine: Machine) -> None:
         f"[Peer]\nPublicKey = {peer}\nAllowedIPs = 10.9.0.2/32, 10.20.0.0/16\n",
         f"{name}.conf",
     )
-    program = machine.directory / "nvpn"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m nvpn "$@"\n')
-    program.chmod(0o755)
-    # wg looks for the socket where everybody does.
-    environment = {**machine.environment, "WG_QUICK_USERSPACE_IMPLEMENTATION": str(program)}
-    del environment["NVPN_RUNTIME_DIR"]
-
-    def wg_quick(verb: str) -> None:
-        subprocess.run(machine.host.argv("wg-quick", verb, str(path)), env=environment, check=True)
-
-    wg_quick("up")
+    wg_quick("up", path)
     try:
         assert machine.addresses(name) == {"10.9.0.1/24"}
         assert "10.20.0.0/16" in machine.routes(name)
         assert has_port(machine, 7878)
         assert peer in machine.host.run("wg", "show", name)
     finally:
-        wg_quick("down")
+        wg_quick("down", path)
     socket = Path(f"/var/run/wireguard/{name}.sock")
     wait_until(lambda: not socket.exists(), 3, "the daemon ended with its interface")
