@@ -111,13 +111,13 @@ class HostSide:
         """
         host = self._host
         assert host is not None
+        undo.callback(self._routing.go_back)
         hosted = self._hosted(host, new)
         settings, before = HostSettings.of(hosted), self._mtu
         host.extend(settings)
         undo.callback(host.withdraw, settings)
         undo.callback(self._set_mtu, before)
         self._adapt_mtu(new, endpoints)
-        undo.callback(self._routing.go_back)
         self._routing.guard(new)
         reroute = self._routing.change(hosted, host.link, mark=new.interface.fwmark)
 
