@@ -246,7 +246,7 @@ def request(
 
 
 def _may_ask_kernel(name: str, operation: str) -> bool:
-    if operation not in ("get", "set") or not is_interface_name(name):
+    if operation not in ("get", "set"):
         return False
     from nvpn.control.kernel import is_kernel_interface
 
