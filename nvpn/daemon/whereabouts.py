@@ -81,9 +81,11 @@ class Whereabouts:
         return [endpoint.address for found in self._resolver.known.values() for endpoint in found]
 
     def plan(self) -> Plan:
-        """Where else the peers may be, as far as that is another place than was told."""
-        before = {peer: found[1:] for peer, found in self._placed.items() if found[1:]}
-        after = {peer: found[1:] for peer, found in self._resolver.known.items() if found[1:]}
+        """Where the peers may be, as far as that is another place than was told.
+
+        The first choice is among the places: a peer that has left it may come back.
+        """
+        before, after = self._placed, self._resolver.known
         return tuple(
             SetCandidates(peer, after.get(peer, ()))
             for peer in {**before, **after}
