@@ -58,14 +58,10 @@ class LinkLeft:
 
 @dataclass(frozen=True, slots=True)
 class AddressesChanged:
-    """Some address of this host came or went.
-
-    Nobody acts on it yet: a network that changes moves sessions by itself as soon as data
-    flows. It is here for whoever wants to move them at once.
-    """
+    """Some address of this host came or went."""
 
 
-LinkEvent = Union[LinkChanged, LinkLeft, AddressesChanged]  # noqa: UP007
+LinkEvent = Union[LinkChanged, LinkLeft]  # noqa: UP007
 
 
 class LinkMonitor(Protocol):
@@ -127,7 +123,7 @@ class Netconf(Protocol):
         """How an address (4 or 16 bytes) is reached now; None when it is not."""
 
     def monitor(self, link: Link) -> LinkMonitor:
-        """Watch the interface and the host's addresses from now on."""
+        """Watch the interface from now on."""
 
 
 PathLookup = Callable[[bytes], "Path | None"]

@@ -205,7 +205,7 @@ class LinuxNetconf:
         return Path(index, mtu or self._mtu_of(index))
 
     def monitor(self, link: Link) -> LinuxMonitor:
-        """Watch the interface and the host's addresses from now on. Raises PlatformError."""
+        """Watch the interface from now on. Raises PlatformError."""
         return LinuxMonitor(link)
 
     def create_veth(self, name: str, peer_name: str, *, peer_namespace: int) -> None:

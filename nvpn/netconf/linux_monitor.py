@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Final
 
 from pyroute2.netlink import NLM_F_REQUEST, nlmsg
 from pyroute2.netlink.rtnl import (
-    RTM_DELADDR,
     RTM_DELLINK,
     RTM_GETLINK,
-    RTM_NEWADDR,
     RTM_NEWLINK,
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV6_IFADDR,
     RTMGRP_LINK,
 )
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 
-from nvpn.netconf.api import AddressesChanged, Link, LinkChanged, LinkEvent, LinkLeft
+from nvpn.netconf.api import Link, LinkChanged, LinkEvent, LinkLeft
 from nvpn.netconf.linux_netlink import open_socket
-
-_GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 
 
 def read_link(message: nlmsg) -> Link:
@@ -46,7 +39,7 @@ class LinuxMonitor:
     def __init__(self, link: Link) -> None:
         self._index = link.index
         self._known = link
-        self._socket = open_socket(_GROUPS)
+        self._socket = open_socket(RTMGRP_LINK)
         self._socket.socket.setblocking(False)
 
     def fileno(self) -> int:
@@ -75,8 +68,6 @@ class LinuxMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     return events
-                if not has_lost:
-                    events.append(AddressesChanged())
                 has_lost = True
                 continue
             for message in messages:
@@ -85,8 +76,6 @@ class LinuxMonitor:
 
     def _read(self, message: nlmsg) -> LinkEvent | None:
         kind = message["header"]["type"]
-        if kind in (RTM_NEWADDR, RTM_DELADDR):
-            return AddressesChanged()
         if kind not in (RTM_NEWLINK, RTM_DELLINK):
             return None
         # A bridge's view of its port comes as DELLINK too, but with a family.
