@@ -168,6 +168,8 @@ class Routing:
 
         Linux takes an interface's routes with its last address or when it goes down.
         """
+        if self._link is None:
+            return  # a bare device, or one that has no link yet: there is nothing of ours
         try:
             self._add_routes(self._routes)
         except PlatformError as error:

@@ -293,3 +293,14 @@ def test_wg_quick_brings_it_up_and_takes_it_down(machine: Machine) -> None:
         wg_quick("down", path)
     socket = Path(f"/var/run/wireguard/{name}.sock")
     wait_until(lambda: not socket.exists(), 3, "the daemon ended with its interface")
+
+
+def test_it_lives_on_when_the_hosts_addresses_change(machine: Machine) -> None:
+    device = machine.start("-f", "--log-level", "info", "wg0")
+    assert device.stdout is not None
+    assert "ready" in device.stdout.readline()
+
+    machine.host.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+
+    assert "addresses changed" in device.stdout.readline()
+    assert machine.record() == [["(none)", "(none)", "0", "off"]]
