@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -192,6 +193,37 @@ def test_an_operation_may_close_the_server_and_still_be_answered(
         started.append(server)
         assert client.messages(client.request(NAME, "nvpn_stop")) == ["stopped"]
         assert not Path(server.path).exists()
+
+
+def test_an_operation_that_ends_the_daemon_is_answered_before_the_end(
+    backend: RecordingBackend,
+) -> None:
+    closed: list[asyncio.Task[None]] = []
+
+    async def stop(lines: Sequence[str]) -> list[str]:
+        closed.append(asyncio.get_running_loop().create_task(server.server.close()))
+        return ["goodbye " * 100_000]
+
+    with running(backend, {"nvpn_stop": stop}) as server, server.connect() as connection:
+        with server.connect() as idle:
+            idle.ask("get=1\n\n")
+            answer = connection.ask("nvpn_stop=1\n\n")
+            assert idle.is_closed()
+        assert answer.endswith(f"goodbye \n{OK}")
+        assert connection.is_closed()
+        server.run(asyncio.wait_for(closed[0], 5))
+
+
+def test_who_does_not_read_its_answer_delays_the_end_by_a_moment_only(
+    backend: RecordingBackend,
+) -> None:
+    async def talk(lines: Sequence[str]) -> list[str]:
+        return ["word " * 2_000_000]
+
+    with running(backend, {"nvpn_talk": talk}) as server, server.connect() as connection:
+        connection.send("nvpn_talk=1\n\n")
+        assert connection.socket.recv(1)  # it has begun to answer
+        server.run(asyncio.wait_for(server.server.close(), 5))
 
 
 def test_a_daemon_that_does_not_know_an_operation_is_told_apart(server: RunningServer) -> None:
