@@ -403,3 +403,15 @@ def test_syncconf_resets_a_preshared_key_that_the_file_lost(
     assert "PresharedKey" not in shown
     assert "PersistentKeepalive" not in shown
     assert f"PublicKey = {ADA.base64}\nEndpoint = [2001:db8::1]:51820\n" in shown
+
+
+def test_they_start_without_what_they_do_not_need() -> None:
+    loaded = run(
+        NVPN[0],
+        "-c",
+        "import sys; from nvpn.cli.main import main; "
+        "main(['set', 'wg9', 'listen-port', '1']); print(*sys.modules)",
+    ).out.split()
+    heavy = {"asyncio", "dataclasses", "logging", "hashlib", "pyroute2", "rich", "nvpn.config"}
+    assert "nvpn.control.wg_config" in loaded
+    assert not heavy & set(loaded)
