@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nvpn.config.model import Hooks, TunnelConfig
-from nvpn.config.plan import diff, full_plan
+from nvpn.config.plan import diff
 from nvpn.control.client import is_running
 from nvpn.control.paths import leftovers_path, state_path
 from nvpn.control.server import ControlServer, Operation
@@ -242,14 +242,21 @@ class Session:
         recalled = recall(config, self._peers.best, self._memory, wall=now.wall, boot=now.boot)
         self._check_clock(now.wall)
         self._keeper.timestamps.burst = max(_MIN_BURST, len(config.peers))
+        # Nothing, or an interface of the kernel's that is taken over, sessions and all.
+        running = self._backend.snapshot()
+        placed = {peer.public_key for peer in running.peers if peer.endpoint is not None}
         elsewhere = tuple(
             SetEndpoint(peer.public_key, recalled.endpoints[peer.public_key])
             for peer in config.peers
-            if peer.endpoint is None and peer.public_key in recalled.endpoints
+            if peer.endpoint is None
+            and peer.public_key in recalled.endpoints
+            and peer.public_key not in placed
         )
         try:
             await self._backend.apply(
-                full_plan(config, recalled.endpoints) + elsewhere + self._peers.plan()
+                diff(running, config, recalled.endpoints, previous=config)
+                + elsewhere
+                + self._peers.plan()
             )
         finally:
             _wipe_keys(config)
@@ -271,7 +278,8 @@ class Session:
 
         So peers that only know our last address and port still reach us.
         """
-        if config.interface.listen_port is None and self._memory.listen_port:
+        is_free = config.interface.listen_port is None and not self._backend.listen_port
+        if is_free and self._memory.listen_port:
             await self._backend.apply((SetListenPort(self._memory.listen_port),))
             try:
                 await self._follower.serve()
@@ -389,7 +397,9 @@ class Session:
         try:
             return await asyncio.shield(self._preparing)
         except asyncio.CancelledError:
+            # Somebody is in a hurry: hooks are ended, and seen to their end.
             self._preparing.cancel()
+            await asyncio.wait((self._preparing,))
             raise
 
     async def _prepare_stop(self) -> list[str]:

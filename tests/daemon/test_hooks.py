@@ -245,3 +245,24 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
 
     assert max(len(line) for line in said) == 4096
     assert sum(len(line) for line in said[1:]) == 100_000
+
+
+def test_a_second_signal_does_not_wait_for_predown(machine: Machine, story: Path) -> None:
+    write(
+        machine,
+        f"PreDown = echo $$ > {story}; sleep 1000",
+        f"PostDown = echo PostDown >> {story}",
+    )
+    process = machine.start("up", "-f", "wg0.conf")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+    process.terminate()
+    wait_until(lambda: lines(story) != [], 5, "the hook runs")
+    assert machine.has_link()
+
+    process.terminate()
+
+    assert process.wait(5) == 0
+    assert machine.is_clean()
+    group, last = lines(story)
+    assert last == "PostDown"
+    assert living(int(group)) == []
