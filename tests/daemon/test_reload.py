@@ -46,7 +46,8 @@ def test_a_peer_is_added_and_removed_with_its_routes(running: Pair) -> None:
     before = session(alice, bob)
     text = running.configuration(alice)
 
-    alice.write(text + third("10.9.0.3/32", "10.33.0.0/16", extra="persistent_keepalive = 9"))
+    more = 'persistent_keepalive = 9\nendpoints = ["127.0.0.1:9", "[::1]:9"]'
+    alice.write(text + third("10.9.0.3/32", "10.33.0.0/16", extra=more))
     assert alice.nvpn("reload", "wg0").stderr == ""
     peers = {line[0]: line for line in alice.record()[1:]}
     assert peers[THIRD][3] == "10.9.0.3/32,10.33.0.0/16"
