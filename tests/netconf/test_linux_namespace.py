@@ -79,10 +79,6 @@ def test_what_a_call_raises_comes_back(named: str) -> None:
 @pytest.mark.root
 def test_a_program_started_there_runs_there(named: str) -> None:
     with opened(named) as namespace:
-        done = call_in(
-            namespace,
-            lambda: subprocess.run(
-                ["readlink", "/proc/self/ns/net"], capture_output=True, text=True
-            ),
-        )
+        show = ["readlink", "/proc/self/ns/net"]
+        done = call_in(namespace, lambda: subprocess.check_output(show, text=True))
         assert done.strip() == f"net:[{os.fstat(namespace).st_ino}]"
