@@ -52,9 +52,10 @@ def diff(
     the configuration names them: then they become its own.
 
     Args:
-        endpoints: configured endpoints that are resolved; for others the peer keeps its own.
+        endpoints: the first choice of each peer whose configured endpoints are resolved; for
+            others the peer keeps its own. Where else it may be is not this plan's business.
         previous: what the tunnel was configured by before. With it, a peer in session that
-            has roamed away from an endpoint whose configuration did not change stays there.
+            has roamed away from endpoints whose configuration did not change stays there.
     """
     changes: list[Change] = []
     interface = config.interface
@@ -83,7 +84,7 @@ def diff(
         changes += _settings(peer, now)
         endpoint = endpoints.get(peer.public_key)
         if endpoint is not None and peer.endpoint is not None:
-            unchanged = configured_before.get(peer.public_key) == peer.endpoint
+            unchanged = configured_before.get(peer.public_key) == peer.endpoints
             in_session = now.session_age is not None
             if not _same_place(endpoint, now.endpoint) and not (unchanged and in_session):
                 changes.append(SetEndpoint(peer.public_key, endpoint))
@@ -120,10 +121,10 @@ def _allowed_ips(
     return gone + new
 
 
-def _endpoints_of(config: TunnelConfig | None) -> Mapping[PublicKey, HostPort]:
+def _endpoints_of(config: TunnelConfig | None) -> Mapping[PublicKey, tuple[HostPort, ...]]:
     if config is None:
         return {}
-    return {peer.public_key: peer.endpoint for peer in config.peers if peer.endpoint is not None}
+    return {peer.public_key: peer.endpoints for peer in config.peers}
 
 
 def _same_place(one: Endpoint, other: Endpoint | None) -> bool:
