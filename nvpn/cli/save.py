@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import errno
 
-from nvpn.errors import NvpnError
+_SECONDS = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """NAME|FILE."""
+    parser.add_argument(
+        "name", metavar="NAME|FILE", help="The interface, or the file that it was started from"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 once it is done. Raises NvpnError."""
-    raise NvpnError("not built yet")
+    """0 when it is written; warnings go to standard error.
+
+    Raises:
+        NvpnError: no such tunnel, or what kept the daemon from it, in its own words.
+    """
+    from nvpn.cli.down import interface_of
+    from nvpn.control.client import messages, request
+    from nvpn.daemon.background import print_warning
+    from nvpn.errors import ControlError, PlatformError
+
+    name = interface_of(args.name)
+    try:
+        answer = request(name, "nvpn_save", timeout=_SECONDS)
+    except ControlError as error:
+        if error.errno != errno.EPROTO:
+            raise
+        raise PlatformError(
+            f"save {name}", hint=f"it is not nvpn's; try: wg-quick save {name}"
+        ) from None
+    for sentence in messages(answer):
+        print_warning(sentence)
+    return 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from nvpn.config.load import Examination, examine, list_files
 from nvpn.config.model import HostPort, TunnelConfig
@@ -21,7 +21,10 @@ _MARK: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class NewPeer:
-    """A peer that gets a section of its own. ``persistent_keepalive`` is in seconds, 0 is off."""
+    """A peer that gets a section of its own.
+
+    ``name`` may be empty. ``persistent_keepalive`` is in seconds, 0 is off.
+    """
 
     name: str
     public_key: PublicKey
@@ -77,10 +80,13 @@ class EditedText(Protocol):
         """The one at this place in :meth:`peers`."""
 
 
-class EditedFiles:
+_T = TypeVar("_T", bound=EditedText)
+
+
+class EditedFiles(Generic[_T]):
     """A configuration of one kind or the other, main file and fragments."""
 
-    def __init__(self, path: Path, make: Callable[[str], EditedText]) -> None:
+    def __init__(self, path: Path, make: Callable[[str], _T]) -> None:
         config = examine(path)
         if config.problems:
             raise ConfigErrors(config.problems)
@@ -133,13 +139,13 @@ class EditedFiles:
         """Those that there would be."""
         return [file for file, data in self._new.items() if data is not None]
 
-    def edit(self, file: Path) -> EditedText:
+    def edit(self, file: Path) -> _T:
         """One of the files as it would be; what is done to it is lost: see :meth:`changing`."""
         # A byte order mark is no text; `changing` puts it back.
         return self._make((self._new[file] or b"").decode("utf-8-sig"))
 
     @contextmanager
-    def changing(self, file: Path) -> Iterator[EditedText]:
+    def changing(self, file: Path) -> Iterator[_T]:
         """The same, and what is done to it counts."""
         mark = _MARK if (self._new[file] or b"").startswith(_MARK) else b""
         edited = self.edit(file)
@@ -162,7 +168,7 @@ class EditedFiles:
                 hint = "take another name, or remove that one first"
                 raise ConfigError(message, file=there.file, line=there.line, hint=hint)
         try:
-            check_name(peer.name)
+            check_name(peer.name or "nobody")
         except ValueError as error:
             raise ConfigError(str(error), key="name") from None
 

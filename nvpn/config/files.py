@@ -98,6 +98,14 @@ def read_secret(text: str, config: TextFile, place: Place, findings: Findings) -
     return word
 
 
+def how_to_read(path: Path) -> str:
+    """What to do about a path that may not be read."""
+    if os.geteuid():
+        return "try again with sudo"
+    # Root that may not override permissions, as under systemd, reads root's files alone.
+    return f"it belongs to somebody else; try: chown root {path}"
+
+
 def _read(
     path: Path, limit: int, place: Place, shown: str, findings: Findings
 ) -> tuple[bytes, int] | None:
@@ -110,7 +118,7 @@ def _read(
         findings.error(place, f"{subject}does not exist")
         return None
     except PermissionError:
-        findings.error(place, f"{subject}may not be read by this user", "try again with sudo")
+        findings.error(place, f"{subject}may not be read by this user", how_to_read(path))
         return None
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "not a path"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nvpn.config.draft import Draft, finish
-from nvpn.config.files import TextFile, read_config
+from nvpn.config.files import TextFile, how_to_read, read_config
 from nvpn.config.findings import Findings, Place, may_hold_key, quote
 from nvpn.config.model import TunnelConfig
 from nvpn.errors import ConfigError, ConfigErrors
@@ -143,7 +143,7 @@ def _fragments(path: Path, findings: Findings, written: Mapping[Path, bytes | No
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError:
-        findings.error(place, "may not be read by this user", "try again with sudo")
+        findings.error(place, "may not be read by this user", how_to_read(directory))
         return []
     except OSError as error:
         findings.error(place, f"cannot be read: {os.strerror(error.errno or 0)}")

@@ -1,19 +1,35 @@
-"""Writes the state of a running tunnel back into its file."""
+"""Writes the state of a running tunnel back into its file.
+
+A ``.conf`` file becomes what ``wg-quick save`` makes of it, byte for byte, except that
+comments stay. In a TOML file only that is touched which differs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from nvpn.config.model import TunnelConfig
-from nvpn.errors import NvpnError
+from nvpn.config.comments import weave_comments
+from nvpn.config.edit import EditedFiles, NewPeer
+from nvpn.config.edit_toml import EditedToml, Value
+from nvpn.config.load import Examination, examine
+from nvpn.config.locate import Position
+from nvpn.config.model import HostPort, PeerConfig, TunnelConfig
+from nvpn.config.strip import interface_lines, peer_lines
+from nvpn.config.writing import replace_files
+from nvpn.errors import ConfigErrors, PlatformError
+from nvpn.model.keys import PublicKey
 from nvpn.model.name_servers import NameServers
-from nvpn.model.prefixes import Interface
-from nvpn.model.snapshot import TunnelSnapshot
+from nvpn.model.prefixes import Interface, Prefix, format_address
+from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
+
+_LINK_LOCAL = Prefix.parse("fe80::/10")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A tunnel now, and its interface. ``mtu`` is in bytes."""
+    """A tunnel now, and its interface. ``mtu`` is in bytes. The keys stay the snapshot's."""
 
     snapshot: TunnelSnapshot
     addresses: tuple[Interface, ...]
@@ -24,7 +40,190 @@ class Running:
 def save_running(config: TunnelConfig, running: Running) -> list[str]:
     """Write the running state into the configuration's file; sentences of warning. Blocks.
 
+    What ``config`` says beyond that is taken from the file as it is now.
+
     Raises:
+        ConfigErrors: the file has mistakes by now; it stays as it is.
         PlatformError: nothing was changed.
     """
-    raise NvpnError("not built yet")
+    examination = examine(config.path)
+    if examination.config is None:
+        raise ConfigErrors(examination.problems)
+    if config.path.suffix == ".toml":
+        return _TomlSaver(examination.config, running).save()
+    _save_conf(examination.config, running)
+    return []
+
+
+def _save_conf(config: TunnelConfig, running: Running) -> None:
+    try:
+        old = config.path.read_bytes()
+    except OSError as error:
+        raise PlatformError(f"read {config.path}", errno=error.errno or 0) from None
+    text = old.decode("utf-8-sig")
+    lines = ["[Interface]", *_wg_quick_lines(config, running, text)]
+    lines += list(interface_lines(running.snapshot))[1:]
+    written = {peer.public_key: peer for peer in config.peers}
+    for peer in running.snapshot.peers:
+        before = written.get(peer.public_key)
+        lines += ["", *_peer_lines(peer, before)]
+    new = weave_comments(text, lines)
+    replace_files({config.path: old}, {config.path: "".join(f"{x}\n" for x in new).encode()})
+
+
+def _peer_lines(now: PeerSnapshot, before: PeerConfig | None) -> Iterator[str]:
+    for line in peer_lines(now):
+        # Of several endpoints the first stays the first, wherever the peer is now.
+        if before is not None and before.other_endpoints and line.startswith("Endpoint ="):
+            yield f"Endpoint = {before.endpoint}"
+        else:
+            yield line
+
+
+def _wg_quick_lines(config: TunnelConfig, running: Running, text: str) -> Iterator[str]:
+    """What wg does not know, in the order in which wg-quick writes it."""
+    interface = config.interface
+    for address in _in_order(running.addresses, interface.addresses):
+        yield f"Address = {address}"
+    if running.dns is not None:
+        yield from (f"DNS = {format_address(server)}" for server in running.dns.servers)
+        yield from (f"DNS = {domain}" for domain in running.dns.search)
+    if interface.mtu is not None:
+        yield f"MTU = {running.mtu}"
+    table = _written_table(text)
+    if table:
+        yield f"Table = {table}"
+    if interface.save_config:
+        yield "SaveConfig = true"
+    yield from (f"PreUp = {command}" for command in interface.hooks.pre_up)
+    yield from (f"PostUp = {command}" for command in interface.hooks.post_up)
+    yield from (f"PreDown = {command}" for command in interface.hooks.pre_down)
+    yield from (f"PostDown = {command}" for command in interface.hooks.post_down)
+
+
+def _written_table(text: str) -> str:
+    """As it is in the file: a name stays a name."""
+    table = ""
+    for line in text.split("\n"):
+        key, _, value = line.partition("#")[0].partition("=")
+        if key.strip().lower() == "table":
+            table = value.strip()
+    return table
+
+
+def _in_order(now: Iterable[Interface], written: tuple[Interface, ...]) -> list[Interface]:
+    """As ``ip address`` lists them, as far as the file's own order tells."""
+    places = {address: place for place, address in enumerate(written)}
+    return sorted(now, key=lambda one: (len(one.address), places.get(one, len(places)), one))
+
+
+class _TomlSaver:
+    def __init__(self, config: TunnelConfig, running: Running) -> None:
+        self._config = config
+        self._running = running
+        self._files = EditedFiles(config.path, EditedToml)
+        self._warnings: list[str] = []
+
+    def save(self) -> list[str]:
+        self._save_interface()
+        written = {peer.public_key: peer for peer in self._config.peers}
+        for peer in self._running.snapshot.peers:
+            before = written.pop(peer.public_key, None)
+            if before is None:
+                self._add(peer)
+            else:
+                self._save_peer(peer, before)
+        for key in written:
+            self._files.remove_peer(key)
+        examination: Examination = self._files.examine()
+        if examination.config is None:
+            raise ConfigErrors(examination.problems)
+        self._files.write()
+        return self._warnings
+
+    def _save_interface(self) -> None:
+        interface, now = self._config.interface, self._running.snapshot
+        if now.private_key != interface.private_key:
+            key = now.private_key.reveal_base64() if now.private_key else None
+            self._set_secret("private_key", key)
+        if now.listen_port != (interface.listen_port or 0):
+            self._set("listen_port", now.listen_port)
+        # A mark that nobody asked for was chosen for a default route, and will be again.
+        is_chosen = not interface.fwmark and (interface.kill_switch or self._has_default())
+        if now.fwmark != interface.fwmark and not is_chosen:
+            self._set("fwmark", f"0x{now.fwmark:x}" if now.fwmark else None)
+        if interface.mtu is not None and interface.mtu != self._running.mtu:
+            self._set("mtu", self._running.mtu)
+        here = [
+            address
+            for address in _in_order(self._running.addresses, interface.addresses)
+            if address in interface.addresses or not _LINK_LOCAL.covers(address.prefix)
+        ]
+        if set(here) != set(interface.addresses):
+            self._set("address", [str(address) for address in here] or None)
+
+    def _has_default(self) -> bool:
+        peers = self._running.snapshot.peers
+        return any(prefix.is_default for peer in peers for prefix in peer.allowed_ips)
+
+    def _save_peer(self, now: PeerSnapshot, before: PeerConfig) -> None:
+        if now.preshared_key != before.preshared_key:
+            key = now.preshared_key.reveal_base64() if now.preshared_key else None
+            self._set_secret("preshared_key", key, now.public_key)
+        if set(now.allowed_ips) != set(before.allowed_ips):
+            prefixes = [str(prefix) for prefix in now.allowed_ips]
+            self._set("allowed_ips", prefixes or None, now.public_key)
+        if now.persistent_keepalive != before.persistent_keepalive:
+            self._set("persistent_keepalive", now.persistent_keepalive or None, now.public_key)
+        # A name, or a choice of several, says more than the address that it led to.
+        is_fixed = before.endpoint is None or before.endpoint.is_literal
+        is_fixed = is_fixed and not before.other_endpoints
+        if now.endpoint and is_fixed and str(now.endpoint) != str(before.endpoint):
+            self._set("endpoint", str(now.endpoint), now.public_key)
+
+    def _add(self, peer: PeerSnapshot) -> None:
+        endpoint = None
+        if peer.endpoint is not None and peer.endpoint.address:
+            host, _, port = str(peer.endpoint).rpartition(":")
+            endpoint = HostPort(host.strip("[]"), int(port))
+        taken = any(peer.name == there.name for there in self._config.peers)
+        self._files.add_peer(
+            NewPeer(
+                "" if taken else peer.name,
+                peer.public_key,
+                peer.preshared_key,
+                endpoint,
+                peer.allowed_ips,
+                peer.persistent_keepalive,
+            )
+        )
+
+    def _set_secret(self, key: str, value: str | None, peer: PublicKey | None = None) -> None:
+        file, section, edited = self._place(f"{key}_file", peer)
+        if f"{key}_file" in edited.get(section):
+            with self._files.changing(file) as changed:
+                changed.set(section, f"{key}_file", None)
+            what = f"interface.{key}_file" if peer is None else f"{key}_file of {peer.short}"
+            self._warnings.append(
+                f"{file}: {what} named a key that is not the running one;"
+                f" {'none' if value is None else key} is written in its place"
+            )
+        self._set(key, value, peer)
+
+    def _set(self, key: str, value: Value | None, peer: PublicKey | None = None) -> None:
+        file, section, _ = self._place(key, peer)
+        with self._files.changing(file) as edited:
+            edited.set(section, key, value)
+
+    def _place(self, key: str, peer: PublicKey | None) -> tuple[Path, Position, EditedToml]:
+        """The file and the section where a key is written, or belongs."""
+        for file in self._files.files():
+            edited = self._files.edit(file)
+            if peer is not None:
+                keys = list(edited.peers())
+                if peer in keys:
+                    return file, ("peer", keys.index(peer)), edited
+            elif key in edited.get(("interface",)):
+                return file, ("interface",), edited
+        main = self._config.path
+        return main, ("interface",), self._files.edit(main)

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 from nvpn.config import values
 from nvpn.config.draft import Draft, PeerDraft, claim
-from nvpn.config.files import TextFile, read_secret
+from nvpn.config.files import TextFile
 from nvpn.config.findings import Findings, Place, did_you_mean, found, label, may_hold_key, quote
 from nvpn.config.model import BackendWish, HostPort
 from nvpn.config.schema import EXAMPLE_KEY, HOOK_KEYS, unknown_key
@@ -55,10 +55,9 @@ _PEER_KEYS: Final = {
 # What a comment for us may say, by its section.
 _COMMENT_KEYS: Final = {
     "Interface": (
-        "kill_switch", "netns", "birth_netns", "backend", "datapath", "workers", "queues",
-        "private_key_file", "dns",
+        "kill_switch", "netns", "birth_netns", "backend", "datapath", "workers", "queues", "dns",
     ),
-    "Peer": ("name", "endpoint", "preshared_key_file"),
+    "Peer": ("name", "endpoint"),
 }  # fmt: skip
 
 # A comment by which other programs name a peer: "# Name = laptop".
@@ -142,8 +141,15 @@ class _Reader:
             self._draft.peers.append(self._peer)
 
     def _end_section(self) -> None:
-        if self._peer is not None and "public_key" not in self._peer.claims:
-            self._findings.error(self._peer.place, "has no PublicKey", "every peer needs one")
+        peer = self._peer
+        if peer is not None and "public_key" not in peer.claims:
+            self._findings.error(peer.place, "has no PublicKey", "every peer needs one")
+        if peer is not None and peer.other_endpoints and "endpoint" not in peer.claims:
+            self._findings.error(peer.place, "has other endpoints, and no Endpoint")
+        if peer is not None:
+            # To have been saved with the endpoint that it was last at is no mistake.
+            others = tuple(other for other in peer.other_endpoints if other != peer.endpoint)
+            peer.other_endpoints = others
         self._peer = None
         self._section = None
 
@@ -158,19 +164,14 @@ class _Reader:
             self._read_interface_comment(key, text, place)
         elif key == "endpoint":
             self._add_endpoint(self._peer, text, place)
-        elif claim(self._peer.claims, key.removesuffix("_file"), place, self._findings):
-            if key == "name":
-                self._peer.name = self._parse(values.check_name, text, place) or ""
-            else:
-                self._read_key_file(key.removesuffix("_file"), text, place)
+        elif claim(self._peer.claims, key, place, self._findings):
+            self._peer.name = self._parse(values.check_name, text, place) or ""
 
     def _read_interface_comment(self, key: str, text: str, place: Place) -> None:
         interface = self._draft.interface
-        if not claim(interface.claims, key.removesuffix("_file"), place, self._findings):
+        if not claim(interface.claims, key, place, self._findings):
             return
-        if key == "private_key_file":
-            self._read_key_file("private_key", text, place)
-        elif key == "dns":
+        if key == "dns":
             if text.lower() != "off":
                 self._findings.error(place, f'expected "off", {found(text)}', "or write DNS = …")
         elif key == "kill_switch":
@@ -184,9 +185,7 @@ class _Reader:
         endpoint = self._parse(_parse_endpoint, text, place)
         if endpoint is None:
             return
-        if peer.endpoint is None:
-            self._findings.error(place, "stands before Endpoint", "put the first one there")
-        elif endpoint in (peer.endpoint, *peer.other_endpoints):
+        if endpoint in peer.other_endpoints:
             self._findings.error(place, f"{endpoint} is given twice", "keep one of them")
         elif len(peer.other_endpoints) + 1 == values.MAX_ENDPOINTS:
             message = f"expected at most {values.MAX_ENDPOINTS} endpoints, and this is one more"
@@ -301,13 +300,6 @@ class _Reader:
             peer.endpoint = self._parse(_parse_endpoint, text, place)
         else:
             peer.persistent_keepalive = self._parse(values.parse_keepalive, text, place) or 0
-
-    def _read_key_file(self, key: str, text: str, place: Place) -> None:
-        word = read_secret(text, self._source, place, self._findings)
-        if word is not None:
-            held_before = self._holds_secret
-            self._read_key(key, word, place)
-            self._holds_secret = held_before
 
     def _read_key(self, key: str, text: str, place: Place) -> None:
         self._holds_secret |= key != "public_key"

@@ -142,16 +142,6 @@ def test_a_fourth_name_server_is_warned_about(tmp_path: Path) -> None:
     )
 
 
-def test_a_key_may_lie_in_a_file_beside_a_conf_file(tmp_path: Path) -> None:
-    (tmp_path / "own.key").write_text(OWN)
-    (tmp_path / "own.key").chmod(0o600)
-    text = "[Interface]\n# nvpn: private_key_file = own.key\n"
-    config = read(tmp_path / "wg0.conf", text)
-    assert config.interface.private_key is not None
-    assert config.interface.private_key.reveal_base64() == OWN
-    assert config.warnings == ()
-
-
 def test_hooks_that_others_may_change_are_warned_about(tmp_path: Path) -> None:
     for name, text in (
         ("a.toml", "[interface]\npre_up = 'x'\n"),

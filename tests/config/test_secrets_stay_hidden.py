@@ -72,7 +72,7 @@ KEYS = {
         "PrivateKey", "Address", "ListenPort", "MTU", "FwMark", "PublicKey", "PresharedKey",
         "Endpoint", "AllowedIPs", "PersistentKeepalive", "DNS", "Table", "SaveConfig", "PostUp",
         "# nvpn: netns", "# nvpn: dns", "# nvpn: name", "# nvpn: endpoint", "# nvpn: backend",
-        "# nvpn: kill_switch", "# nvpn: private_key_file", "Nonsense",
+        "# nvpn: kill_switch", "Nonsense",
     ],
 }  # fmt: skip
 

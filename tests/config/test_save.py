@@ -1,0 +1,221 @@
+"""The running state goes back into the file, and what was written there stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvpn.config.load import load
+from nvpn.config.model import TunnelConfig
+from nvpn.config.save import Running, save_running
+from nvpn.errors import ConfigErrors
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
+from nvpn.model.prefixes import Interface, Prefix
+from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
+
+OWN = "wAo3rNbkSyQ1DGvgUqCWLIm0dWRT5vOJ9M9mNRqPT1o="
+ALICE = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+BOB = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+CAROL = PublicKey(bytes(range(32)))
+
+TOML = f"""\
+# top
+[interface]  # ours
+private_key_file = "own.key"
+address = [ '10.0.0.1/24' ]  # in the tunnel
+listen_port = 51820
+mtu = 1400 # narrow
+
+[[peer]] # Alice
+name = "alice"
+public_key = "{ALICE}"
+endpoint = "alice.example:1"
+allowed_ips = ["10.0.0.2", "10.0.0.3/32"]  # two
+
+# Bob
+[[peer]]
+public_key = "{BOB}"
+endpoint = "192.0.2.1:1"  # office
+"""
+
+CONF = f"""\
+# top
+
+[Interface]  # ours
+# nvpn: kill_switch = true
+Address = 10.0.0.1/24
+PrivateKey = {OWN} # secret
+ListenPort = 51820
+Table = main
+PostUp = echo a # b
+# narrow
+MTU = 1400
+# end of interface
+
+# Alice,
+# at home
+[Peer]
+# Name = alice
+PublicKey = {ALICE}
+AllowedIPs = 10.0.0.2/32 # first
+AllowedIPs = 10.0.0.3/32 # second
+Endpoint = alice.example:1
+# nvpn: endpoint = 192.0.2.7:1
+
+# Bob
+[Peer]
+PublicKey = {BOB}
+# of Bob
+Endpoint = 192.0.2.1:1 # office
+# the end
+"""
+
+
+def written(tmp_path: Path, name: str, text: str) -> TunnelConfig:
+    (tmp_path / "own.key").write_text(OWN)
+    path = tmp_path / name
+    path.write_text(text)
+    path.chmod(0o600)
+    return load(path)
+
+
+def running(config: TunnelConfig, *, bob: str = "192.0.2.1:1") -> Running:
+    """Just as the file says; Alice was found at some address."""
+    peers = [
+        PeerSnapshot(
+            peer.public_key,
+            name=peer.name,
+            preshared_key=peer.preshared_key,
+            endpoint=Endpoint.parse("198.51.100.9:1" if at == 0 else bob),
+            allowed_ips=tuple(reversed(peer.allowed_ips)),
+            persistent_keepalive=peer.persistent_keepalive,
+        )
+        for at, peer in enumerate(config.peers)
+    ]
+    interface = config.interface
+    snapshot = TunnelSnapshot(
+        config.name, interface.private_key, 51820, interface.fwmark, 1400, tuple(peers)
+    )
+    addresses = (*interface.addresses, Interface.parse("fe80::5/64"))
+    return Running(snapshot, addresses, 1400, interface.dns)
+
+
+def test_toml_that_says_what_runs_stays_byte_for_byte(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    assert save_running(config, running(config)) == []
+    assert config.path.read_text() == TOML
+
+
+def test_in_toml_only_what_differs_is_touched(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    now = running(config, bob="[2001:db8::1]:9")
+    alice, bob = now.snapshot.peers
+    psk = PresharedKey.from_base64(OWN)
+    peers = (
+        replace(alice, allowed_ips=(Prefix.parse("10.0.0.2/32"),), preshared_key=psk),
+        replace(bob, persistent_keepalive=25),
+        PeerSnapshot(CAROL, endpoint=Endpoint.parse("192.0.2.3:3")),
+    )
+    snapshot = replace(now.snapshot, listen_port=7, fwmark=0xCA6C, peers=peers)
+    addresses = (*now.addresses, Interface.parse("fd00::1/64"))
+
+    save_running(config, replace(now, snapshot=snapshot, mtu=1380, addresses=addresses))
+
+    expected, psk_line = TOML, f'preshared_key = "{OWN}"\n'
+    for old, new in (
+        ("[ '10.0.0.1/24' ]", '["10.0.0.1/24", "fd00::1/64"]'),
+        ("51820\nmtu = 1400 # narrow\n", '7\nmtu = 1380 # narrow\nfwmark = "0xca6c"\n'),
+        ('["10.0.0.2", "10.0.0.3/32"]  # two\n', f'["10.0.0.2/32"]  # two\n{psk_line}'),
+        ('"192.0.2.1:1"  # office\n', '"[2001:db8::1]:9"  # office\npersistent_keepalive = 25\n'),
+    ):  # fmt: skip
+        assert old in expected
+        expected = expected.replace(old, new)
+    expected += f'\n[[peer]]\npublic_key = "{CAROL.base64}"\nendpoint = "192.0.2.3:3"\n'
+    assert config.path.read_text() == expected
+    assert len(load(config.path).peers) == 3
+
+
+def test_a_peer_that_is_gone_goes_from_toml_with_its_comments(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    now = running(config)
+    snapshot = replace(now.snapshot, peers=now.snapshot.peers[:1])
+    save_running(config, replace(now, snapshot=snapshot))
+    assert config.path.read_text() == TOML[: TOML.index("\n# Bob")]
+
+
+def test_a_mark_that_was_chosen_for_a_default_route_is_not_written(tmp_path: Path) -> None:
+    text = TOML.replace('"10.0.0.3/32"', '"0.0.0.0/0"')
+    config = written(tmp_path, "wg0.toml", text)
+    now = running(config)
+    save_running(config, replace(now, snapshot=replace(now.snapshot, fwmark=51820)))
+    assert config.path.read_text() == text
+
+
+def test_another_key_than_the_file_names_is_written_with_a_warning(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    now = running(config)
+    key = PrivateKey.from_base64(ALICE)
+    (warning,) = save_running(
+        config, replace(now, snapshot=replace(now.snapshot, private_key=key))
+    )
+    assert "interface.private_key_file named a key that is not the running one" in warning
+    assert load(config.path).interface.private_key == key
+    assert "private_key_file" not in config.path.read_text()
+
+
+def test_a_conf_file_keeps_its_comments(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.conf", CONF)
+    now = running(config)
+    save_running(config, now)
+    assert (
+        config.path.read_text()
+        == f"""\
+# top
+
+[Interface] # ours
+# nvpn: kill_switch = true
+Address = 10.0.0.1/24
+Address = fe80::5/64
+# narrow
+MTU = 1400
+Table = main
+PostUp = echo a # b
+ListenPort = 51820
+PrivateKey = {OWN} # secret
+# end of interface
+
+# Alice,
+# at home
+[Peer]
+# Name = alice
+PublicKey = {ALICE}
+AllowedIPs = 10.0.0.3/32, 10.0.0.2/32 # first
+Endpoint = alice.example:1
+# second
+# nvpn: endpoint = 192.0.2.7:1
+
+# Bob
+[Peer]
+PublicKey = {BOB}
+# of Bob
+Endpoint = 192.0.2.1:1 # office
+# the end
+"""
+    )
+    again = load(config.path)
+    assert again.interface.kill_switch
+    assert again.peers[0].endpoints == config.peers[0].endpoints
+    before = config.path.read_text()
+    save_running(again, now)
+    assert config.path.read_text() == before
+
+
+def test_a_file_that_is_broken_by_now_is_left_alone(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    config.path.write_text("[interface]\nmtu = 1\n")
+    with pytest.raises(ConfigErrors):
+        save_running(config, running(config))
+    assert config.path.read_text() == "[interface]\nmtu = 1\n"
