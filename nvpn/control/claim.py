@@ -44,6 +44,8 @@ def listen(name: str, path: str) -> socket.socket:
         hint = ""
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = f"{directory} must be writable; run it as root, or set NVPN_RUNTIME_DIR"
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+            hint = f"{directory} cannot be made; set NVPN_RUNTIME_DIR to a directory that can"
         raise PlatformError(operation, errno=error.errno, hint=hint) from None
 
 
