@@ -48,11 +48,13 @@ def make_tunnel(
     """
     backend, reason = choose_backend(config)
     if backend is BackendWish.KERNEL:
-        return _make_kernel_tunnel(
+        from nvpn.daemon.kernel_tunnel import create_kernel_tunnel
+
+        return create_kernel_tunnel(
             name,
-            netconf=netconf,
+            netconf,
+            leftovers,
             namespaces=namespaces,
-            leftovers=leftovers,
             loop=loop,
             on_gone=on_gone,
             on_failure=on_failure,
@@ -84,35 +86,3 @@ def make_tunnel(
     if sentence := explain_workers(choice, wanted.workers, file=file):
         warn(sentence)
     return tunnel
-
-
-def _make_kernel_tunnel(
-    name: str,
-    *,
-    netconf: LinuxNetconf,
-    namespaces: Namespaces,
-    leftovers: Leftovers,
-    loop: asyncio.AbstractEventLoop,
-    on_gone: Callable[[], None],
-    on_failure: Callable[[BaseException], None],
-    take_over: bool,
-    reason: str,
-) -> Tunnel:
-    if namespaces.is_apart:
-        raise PlatformError(
-            f"bring up {name} by the kernel",
-            hint="netns and birth_netns are two namespaces, which our own backend alone can"
-            ' serve: backend = "userspace"',
-        )
-    from nvpn.daemon.kernel_tunnel import create_kernel_tunnel
-
-    return create_kernel_tunnel(
-        name,
-        netconf,
-        leftovers,
-        loop=loop,
-        on_gone=on_gone,
-        on_failure=on_failure,
-        take_over=take_over,
-        reason=reason,
-    )

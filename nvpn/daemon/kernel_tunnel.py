@@ -10,6 +10,7 @@ from typing import Any
 from nvpn.backend.kernel import KernelBackend
 from nvpn.daemon.host import TunnelHost
 from nvpn.daemon.leftovers import Leftovers
+from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.tunnel import Tunnel, explain_existing
 from nvpn.errors import PlatformError
 from nvpn.netconf.api import Link
@@ -32,6 +33,7 @@ def create_kernel_tunnel(
     netconf: LinuxNetconf,
     leftovers: Leftovers,
     *,
+    namespaces: Namespaces,
     loop: asyncio.AbstractEventLoop,
     on_gone: Callable[[], None],
     on_failure: Callable[[BaseException], None],
@@ -41,6 +43,8 @@ def create_kernel_tunnel(
     """Make the kernel's link, or take one over that is there.
 
     Args:
+        netconf: of the namespace that the interface is in.
+        namespaces: that one, and the one in which the kernel's UDP sockets are.
         on_gone: the interface was deleted by somebody, or moved away; the monitor of links
             finds that out, and calls it.
         on_failure: a bug of ours ended the backend.
@@ -55,9 +59,9 @@ def create_kernel_tunnel(
         raise PlatformError(
             f"create interface {name}", errno=errno.EEXIST, hint=explain_existing(existing)
         )
-    wireguard = KernelWireguard()
+    wireguard = namespaces.at_home(KernelWireguard)
     try:
-        links = WireguardLinks()
+        links = namespaces.at_home(WireguardLinks)
     except BaseException:
         wireguard.close()
         raise
@@ -75,7 +79,7 @@ def create_kernel_tunnel(
             links.close()
 
     try:
-        link = existing or _create(name, netconf, links, leftovers)
+        link = existing or _create(name, netconf, namespaces, links, leftovers)
     except BaseException:
         links.close()
         wireguard.close()
@@ -96,11 +100,21 @@ def create_kernel_tunnel(
     return Tunnel(None, backend, host)
 
 
-def _create(name: str, netconf: LinuxNetconf, links: WireguardLinks, leftovers: Leftovers) -> Link:
+def _create(
+    name: str,
+    netconf: LinuxNetconf,
+    namespaces: Namespaces,
+    links: WireguardLinks,
+    leftovers: Leftovers,
+) -> Link:
     # On disk before it is there: the kernel keeps it when we are killed.
     leftovers.note("link", {"kind": KIND})
     try:
-        links.create(name)
+        if namespaces.is_apart:
+            # Asked from here, the kernel has its UDP sockets here.
+            _create_from_here(name, namespaces.home)
+        else:
+            links.create(name)
     except BaseException:
         leftovers.forget("link")
         raise
@@ -109,6 +123,14 @@ def _create(name: str, netconf: LinuxNetconf, links: WireguardLinks, leftovers: 
         raise PlatformError(f"find interface {name}", errno=errno.ENODEV)
     links.sign(link)
     return link
+
+
+def _create_from_here(name: str, home: int) -> None:
+    here = WireguardLinks()
+    try:
+        here.create(name, namespace=home)
+    finally:
+        here.close()
 
 
 def undo_link(name: str, value: Any) -> None:
