@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from nvpn.datapath.api import PeerId, ReplaceSockets, SendHandshake
 from nvpn.errors import ControlError
 from nvpn.model.changes import (
     AddAllowedIp,
     AddPeer,
     RemovePeer,
     ReplacePeers,
+    SetCandidates,
     SetEndpoint,
     SetListenPort,
     SetPersistentKeepalive,
@@ -159,6 +163,110 @@ def test_a_keepalive_that_is_turned_on_goes_out_at_once() -> None:
         two.alice.backend.subscribe(lambda notice: completed.set())
         await apply(two.alice, SetPersistentKeepalive(two.b, 25))
         await asyncio.wait_for(completed.wait(), 5)
+        await two.close()
+
+    play(scenario)
+
+
+# --- another network -------------------------------------------------------------------
+
+
+def test_on_another_network_sessions_are_sought_anew_and_sticky_sources_forgotten() -> None:
+    async def scenario() -> None:
+        recorded = Recorder()
+        two = Two(wrap=recorded.around)
+        await two.start()
+        two.alice.backend.network_changed()
+        assert not any(isinstance(one, SendHandshake) for one in recorded.commands)
+        await two.exchange(b"one")
+        await asyncio.sleep(1.05)  # a session of this very second is left alone
+        recorded.commands.clear()
+        completed = len(two.notices)
+        two.alice.backend.network_changed()
+        while len(two.notices) == completed:
+            await asyncio.sleep(0.002)
+        sockets, handshake = recorded.commands[:2]
+        assert isinstance(sockets, ReplaceSockets) and isinstance(handshake, SendHandshake)
+        assert is_open(sockets.ipv4) and is_open(sockets.ipv6)
+        assert two.notices[-1].kind is NoticeKind.HANDSHAKE_COMPLETED
+        await two.exchange(b"two")
+        await two.close()
+
+    play(scenario)
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_many_peers_are_sought_a_few_at_a_time_and_only_while_the_tunnel_is_there() -> None:
+    async def scenario() -> None:
+        recorded = Recorder()
+        tunnel = MemoryTunnel(wrap=recorded.around)
+        crowd = [PrivateKey(bytes([number]) * 32).public() for number in range(1, 121)]
+        await apply(tunnel, SetPrivateKey(PrivateKey(b"\xee" * 32)))
+        await apply(tunnel, *map(AddPeer, crowd))
+        await tunnel.backend.bring_up()
+        tunnel.backend.network_changed()
+        assert sent_to(recorded) == []
+        for peer in crowd:
+            await apply(
+                tunnel,
+                SetEndpoint(peer, Endpoint.parse("127.0.0.1:9")),
+                SetPersistentKeepalive(peer, 25),
+            )
+        await until(lambda: len(set(sent_to(recorded))) == len(crowd))
+        recorded.commands.clear()
+
+        tunnel.backend.network_changed()
+        assert 0 < len(sent_to(recorded)) <= 10
+        await until(lambda: len(sent_to(recorded)) >= len(crowd))
+        assert len(set(sent_to(recorded))) == len(crowd)
+
+        tunnel.backend.network_changed()
+        await tunnel.close()
+        count = len(recorded.commands)
+        tunnel.backend.network_changed()
+        await asyncio.sleep(0.05)
+        assert len(recorded.commands) == count
+
+    play(scenario)
+
+
+def sent_to(recorded: Recorder) -> list[PeerId]:
+    return [one.peer for one in recorded.commands if isinstance(one, SendHandshake)]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.002)
+
+
+def test_a_peer_may_be_in_several_places_until_it_is_told_otherwise() -> None:
+    async def scenario() -> None:
+        recorded = Recorder()
+        two = Two(wrap=recorded.around)
+        await two.start()
+        nowhere, there = Endpoint.parse("127.0.0.1:9"), two.endpoint_of(two.bob)
+        await apply(two.alice, SetEndpoint(two.b, nowhere), SetCandidates(two.b, (nowhere, there)))
+        await two.exchange(b"found")
+        (initiation,) = (one for one in recorded.commands if isinstance(one, SendHandshake))
+        assert initiation.also == (there,)
+        endpoint = peers(two.alice)[two.b].endpoint
+        assert endpoint is not None and endpoint.remote == there.remote
+
+        # As `wg setconf` does: what is not given again is forgotten.
+        await apply(two.alice, ReplacePeers(), AddPeer(two.b), SetEndpoint(two.b, nowhere))
+        await two.alice.backend.bring_down()
+        recorded.commands.clear()
+        await two.alice.backend.bring_up()
+        two.alice.backend.initiate(two.b)
+        (initiation,) = (one for one in recorded.commands if isinstance(one, SendHandshake))
+        assert initiation.also == ()
         await two.close()
 
     play(scenario)
