@@ -20,6 +20,7 @@ TUN_VARIABLE: Final = "WG_TUN_FD"
 CONTROL_VARIABLE: Final = "WG_UAPI_FD"
 
 _FIRST: Final = 3
+_DIGITS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,11 @@ def _take_number(environment: MutableMapping[str, str], variable: str) -> int:
     if not text:
         return -1
     # Standard input, output and error are not there to be handed: they are replaced.
-    if not text.isascii() or not text.isdigit() or not _FIRST <= int(text[:10]) < 1 << 31:
-        raise PlatformError(
-            f"use ${variable}", hint=f"expected the number of a descriptor from {_FIRST} on"
-        )
-    return int(text[:10])
+    if text.isascii() and text.isdigit() and len(text) < _DIGITS and int(text) >= _FIRST:
+        return int(text)
+    raise PlatformError(
+        f"use ${variable}", hint=f"expected the number of a descriptor from {_FIRST} on"
+    )
 
 
 def _expect_listener(descriptor: int) -> None:

@@ -38,7 +38,7 @@ _MAX_DATAGRAM: Final = 60_000
 def log_to_stderr(interface: str, level: int) -> None:
     """Lines for people, or the journal's own form where stderr is connected to it."""
     journal = open_journal(interface) if _is_journal(sys.stderr.fileno()) else None
-    _install(level, journal or _open_stderr(interface))
+    _install(journal or _open_stderr(interface), level)
 
 
 def log_to_system(
@@ -50,11 +50,9 @@ def log_to_system(
     to_stderr: bool = False,
 ) -> None:
     """The journal if there is one, else syslog, else nowhere; ``to_stderr``: there, too."""
-    handler = open_journal(interface, journal) or open_syslog(interface, syslog)
-    handlers = [handler or logging.NullHandler()]
-    if to_stderr:
-        handlers.append(_open_stderr(interface))
-    _install(level, *handlers)
+    found = open_journal(interface, journal) or open_syslog(interface, syslog)
+    handler = found or logging.NullHandler()
+    _install(_Several(handler, _open_stderr(interface)) if to_stderr else handler, level)
 
 
 def open_journal(interface: str, path: str = JOURNAL) -> logging.Handler | None:
@@ -152,6 +150,19 @@ class SyslogHandler(_DatagramHandler):
         return f"{head}{self._interface}: {text}".encode(errors="replace")
 
 
+class _Several(logging.Handler):
+    """Passes each record on to all of its handlers, so that one guard stands before them."""
+
+    def __init__(self, *handlers: logging.Handler) -> None:
+        super().__init__()
+        self._handlers = handlers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises: none of them does."""
+        for handler in self._handlers:
+            handler.handle(record)
+
+
 class FloodGuard(logging.Filter):
     """Lets the same sentence through 20 times in 10 seconds, then tells how many it held back.
 
@@ -193,14 +204,12 @@ def describe(record: logging.LogRecord) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _install(level: int, *handlers: logging.Handler) -> None:
+def _install(handler: logging.Handler, level: int) -> None:
+    handler.addFilter(FloodGuard())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-    for handler in handlers:
-        # One each: whoever had the first few lines must not count them for the other, too.
-        handler.addFilter(FloodGuard())
-        root.addHandler(handler)
+    root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("nvpn").setLevel(level)
     if level > logging.CRITICAL:

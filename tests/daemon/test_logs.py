@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +131,26 @@ def test_the_same_sentence_is_held_back_after_twenty_whatever_its_fields() -> No
     assert passed(guard, record("another sentence"))
     assert passed(guard, later)
     assert later.getMessage() == "roamed (and 80 more like this were not logged)"
+
+
+def test_two_logs_hold_back_the_same(listener: tuple[str, socket.socket]) -> None:
+    path, listening = listener
+    program = f"""
+import logging
+from nvpn.daemon import logs
+logs.log_to_system("wg0", logging.INFO, journal="", syslog={path!r}, to_stderr=True)
+for number in range(25):
+    logging.getLogger("nvpn.x").info("again %d", number)
+logging.getLogger("nvpn.x").info("something else")
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True)
+
+    expected = [f"again {number}" for number in range(20)] + ["something else"]
+    assert done.stderr.decode().splitlines() == [f"wg0: info: {text}" for text in expected]
+    # The queue of a log that nobody reads meanwhile is short: the first ones are there.
+    received = [listening.recv(9999).decode().partition("wg0: ")[2] for _ in range(5)]
+    assert received == expected[:5]
 
 
 def test_a_clock_that_goes_back_does_not_silence_the_log() -> None:
