@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import stat
+from types import TracebackType
 
 from nvpn.cli.output import write_complaint, write_output
 from nvpn.errors import PlatformError
@@ -31,24 +32,62 @@ def hand_over(text: str, path: str | None) -> None:
         _warn_if_others_can_read()
         write_output(f"{text}\n")
         return
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise PlatformError(
-            f"write the key to {path}",
-            errno=errno.EEXIST,
-            hint="a key is never overwritten; remove the file first, or name another",
-        ) from None
-    except OSError as error:
-        raise PlatformError(f"write the key to {path}", errno=error.errno or 0) from None
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        _forget(path)
-        raise PlatformError(f"write the key to {path}", errno=error.errno or 0) from None
+    with SecretFile(path, what="the key") as file:
+        file.fill(f"{text}\n".encode())
+
+
+class SecretFile:
+    """A new file of mode 0600, made now, so that there is a place when the secret exists.
+
+    It vanishes again at the end of a ``with`` in which nobody fills it.
+
+    Args:
+        what: is to be written, for messages.
+
+    Raises:
+        PlatformError: it exists already, or cannot be made.
+    """
+
+    def __init__(self, path: str, *, what: str) -> None:
+        self._path = path
+        self._operation = f"write {what} to {path}"
+        self._is_filled = False
+        try:
+            self._descriptor = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+        except FileExistsError:
+            raise PlatformError(
+                self._operation,
+                errno=errno.EEXIST,
+                hint="a key is never overwritten; remove the file first, or name another",
+            ) from None
+        except OSError as error:
+            raise PlatformError(self._operation, errno=error.errno or 0) from None
+
+    def fill(self, content: bytes) -> None:
+        """Write it to the disk. Raises PlatformError."""
+        try:
+            with os.fdopen(self._descriptor, "wb", closefd=False) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(self._descriptor)
+        except OSError as error:
+            raise PlatformError(self._operation, errno=error.errno or 0) from None
+        self._is_filled = True
+
+    def __enter__(self) -> SecretFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+        if not self._is_filled:
+            _forget(self._path)
 
 
 def _warn_if_others_can_read() -> None:

@@ -250,7 +250,7 @@ FOREIGN_WORDS: Final = {
     "validate": "nvpn check",
     "test": "nvpn check",
     "keygen": "nvpn genkey",
-    "qr": "nvpn peer qr NAME",
+    "qr": "nvpn peer qr FILE",
     "client": "nvpn peer add",
     "run": "nvpn up -f",
 }
