@@ -7,7 +7,7 @@ function __nvpn_words
         if test $skip = 1
             set skip 0
         else if string match -q -- '-*' $word
-            contains -- $word --log-level --output --seconds -o; and set skip 1
+            contains -- $word --allowed-ips --dns --endpoint --keepalive --log-level --output --png --public-key --seconds --svg --tunnel -o; and set skip 1
         else
             echo $word
         end
@@ -127,7 +127,35 @@ complete -c nvpn -n '__nvpn_is any status' -l json -d 'JSON, without any secret'
 complete -c nvpn -n '__nvpn_is any status' -s v -l verbose -d 'The table with full keys, dropped packets and how packets are moved'
 complete -c nvpn -n '__nvpn_is 0 status' -a '(__nvpn_shown)'
 complete -c nvpn -n '__nvpn_is 1 status' -a 'public-key private-key listen-port fwmark peers preshared-keys endpoints allowed-ips latest-handshakes transfer persistent-keepalive dump'
+complete -c nvpn -n '__nvpn_is 0 peer' -a add -d 'Add a peer, and print its own configuration'
+complete -c nvpn -n '__nvpn_is 0 peer' -a list -d 'List the peers of a tunnel’s file'
+complete -c nvpn -n '__nvpn_is 0 peer' -a rm -d 'Remove a peer from the file and the tunnel'
+complete -c nvpn -n '__nvpn_is 0 peer' -a qr -d 'Show a configuration as a QR code'
 complete -c nvpn -n '__nvpn_is any peer' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any peer add' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any peer add' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer add' -l public-key -x -d 'Its public key, when it has one already'
+complete -c nvpn -n '__nvpn_is any peer add' -l psk -d 'Make a preshared key for the two of us as well'
+complete -c nvpn -n '__nvpn_is any peer add' -l allowed-ips -x -d 'Its addresses; by default the next free one of each network of the tunnel'
+complete -c nvpn -n '__nvpn_is any peer add' -l endpoint -x -d 'Where the peer finds us; with --public-key, where we find the peer'
+complete -c nvpn -n '__nvpn_is any peer add' -l keepalive -x -d 'Let who is behind a NAT be heard this often'
+complete -c nvpn -n '__nvpn_is any peer add' -l all -d 'All of the peer’s traffic goes through the tunnel, not only its networks’'
+complete -c nvpn -n '__nvpn_is any peer add' -l dns -x -d 'The peer’s name servers and search domains while its tunnel is up'
+complete -c nvpn -n '__nvpn_is any peer add' -l png -r -F -d 'The peer’s configuration as a QR code, in a new PNG that only you can read'
+complete -c nvpn -n '__nvpn_is any peer add' -l svg -r -F -d 'The peer’s configuration as a QR code, in a new SVG that only you can read'
+complete -c nvpn -n '__nvpn_is any peer add' -l force -d 'Show the code although standard output is no terminal'
+complete -c nvpn -n '__nvpn_is any peer add' -l qr -d 'Show it as a QR code'
+complete -c nvpn -n '__nvpn_is any peer add' -s o -l output -r -F -d 'Write it to a new file that only you can read, instead of standard output'
+complete -c nvpn -n '__nvpn_is any peer list' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any peer list' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer list' -l json -d 'JSON, without any secret'
+complete -c nvpn -n '__nvpn_is any peer rm' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any peer rm' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer qr' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any peer qr' -l png -r -F -d 'The configuration as a QR code, in a new PNG that only you can read'
+complete -c nvpn -n '__nvpn_is any peer qr' -l svg -r -F -d 'The configuration as a QR code, in a new SVG that only you can read'
+complete -c nvpn -n '__nvpn_is any peer qr' -l force -d 'Show the code although standard output is no terminal'
+complete -c nvpn -n '__nvpn_is 0 peer qr' -F
 complete -c nvpn -n '__nvpn_is any genkey' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any genkey' -s o -l output -r -F -d 'Write to a new file that only you can read, instead of standard output'
 complete -c nvpn -n '__nvpn_is any genkey' -l pair -d 'Print the public key too: below the private key, or alone with -o'
@@ -159,5 +187,7 @@ complete -c nvpn -n '__nvpn_is 1 syncconf' -a '(__nvpn_configs)'
 complete -c nvpn -n '__nvpn_is any showconf' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is 0 showconf' -a '(__nvpn_interfaces)'
 complete -c nvpn -n '__nvpn_is any save' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is 0 save' -a '(__nvpn_tunnels)'
 complete -c nvpn -n '__nvpn_is any strip' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is 0 strip' -a '(__nvpn_configs)'
 complete -c nvpn -n '__nvpn_is 0 help' -a 'up down reload show status peer genkey genpsk pubkey import export check demo device set setconf addconf syncconf showconf save strip help'
