@@ -33,6 +33,7 @@ MAY_SKIP: Final = {
     "no Python that other users may run has what nvpn needs",
     # A kernel with WireGuard of its own, which wg-quick takes without asking.
     "wg-quick prefers this kernel's own WireGuard",
+    "this kernel has WireGuard of its own",
     # Says what is answered where it is missing, and here it is there, as it has to be.
     "the native datapath is there",
 }

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from nvpn.daemon.logs import LEVELS
     from nvpn.daemon.process import run_tunnel
     from nvpn.errors import PlatformError
-    from nvpn.model.interface_name import NAME_RULE, is_interface_name
+    from nvpn.model.interface_name import is_interface_name, why_no_name
     from nvpn.overlay.linux import tun_name
 
     handed = take_handed()
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     name = tun_name(handed.tun) if handed.tun >= 0 else args.interface
     if not is_interface_name(name):
         raise PlatformError(
-            f"create interface {name!r}", hint=f"an interface name has {NAME_RULE}"
+            f"create interface {name!r}", hint=why_no_name(args.interface)
         )
     wanted = os.environ.get("LOG_LEVEL", "")
     level = args.log_level or _GO_LEVELS.get(wanted, "error")

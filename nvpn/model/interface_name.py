@@ -19,3 +19,10 @@ _TAKEN = frozenset({".", "..", "all", "default"})
 def is_interface_name(name: str) -> bool:
     """Whether ``name`` can name a tunnel: nothing in it has a meaning in a path."""
     return 0 < len(name) <= MAX_NAME_LENGTH and name not in _TAKEN and _CHARACTERS.issuperset(name)
+
+
+def why_no_name(name: str) -> str:
+    """What is wrong with a name that :func:`is_interface_name` refuses."""
+    if name in _TAKEN:
+        return "that word means something else to the kernel; choose another"
+    return f"an interface name has {NAME_RULE}"
