@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nvpn.backend.api import Backend
+from nvpn.cli.main import main
 from nvpn.model.keys import PrivateKey
 from tests.support.cli import NVPN, Done, nvpn, run
 from tests.support.control_socket import RunningServer
@@ -30,20 +31,41 @@ ADA, BOB, EVE = (PrivateKey(bytes([n]) * 32).public() for n in (1, 2, 3))
 SECRET = PrivateKey(b"\x05" * 32).reveal_base64()
 
 
+def here(capture: pytest.CaptureFixture[str], *words: str) -> Done:
+    """nvpn in this process, where there are many questions."""
+    capture.readouterr()
+    status = main(list(words))
+    said = capture.readouterr()
+    return Done(status, said.out, said.err)
+
+
 class Both:
     """wg and nvpn, asked the same of the same daemon."""
 
-    def __init__(self, name: str, daemon: NotingDaemon, directory: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        daemon: NotingDaemon,
+        directory: Path,
+        capture: pytest.CaptureFixture[str],
+        patch: pytest.MonkeyPatch,
+    ) -> None:
         self.name = name
         self.daemon = daemon
         self.directory = directory
-        self.variables: dict[str, str] = {}
+        self.sent: list[str] = []
+        self._capture = capture
+        self._patch = patch
 
-    def __call__(self, *words: str, stdin: str = "") -> Done:
+    def let(self, variable: str, value: str) -> None:
+        """Set a variable for both."""
+        self._patch.setenv(variable, value)
+
+    def __call__(self, *words: str, stdin: str | None = None) -> Done:
         """What both say, after it was found to be the same; usage names the program."""
-        theirs = run("wg", *words, stdin=stdin, **self.variables)
+        theirs = run("wg", *words, stdin=stdin)
         their_sets = self.daemon.take()
-        ours = nvpn(*words, stdin=stdin, **self.variables)
+        ours = here(self._capture, *words) if stdin is None else nvpn(*words, stdin=stdin)
         our_sets = self.daemon.take()
         assert plain(ours) == plain(theirs)
         # wg ends its requests with two blank lines.
@@ -76,11 +98,16 @@ def noting() -> Iterator[tuple[str, NotingDaemon]]:
 
 
 @pytest.fixture
-def both(noting: tuple[str, NotingDaemon], tmp_path: Path) -> Both:
+def both(
+    noting: tuple[str, NotingDaemon],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Both:
     name, daemon = noting
     daemon.answer, daemon.errno = [], 0
     daemon.take()
-    return Both(name, daemon, tmp_path)
+    return Both(name, daemon, tmp_path, capsys, monkeypatch)
 
 
 PEER = f"peer {ADA.base64}"
@@ -154,12 +181,11 @@ def test_keys_come_from_files(both: Both) -> None:
         f"{PEER} allowed-ips 10.0.0.0/8,",
         f"{PEER} allowed-ips 10.0.0.1/8,x",
         "private-key /nonexistent",
-        "private-key /dev/stdin",
         'listen-port ""',
     ],
 )
 def test_mistakes_get_the_same_words_and_send_nothing(both: Both, line: str) -> None:
-    both.variables = {"WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
+    both.let("WG_ENDPOINT_RESOLUTION_RETRIES", "0")
     words = [word.replace('""', "") for word in line.split()]
 
     done = both("set", both.name, *words)
@@ -167,6 +193,12 @@ def test_mistakes_get_the_same_words_and_send_nothing(both: Both, line: str) -> 
     assert done.status == 1
     assert done.err
     assert both.sent == []
+
+
+def test_a_command_that_fails_is_no_empty_file(both: Both) -> None:
+    """Its key would be removed otherwise by a slip such as <(nosuch command)."""
+    done = both("set", both.name, "private-key", "/dev/stdin", stdin="")
+    assert done == Done(1, "", "Invalid length key in key file\n")
 
 
 @pytest.mark.parametrize("text", ["x", SECRET[:-2], SECRET[:-1] + "x", SECRET + "x", SECRET * 2])
@@ -217,7 +249,7 @@ def test_a_daemon_that_refuses_is_quoted(both: Both, number: int) -> None:
 
 
 def test_retries_that_are_no_number_matter_to_those_who_look_up(both: Both) -> None:
-    both.variables = {"WG_ENDPOINT_RESOLUTION_RETRIES": "x"}
+    both.let("WG_ENDPOINT_RESOLUTION_RETRIES", "x")
 
     assert both("set", both.name, *PEER.split(), "endpoint", "192.0.2.1:9").status == 1
     assert both("set", both.name, *PEER.split()).status == 0
@@ -351,26 +383,30 @@ def memory_tunnel() -> Iterator[str]:
         yield name
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tunnel=tunnels)
 def test_what_showconf_prints_makes_the_same_again(
-    memory_tunnel: str, tmp_path: Path, tunnel: dict[str, Any]
+    memory_tunnel: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tunnel: dict[str, Any],
 ) -> None:
     file = tmp_path / "wg.conf"
 
-    def tell(program: tuple[str, ...], verb: str, text: str) -> None:
+    def tell(verb: str, text: str) -> None:
         file.write_text(text)
-        assert run(*program, verb, memory_tunnel, str(file)) == Done(0, "", "")
+        assert here(capsys, verb, memory_tunnel, str(file)) == Done(0, "", "")
 
-    tell(NVPN, "setconf", as_file(tunnel))
-    first = nvpn("showconf", memory_tunnel)
+    tell("setconf", as_file(tunnel))
+    first = here(capsys, "showconf", memory_tunnel)
     assert run("wg", "showconf", memory_tunnel) == first
-    tell(NVPN, "setconf", "")
-    tell(NVPN, "syncconf", first.out)
-    assert nvpn("showconf", memory_tunnel) == first
-    tell(NVPN, "setconf", "")
-    tell(("wg",), "addconf", first.out)
-    assert nvpn("showconf", memory_tunnel).out.split() == first.out.split()
+    tell("setconf", "")
+    tell("syncconf", first.out)
+    assert here(capsys, "showconf", memory_tunnel) == first
+    tell("setconf", "")
+    file.write_text(first.out)
+    assert run("wg", "setconf", memory_tunnel, str(file)) == Done(0, "", "")
+    assert here(capsys, "showconf", memory_tunnel) == first
 
 
 def test_a_change_of_allowed_ips_adds_and_takes_away(memory_tunnel: str) -> None:
