@@ -26,12 +26,14 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from nvpn.errors import PlatformError
 from nvpn.netconf.api import AddressesChanged
 from nvpn.netconf.linux_netlink import Connection, Refusal
+from nvpn.netconf.linux_rules import PROTOCOL as RULE_PROTOCOL
 
 
 @dataclass(frozen=True, slots=True)
 class DefaultRouteChanged:
-    """A default route came, went, or leads elsewhere; or a link that has addresses went up
-    or down, with which its routes come and go without a word.
+    """A default route came, went, or leads elsewhere; or a policy rule of somebody else's
+    came or went; or a link that has addresses went up or down, with which its routes come
+    and go without a word.
     """
 
 
@@ -40,10 +42,14 @@ NetworkEvent = Union[AddressesChanged, DefaultRouteChanged]  # noqa: UP007 - a r
 _RTMGRP_LINK: Final = 0x1
 _RTMGRP_IPV4_IFADDR: Final = 0x10
 _RTMGRP_IPV4_ROUTE: Final = 0x40
+_RTMGRP_IPV4_RULE: Final = 0x80
 _RTMGRP_IPV6_IFADDR: Final = 0x100
 _RTMGRP_IPV6_ROUTE: Final = 0x400
+_RTMGRP_IPV6_RULE: Final = 0x40000
 _GROUPS: Final = (
     _RTMGRP_LINK
+    | _RTMGRP_IPV4_RULE
+    | _RTMGRP_IPV6_RULE
     | _RTMGRP_IPV4_IFADDR
     | _RTMGRP_IPV4_ROUTE
     | _RTMGRP_IPV6_IFADDR
@@ -56,11 +62,14 @@ _NEWADDR: Final = 20
 _DELADDR: Final = 21
 _NEWROUTE: Final = 24
 _DELROUTE: Final = 25
+_NEWRULE: Final = 32
+_DELRULE: Final = 33
 
 _MESSAGE: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")  # family, type, index, flags, which of them changed
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, length, flags, scope, index
 _ROUTE: Final = struct.Struct("=8BI")
+_RULE: Final = _ROUTE
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _U32: Final = struct.Struct("=I")
 
@@ -85,6 +94,7 @@ _RTA_NAMES: Final = frozenset(
     (_RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA, _RTA_NH_ID)
 )
 _RTN_UNICAST: Final = 1
+_FRA_PROTOCOL: Final = 21
 
 _SO_ATTACH_FILTER: Final = 26
 _MOST_ROUTES: Final = 1024
@@ -176,6 +186,8 @@ class LinuxChanges:
                 return self._read_address(body, is_new=kind == _NEWADDR)
             if kind in (_NEWROUTE, _DELROUTE):
                 return self._read_route(body, is_new=kind == _NEWROUTE)
+            if kind in (_NEWRULE, _DELRULE):
+                return _read_rule(body)
             if kind in (_NEWLINK, _DELLINK):
                 return self._read_link(body, is_new=kind == _NEWLINK)
         except struct.error:
@@ -246,6 +258,13 @@ class LinuxChanges:
         if not any(address.interface == index for address in self._addresses):
             return None
         return DefaultRouteChanged()
+
+
+def _read_rule(body: bytes) -> NetworkEvent | None:
+    """Rules of our own come with routes of our own, which are told where they matter."""
+    attributes = dict(_attributes(body[_RULE.size :]))
+    is_ours = attributes.get(_FRA_PROTOCOL) == bytes([RULE_PROTOCOL])
+    return None if is_ours else DefaultRouteChanged()
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

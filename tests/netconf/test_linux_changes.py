@@ -123,6 +123,17 @@ def test_default_routes_are_told_and_no_others() -> None:
 
 
 @in_new_namespace
+@pytest.mark.parametrize("family", ("-4", "-6"))
+def test_policy_rules_are_told_but_for_those_of_nvpn(family: str) -> None:
+    watched = Watched()
+
+    assert watched.after(f"{family} rule add fwmark 7 lookup 12") == [ROUTES]
+    assert watched.after(f"{family} rule delete fwmark 7 lookup 12") == [ROUTES]
+    assert watched.after(f"{family} rule add fwmark 7 lookup 12 protocol 110") == []
+    assert watched.after(f"{family} rule delete fwmark 7 lookup 12") == []
+
+
+@in_new_namespace
 def test_a_link_that_loses_its_routes_without_a_word_is_told() -> None:
     veth("e5a", "192.0.2.1/24")
     veth("e5b")
