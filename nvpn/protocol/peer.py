@@ -31,7 +31,7 @@ from nvpn.datapath.api import (
     Why,
 )
 from nvpn.errors import ProtocolViolation
-from nvpn.model.clock import SECOND, Now
+from nvpn.model.clock import MILLISECOND, SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
@@ -64,8 +64,9 @@ MAX_CANDIDATES: Final = 8
 _ATTEMPTS_TO_DOUBT: Final = 2
 """Initiations that may be lost before somebody should look whether the peer has moved."""
 
-_SETTLED_AFTER: Final = 1 * SECOND
-"""A session this young was made over the network as it is now."""
+_SETTLED_AFTER: Final = 100 * MILLISECOND
+"""A session younger than this was made over the network as it is now: whoever tells of a
+change waits as long for what belongs to it. The peer would refuse an initiation this soon."""
 
 
 class Peer:

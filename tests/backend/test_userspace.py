@@ -179,7 +179,7 @@ def test_on_another_network_sessions_are_sought_anew_and_sticky_sources_forgotte
         two.alice.backend.network_changed()
         assert not any(isinstance(one, SendHandshake) for one in recorded.commands)
         await two.exchange(b"one")
-        await asyncio.sleep(1.05)  # a session of this very second is left alone
+        await asyncio.sleep(0.11)  # a session of this very moment is left alone
         recorded.commands.clear()
         completed = len(two.notices)
         two.alice.backend.network_changed()
