@@ -48,7 +48,7 @@ function __nvpn_files
 end
 
 function __nvpn_configs
-    for file in /etc/nvpn/*.toml /etc/wireguard/*.conf
+    for file in /etc/{nvpn,wireguard}/*.{toml,conf}
         string replace -r '.*/(.*)\.(toml|conf)$' '$1' $file
     end
     __nvpn_files
@@ -163,7 +163,13 @@ complete -c nvpn -n '__nvpn_is any genpsk' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any genpsk' -s o -l output -r -F -d 'Write to a new file that only you can read, instead of standard output'
 complete -c nvpn -n '__nvpn_is any pubkey' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any import' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any import' -l strict -d 'Exit status 1 if there is a key that nvpn does not know'
+complete -c nvpn -n '__nvpn_is any import' -s o -l output -r -F -d 'Write to a new file that only you can read, instead of standard output'
+complete -c nvpn -n '__nvpn_is 0 import' -F
 complete -c nvpn -n '__nvpn_is any export' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any export' -l keep-files -d 'Leave keys in their files, and have a PostUp command fetch them'
+complete -c nvpn -n '__nvpn_is any export' -s o -l output -r -F -d 'Write to a new file that only you can read, instead of standard output'
+complete -c nvpn -n '__nvpn_is 0 export' -F
 complete -c nvpn -n '__nvpn_is any check' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is 0+ check' -a '(__nvpn_configs)'
 complete -c nvpn -n '__nvpn_is any demo' -s h -l help -d 'Show this help'
