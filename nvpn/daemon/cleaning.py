@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from nvpn.control.client import is_running
 from nvpn.control.paths import leftovers_path
-from nvpn.daemon.kernel_tunnel import undo_link
 from nvpn.daemon.leftovers import NAMESPACE, Leftovers
 from nvpn.daemon.name_service import undo_dns
 from nvpn.daemon.routing import undo_firewall, undo_rules
@@ -18,11 +17,19 @@ from nvpn.netconf.linux_namespace import call_in, open_namespace
 
 _log: Final = logging.getLogger(__name__)
 
+
+def _undo_link(name: str, value: Any) -> None:
+    # Few have one, and all would pay for the import.
+    from nvpn.daemon.kernel_tunnel import undo_link
+
+    undo_link(name, value)
+
+
 UNDOERS: Final[Mapping[str, Callable[[str, Any], None]]] = {
     "rules": undo_rules,
     "firewall": undo_firewall,
     "dns": undo_dns,
-    "link": undo_link,
+    "link": _undo_link,
 }
 """By the kind of :class:`nvpn.daemon.leftovers.Leftovers`: ``undo(name, value)``.
 

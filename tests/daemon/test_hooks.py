@@ -125,7 +125,10 @@ def test_one_that_fails_fails_the_start_and_leaves_nothing(
         f"{kind} = echo never > {story}",
         f"PreDown = echo PreDown >> {story}",
         f"PostDown = echo PostDown >> {story}",
+        "# nvpn: kill_switch = true",
+        text=CONFIG.replace("10.20.0.0/16", "0.0.0.0/0, ::/0"),
     )
+    before = machine.outside()
 
     up = machine.nvpn("up", "wg0.conf", status=1)
 
@@ -133,6 +136,7 @@ def test_one_that_fails_fails_the_start_and_leaves_nothing(
         f"error: cannot run {kind} hook 2 of wg0: exit status 3; no such thing"
     )
     assert machine.is_clean()
+    assert machine.outside() == before
     # What PostUp hooks had begun with, PostDown hooks end.
     assert lines(story) == (["PostDown"] if kind == "PostUp" else [])
 

@@ -184,17 +184,9 @@ allowed_ips = ["0.0.0.0/0", "::/0"]
 """
 
 
-def outside(machine: Machine) -> str:
-    """All that a tunnel may leave outside its interface."""
-    commands = ("ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all")
-    state = [machine.host.run(*command.split()) for command in commands]
-    # nft numbers what it lists, and counts on.
-    return "".join(state) + machine.host.run("nft", "list", "ruleset")
-
-
 @pytest.mark.root
 def test_kill_9_at_any_step_is_cleared_away_by_down_and_by_up(machine: Machine) -> None:
-    clean = outside(machine)
+    clean = machine.outside()
     for hook in ("pre_up", "post_up", "pre_down"):
         machine.write(CONFIG.replace("HOOK", f'{hook} = "kill -9 $PPID"'))
         up = machine.nvpn("up", "wg0.toml", status=0 if hook == "pre_down" else 1)
@@ -203,11 +195,11 @@ def test_kill_9_at_any_step_is_cleared_away_by_down_and_by_up(machine: Machine) 
         else:
             assert "ended before the tunnel was ready" in up.stderr
             wait_until(lambda: not machine.has_link(), 3, "the interface goes with its process")
-            assert outside(machine) != clean, hook
+            assert machine.outside() != clean, hook
 
             down = machine.nvpn("down", "wg0")
             assert "wg0 was killed; what it left is removed: " in down.stderr
-        assert outside(machine) == clean, hook
+        assert machine.outside() == clean, hook
         assert machine.is_clean()
 
     machine.write(CONFIG.replace("HOOK", 'post_up = "kill -9 $PPID"'))
@@ -215,4 +207,4 @@ def test_kill_9_at_any_step_is_cleared_away_by_down_and_by_up(machine: Machine) 
     machine.write(CONFIG.replace("HOOK", ""))
     assert "its policy rules" in machine.nvpn("up", "wg0.toml").stderr
     machine.nvpn("down", "wg0")
-    assert outside(machine) == clean
+    assert machine.outside() == clean

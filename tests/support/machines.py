@@ -118,6 +118,17 @@ class Machine:
         """Whether nothing is left of a tunnel."""
         return not self.has_link(name) and not (self.run_directory / f"{name}.sock").exists()
 
+    def outside(self) -> str:
+        """All that a tunnel may leave outside its interface: rules, routes, firewall tables."""
+        commands = (
+            "ip rule",
+            "ip -6 rule",
+            "ip route show table all",
+            "ip -6 route show table all",
+            "nft list ruleset",
+        )
+        return "".join(self.host.run(*command.split()) for command in commands)
+
     def wait_until_clean(self, seconds: float = 3, name: str = "wg0") -> float:
         return wait_until(lambda: self.is_clean(name), seconds, f"{name} is gone")
 
