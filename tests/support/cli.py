@@ -15,6 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from nvpn.cli.main import main
+
 NVPN = (sys.executable, "-m", "nvpn")
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +42,14 @@ def clean_environment(**variables: str) -> dict[str, str]:
 def nvpn(*arguments: str, stdin: str | None = None, **variables: str) -> Done:
     """Run ``nvpn`` through pipes."""
     return run(*NVPN, *arguments, stdin=stdin, **variables)
+
+
+def here(capture: pytest.CaptureFixture[str], *words: str) -> Done:
+    """``nvpn`` in this process, where there are many questions."""
+    capture.readouterr()
+    status = main(list(words))
+    said = capture.readouterr()
+    return Done(status, said.out, said.err)
 
 
 def run(*command: str, stdin: str | None = None, **variables: str) -> Done:
