@@ -116,7 +116,7 @@ def _add_known(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         place = None
         if args.output not in (None, "-"):
-            place = stack.enter_context(SecretFile(args.output, what="the preshared key"))
+            place = stack.enter_context(SecretFile(args.output, what="preshared key"))
         warnings = peer_actions.add(file, peer)
         if place is None:
             hand_over(psk.reveal_base64(), None)
@@ -275,10 +275,10 @@ def _outputs(args: argparse.Namespace, text: str) -> Iterator[_Outputs]:
         for kind in ("png", "svg"):
             path = getattr(args, kind)
             if path is not None:
-                place = stack.enter_context(SecretFile(path, what="the code"))
+                place = stack.enter_context(SecretFile(path, what="code"))
                 files.append((place, qr.draw_picture(code, kind)))
         if args.output not in (None, "-"):
-            place = stack.enter_context(SecretFile(args.output, what="the configuration"))
+            place = stack.enter_context(SecretFile(args.output, what="configuration"))
             files.append((place, f"{text}\n".encode()))
         to_output = args.output == "-" or (args.output is None and not wants_code)
         colour = wants_colour(sys.stdout)

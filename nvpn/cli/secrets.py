@@ -22,8 +22,10 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def hand_over(text: str, path: str | None) -> None:
+def hand_over(text: str, path: str | None, *, what: str = "key") -> None:
     """Write one secret and a line end: to a new file of mode 0600, or to standard output.
+
+    ``what`` it is, for a message.
 
     Raises:
         PlatformError: the file exists already, or cannot be written.
@@ -32,7 +34,7 @@ def hand_over(text: str, path: str | None) -> None:
         _warn_if_others_can_read()
         write_output(f"{text}\n")
         return
-    with SecretFile(path, what="the key") as file:
+    with SecretFile(path, what=what) as file:
         file.fill(f"{text}\n".encode())
 
 
@@ -50,7 +52,7 @@ class SecretFile:
 
     def __init__(self, path: str, *, what: str) -> None:
         self._path = path
-        self._operation = f"write {what} to {path}"
+        self._operation = f"write the {what} to {path}"
         self._is_filled = False
         try:
             self._descriptor = os.open(
@@ -60,7 +62,7 @@ class SecretFile:
             raise PlatformError(
                 self._operation,
                 errno=errno.EEXIST,
-                hint="a key is never overwritten; remove the file first, or name another",
+                hint=f"a {what} is never overwritten; remove the file first, or name another",
             ) from None
         except OSError as error:
             raise PlatformError(self._operation, errno=error.errno or 0) from None

@@ -268,7 +268,7 @@ def test_a_file_is_new_private_and_there_before_anything_changes(toml: Place) ->
 
     refused = toml.add("phone", "--endpoint", "a:1", "-o", str(target))
     assert refused.status == 1
-    assert "a key is never overwritten" in refused.err
+    assert "a configuration is never overwritten" in refused.err
     assert (target.read_text(), toml.file.read_text()) == ("mine", TOML)
 
     target.unlink()
