@@ -56,7 +56,29 @@ def test_every_variable_that_the_program_reads_is_in_the_manual(manual: str) -> 
         assert name in manual, name
 
 
-@pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
+needs_man = pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
+
+
+@needs_man
+def test_every_verb_has_a_page_of_its_name(tmp_path: Path) -> None:
+    pages = tmp_path / "man8"
+    pages.mkdir()
+    for page in (*PAGES, *(ROOT / "man" / "also").iterdir()):
+        shutil.copy(page, pages)
+    for verb in VERBS:
+        for word in (verb.name, *verb.aliases):
+            done = subprocess.run(
+                ["man", "--warnings", "-M", tmp_path, "-E", "UTF-8", "nvpn", word],
+                env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, ""), word
+            assert f"nvpn {word}" in " ".join(done.stdout.split()), word
+
+
+@needs_man
 @pytest.mark.parametrize("page", sorted((ROOT / "man").glob("*.[0-9]")), ids=lambda p: p.name)
 def test_the_manuals_are_clean(page: Path) -> None:
     done = subprocess.run(
