@@ -106,6 +106,9 @@ class _Hook:
         except OSError as error:
             os.close(reading)
             raise PlatformError(self._operation, errno=error.errno or 0) from None
+        except BaseException:
+            os.close(reading)
+            raise
         finally:
             os.close(writing)
         os.set_blocking(reading, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -270,3 +271,39 @@ def test_a_second_signal_does_not_wait_for_predown(machine: Machine, story: Path
     group, last = lines(story)
     assert last == "PostDown"
     assert living(int(group)) == []
+
+
+def test_without_bash_sh_runs_them_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said: list[str] = []
+
+    asyncio.run(run_hooks("PreUp", ("echo %i by $0",), "wg0", show=said.append, limit=None))
+
+    assert said[1] == f"wg0 by {tmp_path}/sh"
+    assert "bash, which is missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("kill -9 $$", "cannot run PreUp hook 1 of wg0: SIGKILL"),
+        ("echo; exit 7", "cannot run PreUp hook 1 of wg0: exit status 7"),
+        ("nonesuch-command", "exit status 127; "),
+        ("(", "exit status 2; "),
+    ],
+)
+def test_how_one_failed_is_told(command: str, told: str) -> None:
+    with pytest.raises(PlatformError) as raised:
+        asyncio.run(run_hooks("PreUp", (command,), "wg0", show=lambda line: None, limit=None))
+
+    assert told in str(raised.value)
+
+
+def test_no_descriptor_is_left_of_a_hook() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        asyncio.run(run_hooks("PreUp", ("true", "echo x"), "wg0", show=print, limit=None))
+    assert sorted(os.listdir("/proc/self/fd")) == before
