@@ -7,9 +7,10 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from nvpn.config.findings import Findings, Place, quote
+from nvpn.errors import ConfigError, ConfigErrors
 
 MAX_CONFIG_BYTES: Final = 16 << 20
 MAX_SECRET_BYTES: Final = 4096
@@ -69,6 +70,25 @@ def read_config(
         findings.error(Place(str(path), line), "expected UTF-8 text, found other bytes")
         return None
     return TextFile(str(path), path, mode, text)
+
+
+def read_stream(stream: BinaryIO, suffix: str) -> TextFile:
+    """A configuration from standard input; its key files are looked for from here on.
+
+    Raises:
+        ConfigErrors: too long, or no text.
+    """
+    name = "standard input"
+    data = stream.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigErrors((ConfigError(f"is larger than {_size(MAX_CONFIG_BYTES)}", file=name),))
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = ConfigError("expected UTF-8 text, found other bytes", file=name, line=line)
+        raise ConfigErrors((problem,)) from None
+    return TextFile(name, Path.cwd() / f"wg0{suffix}", 0o600, text)
 
 
 def read_secret(text: str, config: TextFile, place: Place, findings: Findings) -> str | None:

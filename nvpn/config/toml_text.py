@@ -8,6 +8,8 @@ from typing import Final
 
 WIDTH: Final = 88
 """Lists beyond this many columns get a line for each element."""
+_SPARED: Final = re.compile(r'["\\]')
+_NO_LITERAL: Final = re.compile(r"['\x00-\x1f\x7f]")
 _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\t": "\\t"}
 
 
@@ -26,7 +28,9 @@ def format_value(value: str | int | bool | Sequence[str], *, indent: int = 0) ->
 
 
 def format_text(text: str) -> str:
-    """In double quotes, with what TOML wants escaped."""
+    """In double quotes, with what TOML wants escaped; or in single ones, where that spares it."""
+    if _SPARED.search(text) and not _NO_LITERAL.search(text):
+        return f"'{text}'"
     return '"' + re.sub(r'["\\\x00-\x1f\x7f]', _escape, text) + '"'
 
 

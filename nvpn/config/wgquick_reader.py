@@ -66,6 +66,30 @@ _FOR_US: Final = re.compile(r"\s*#\s*nvpn:\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*?)
 _SECTIONS: Final = {"[interface]": "Interface", "[peer]": "Peer"}
 
 
+KEYS: Final = {
+    "Interface": {name.lower(): key for name, key in _INTERFACE_KEYS.items()},
+    "Peer": {name.lower(): key for name, key in _PEER_KEYS.items()},
+}
+"""By section: what is written, in lower case, and its name in nvpn.toml(5)."""
+WRITTEN: Final = {
+    "Interface": {key: name for name, key in _INTERFACE_KEYS.items()},
+    "Peer": {key: name for name, key in _PEER_KEYS.items()},
+}
+"""The other way round, as people write it."""
+
+
+def find_comment_key(line: str) -> tuple[str, str] | None:
+    """The key and the value of a comment for us, such as ``# nvpn: netns = blue``."""
+    match = _FOR_US.fullmatch(line)
+    return None if match is None else (match[1], match[2])
+
+
+def find_name(line: str) -> str:
+    """What a comment such as ``# Name = laptop`` names; empty for others."""
+    match = _NAME.fullmatch(line)
+    return "" if match is None else match[1]
+
+
 def read_wgquick(source: TextFile, draft: Draft, findings: Findings) -> None:
     """Add what the file says to the draft, and every mistake in it to the findings."""
     draft.unique_names = False  # They come from comments, which promise nothing.
@@ -110,15 +134,15 @@ class _Reader:
             self._source.warn_if_writable(self._findings)
 
     def _read_comment(self, line: str, number: int) -> None:
-        for_us = _FOR_US.fullmatch(line)
+        for_us = find_comment_key(line)
         if for_us is not None and self._section is not None:
-            self._read_for_us(self._section, for_us[1], for_us[2], number)
+            self._read_for_us(self._section, *for_us, number)
             return
-        match = _NAME.fullmatch(line)
-        if match is None or self._peer is None or self._peer.name:
+        name = find_name(line)
+        if not name or self._peer is None or self._peer.name:
             return
         try:
-            self._peer.name = values.check_name(match[1])
+            self._peer.name = values.check_name(name)
         except ValueError:
             pass  # It is only a comment.
 
@@ -182,7 +206,7 @@ class _Reader:
                 setattr(interface, key, value)
 
     def _add_endpoint(self, peer: PeerDraft, text: str, place: Place) -> None:
-        endpoint = self._parse(_parse_endpoint, text, place)
+        endpoint = self._parse(parse_endpoint, text, place)
         if endpoint is None:
             return
         if endpoint in peer.other_endpoints:
@@ -291,13 +315,13 @@ class _Reader:
         if key in ("private_key", "public_key", "preshared_key"):
             self._read_key(key, text, place)
         elif peer is None and key == "listen_port":
-            interface.listen_port = self._parse(_parse_port, text, place)
+            interface.listen_port = self._parse(parse_listen_port, text, place)
         elif peer is None and key == "mtu":
             interface.mtu = self._parse(values.parse_mtu, text, place)
         elif peer is None:
             interface.fwmark = self._parse(values.parse_fwmark, text, place) or 0
         elif key == "endpoint":
-            peer.endpoint = self._parse(_parse_endpoint, text, place)
+            peer.endpoint = self._parse(parse_endpoint, text, place)
         else:
             peer.persistent_keepalive = self._parse(values.parse_keepalive, text, place) or 0
 
@@ -330,7 +354,8 @@ class _Reader:
             return None
 
 
-def _parse_port(text: str) -> int:
+def parse_listen_port(text: str) -> int:
+    """A number, or the name of a service, as wg takes it. Raises ValueError."""
     if not text.isdigit():
         try:
             return socket.getservbyname(text, "udp")
@@ -339,9 +364,10 @@ def _parse_port(text: str) -> int:
     return values.parse_port(text)
 
 
-def _parse_endpoint(text: str) -> HostPort:
+def parse_endpoint(text: str) -> HostPort:
+    """As wg takes it, whose IPv6 addresses need no brackets. Raises ValueError."""
     host, port = values.split_endpoint(text, bare_ipv6=True)
-    return values.make_endpoint(host, _parse_port(port))
+    return values.make_endpoint(host, parse_listen_port(port))
 
 
 def _parse_workers(text: str) -> int:
