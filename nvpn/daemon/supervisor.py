@@ -134,7 +134,9 @@ class Supervisor:
         Raises:
             NvpnError: the file has mistakes, or the host refused; all is as before.
         """
+        self._expect_going_on()
         async with self._changing:
+            self._expect_going_on()
             session, config = self._of_file("change it with: nvpn set")
             path = config.path
             self._reporter.reloading()
@@ -147,21 +149,26 @@ class Supervisor:
 
     async def _save(self, lines: Sequence[str]) -> list[str]:
         """Write the running state into the file. Returns warnings. Raises NvpnError."""
-        async with self._changing:
-            session, _ = self._of_file("print its settings with: nvpn showconf")
+        session, _ = self._of_file("print its settings with: nvpn showconf")
+        if self._is_stopping:
+            # A PreDown hook may ask for it: the way to the end waits for the hook then.
             return await session.save()
+        async with self._changing:
+            return await session.save()
+
+    def _expect_going_on(self) -> None:
+        if self._is_stopping:
+            raise ControlError(errno.EAGAIN, f"{self._name} is going down")
 
     def _of_file(self, instead: str) -> tuple[Session, TunnelConfig]:
         """The session and its configuration, now that it is to be changed.
 
         Raises:
-            ControlError: it is not ready yet or any more, or was not started from a file.
+            ControlError: it is not ready yet, or was not started from a file.
         """
         session = self._session
         if session is None:
             raise ControlError(errno.EAGAIN, f"{self._name} is still starting; try again")
-        if self._is_stopping:
-            raise ControlError(errno.EAGAIN, f"{self._name} is going down")
         if session.config is None:
             raise ControlError(
                 errno.EINVAL,
