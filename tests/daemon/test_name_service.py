@@ -247,6 +247,24 @@ def test_no_dns_leaves_the_file_alone(host: NamedMachine) -> None:
     assert host.resolv_conf_now() == before
 
 
+@pytest.mark.root
+def test_a_namespace_gets_names_and_its_host_keeps_its_own(host: NamedMachine) -> None:
+    before = host.resolv_conf_now()
+    host.run("ip", "netns", "add", "blue")
+    file = host.etc / "wg0.toml"
+    file.write_text(file.read_text().replace(DNS, f'{DNS}netns = "blue"\n'))
+    in_blue = ("ip", "netns", "exec", "blue", "getent", "ahostsv4")
+
+    assert host.nvpn("up", "wg0.toml").stderr == ""
+
+    assert host.run(*in_blue, "printer").split()[0] == WHERE
+    assert host.ask(NAME) == ""
+    assert host.resolv_conf_now() == before
+    host.nvpn("down", "wg0")
+    assert not (host.own_etc / "netns" / "blue").exists()
+    host.run("ip", "netns", "delete", "blue")
+
+
 # --- the service itself ---------------------------------------------------------------------
 
 
