@@ -146,14 +146,18 @@ class NamedMachine(Machine):
         self.world.processes.append(process)
 
 
-def serve_names(machine: Machine, address: str, *records: str) -> None:
-    """A dnsmasq on the machine: ``name,address`` each, and nothing else."""
+def serve_names(machine: Machine, address: str, *records: str, hanging: str = "") -> None:
+    """A dnsmasq on the machine: ``name,address`` each (and a TTL), and nothing else.
+
+    ``hanging``: a name, and the address of a server that does not exist, which it asks.
+    """
     if shutil.which("dnsmasq") is None:
         pytest.skip("needs dnsmasq; scripts/install-peers installs it")
     machine.host.start(
         "dnsmasq", "-k", "-C", "/dev/null", "--no-resolv", "--no-hosts", "--user=root",
         "--pid-file=", "--bind-interfaces", f"--listen-address={address}",
         *(f"--host-record={record}" for record in records),
+        *([f"--server=/{hanging.replace(',', '/')}"] if hanging else []),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
