@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from nvpn.config.edit import ConfigFile, NewPeer
 from nvpn.config.load import SEARCHED, SUFFIXES, find
-from nvpn.config.model import PeerConfig, TunnelConfig
+from nvpn.config.model import HostPort, PeerConfig, TunnelConfig
 from nvpn.control import client
 from nvpn.control.client import TunnelRecord
 from nvpn.errors import ConfigError, ConfigErrors, ControlError, NvpnError, PlatformError
@@ -88,14 +89,14 @@ def add(file: ConfigFile, peer: NewPeer) -> list[str]:
         NvpnError: the file would have mistakes, or the tunnel refused; nothing has changed.
     """
     file.add_peer(peer)
-    return _commit(file, peer.public_key, _lines_to_add(peer), should_be_there=True)
+    return _commit(file, peer.public_key, lambda: _lines_to_add(peer), should_be_there=True)
 
 
 def remove(file: ConfigFile, key: PublicKey) -> list[str]:
     """The opposite of :func:`add`."""
     file.remove_peer(key)
     lines = [f"public_key={key.hex}", "remove=true"]
-    return _commit(file, key, lines, should_be_there=False)
+    return _commit(file, key, lambda: lines, should_be_there=False)
 
 
 def find_running(name: str) -> TunnelRecord | None:
@@ -107,7 +108,7 @@ def find_running(name: str) -> TunnelRecord | None:
 
 
 def _commit(
-    file: ConfigFile, key: PublicKey, lines: Sequence[str], *, should_be_there: bool
+    file: ConfigFile, key: PublicKey, lines: Callable[[], list[str]], *, should_be_there: bool
 ) -> list[str]:
     name = examined(file).name
     put_back = file.write()
@@ -127,7 +128,7 @@ def _commit(
     return warnings
 
 
-def _tell(name: str, lines: Sequence[str]) -> list[str]:
+def _tell(name: str, lines: Callable[[], list[str]]) -> list[str]:
     """Have the file read again; whoever runs without one is told what changes."""
     try:
         answer = client.request(name, "nvpn_reload", timeout=_RELOAD_SECONDS)
@@ -136,7 +137,7 @@ def _tell(name: str, lines: Sequence[str]) -> list[str]:
             raise
     else:
         return client.messages(answer)
-    client.request(name, "set", list(lines))
+    client.request(name, "set", lines())
     return [f"{name} was not started by nvpn from a file, so that no routes have changed"]
 
 
@@ -151,8 +152,15 @@ def _lines_to_add(peer: NewPeer) -> list[str]:
     lines = [f"public_key={peer.public_key.hex}", "replace_allowed_ips=true"]
     if peer.preshared_key is not None:
         lines.append(f"preshared_key={peer.preshared_key.reveal_hex()}")
-    if peer.endpoint is not None and peer.endpoint.is_literal:
-        lines.append(f"endpoint={peer.endpoint}")
+    if peer.endpoint is not None:
+        lines.append(f"endpoint={_resolve(peer.endpoint)}")
     if peer.persistent_keepalive:
         lines.append(f"persistent_keepalive_interval={peer.persistent_keepalive}")
     return [*lines, *(f"allowed_ip={prefix}" for prefix in peer.allowed_ips)]
+
+
+def _resolve(endpoint: HostPort) -> str:
+    """Its address now: who runs without a file looks up no names. Raises NvpnError."""
+    from nvpn.control.wg_endpoint import resolve_endpoint
+
+    return resolve_endpoint(str(endpoint), retries=0, sleep=time.sleep, tell=lambda _: None)

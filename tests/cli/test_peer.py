@@ -553,12 +553,16 @@ def test_a_tunnel_without_a_file_is_told_the_change_alone(
     server.nvpn("device", "wg7")
     file = server.write(CONF, "wg7.conf")
 
-    added = server.nvpn("peer", "add", "office", "--public-key", NEW, "--tunnel", "wg7.conf")
+    added = server.nvpn(
+        "peer", "add", "office", "--public-key", NEW, "--tunnel", "wg7.conf",
+        "--endpoint", "localhost:5",
+    )  # fmt: skip
     assert added.stderr == (
         "warning: wg7 was not started by nvpn from a file, so that no routes have changed\n"
     )
-    ((key, _, _, allowed_ips, *_),) = server.record("wg7")[1:]
+    ((key, _, endpoint, allowed_ips, *_),) = server.record("wg7")[1:]
     assert (key, allowed_ips) == (NEW, "10.8.0.3/32,fd08::2/128")
+    assert endpoint in ("127.0.0.1:5", "[::1]:5")
 
     server.nvpn("peer", "rm", NEW, "--tunnel", "wg7.conf")
     assert server.record("wg7")[1:] == []
