@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,23 @@ def test_unset_again_or_without_set_changes_nothing(place: Place) -> None:
     for _ in range(2):
         place.writer().unset(ONE)
         assert place.path.read_bytes() == OLD
+
+
+def test_many_daemons_at_once_leave_it_as_it_was(place: Place) -> None:
+    """Each has its own open directory, and so its own lock."""
+
+    def come_and_go(number: int) -> None:
+        link = Link(number, f"wg{number}", 1420, True)
+        for _ in range(3):
+            place.writer().set(link, servers(f"10.0.0.{number}"))
+            assert place.path.read_bytes().startswith(b"# written by nvpn for wg")
+            place.writer().unset(link)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(1, 5)))
+
+    assert place.path.read_bytes() == OLD
+    assert place.names() == {"resolv.conf"}
 
 
 # --- others write, too --------------------------------------------------------------------
