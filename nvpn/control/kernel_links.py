@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 
 _KIND = b"wireguard"
 
@@ -35,24 +36,15 @@ def list_wireguard_links() -> list[str]:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
             kernel.settimeout(_TIMEOUT_SECONDS)
             kernel.send(_request())
-            return list(_read_names(kernel))
+            return read_names(iter(lambda: kernel.recv(1 << 16), b""))
     except OSError:
         return []
 
 
-def _request() -> bytes:
-    # The kernel may leave out other links, but only if it has had a WireGuard already.
-    kind = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, _KIND + b"\0"))
-    mask = _attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
-    body = bytes(_LINK_BYTES) + mask + kind
-    head = _HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
-    return head + body
-
-
-def _read_names(kernel: socket.socket) -> list[str]:
+def read_names(answers: Iterable[bytes]) -> list[str]:
+    """The names of the WireGuard links in a dump, as it was received."""
     names: list[str] = []
-    while True:
-        data = kernel.recv(1 << 16)
+    for data in answers:
         at = 0
         while at + _HEADER.size <= len(data):
             length, kind, _, _, _ = _HEADER.unpack_from(data, at)
@@ -65,6 +57,16 @@ def _read_names(kernel: socket.socket) -> list[str]:
                     name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0")
                     names.append(name.decode(errors="surrogateescape"))
             at += length + 3 & ~3
+    return names
+
+
+def _request() -> bytes:
+    # The kernel may leave out other links, but only if it has had a WireGuard already.
+    kind = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, _KIND + b"\0"))
+    mask = _attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
+    body = bytes(_LINK_BYTES) + mask + kind
+    head = _HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+    return head + body
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
