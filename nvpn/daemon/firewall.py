@@ -100,6 +100,10 @@ class TunnelFirewall:
         """Take it away. Raises PlatformError."""
         self._drop(switch_table(self._name))
 
+    def distrust(self) -> None:
+        """Others may have removed what we set: the next time it is set again, as it is."""
+        self._texts.clear()
+
     def _set(self, table: str, text: str) -> None:
         if self._texts.get(table) == text:
             return

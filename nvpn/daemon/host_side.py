@@ -88,7 +88,8 @@ class HostSide:
         host.extend(settings)
         host.reduce(settings)
         self._undo.callback(self._routing.withdraw, keep_guard=True)
-        self._routing.apply(hosted, host.link, mark=config.interface.fwmark)
+        # Also what IPv6 is not to be had of: it must not go past the tunnel instead.
+        self._routing.apply(config, host.link, mark=config.interface.fwmark)
         netns = config.interface.netns
         self._name_service = NameService(host.link, self._leftovers, warn=self._warn, netns=netns)
         self._undo.push_async_callback(self._name_service.unset)
@@ -119,7 +120,7 @@ class HostSide:
         undo.callback(self._set_mtu, before)
         self._adapt_mtu(new, endpoints)
         self._routing.guard(new)
-        reroute = self._routing.change(hosted, host.link, mark=new.interface.fwmark)
+        reroute = self._routing.change(new, host.link, mark=new.interface.fwmark)
 
         def finish() -> None:
             host.reduce(settings)

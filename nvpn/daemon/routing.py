@@ -157,11 +157,16 @@ class Routing:
         """Connected networks may be others now: the kill switch's LAN follows.
 
         And what others removed is put back: ``wg-quick down`` takes all rules away that look
-        like its own. Never raises.
+        like its own, networkd all that it does not know, ``nft flush ruleset`` everything.
+        Never raises.
         """
         self.settle()
-        if self._in_force.has_switch:
-            self._try(lambda: self._set_switch(self._in_force.marks))
+        target = self._in_force
+        self._firewall.distrust()
+        if target.versions:
+            self._set_guard(target.addresses, target.marks)
+        if target.has_switch:
+            self._try(lambda: self._set_switch(target.marks))
 
     def settle(self) -> None:
         """Make sure that all is there: the interface came up again, … Never raises.
@@ -170,6 +175,8 @@ class Routing:
         """
         if self._link is None:
             return  # a bare device, or one that has no link yet: there is nothing of ours
+        for end in self._ends:
+            self._try(lambda end=end: self._kernel.claim(*end))  # type: ignore[misc]
         try:
             self._add_routes(self._routes)
         except PlatformError as error:
@@ -243,7 +250,7 @@ class Routing:
                 self._add_block(version, target.mark)
 
     def _end(self, version: int, target: _Target) -> bool:
-        """Make the table end. False, with a warning, where there is no such IP version."""
+        """Make the table end. False where there is no such IP version, so that nothing leaks."""
         end = (version, target.mark)
         if end in self._ends:
             return True
@@ -256,14 +263,20 @@ class Routing:
             self._ends.remove(end)
             if version == 4 or error.errno not in NO_FAMILY:
                 raise
-            self._warn(f"{self._name} is no default route for IPv6: {error}")
+            _log.info("%s is no default route for IPv6: %s", self._name, error)
             return False
         return True
 
     def _add_routes(self, routes: Iterable[tuple[int, Prefix]]) -> None:
+        """Where IPv6 is switched off for the interface alone, its table just ends."""
         assert self._link is not None
-        for table, prefixes in _by_table(routes).items():
-            self._netconf.add_routes(self._link, prefixes, table=table)
+        for (table, version), prefixes in _by_table(routes).items():
+            try:
+                self._netconf.add_routes(self._link, prefixes, table=table)
+            except PlatformError as error:
+                if version == 4 or error.errno not in NO_FAMILY:
+                    raise
+                _log.info("%s", error)
             self._routes |= {(table, prefix) for prefix in prefixes}
 
     def _add_block(self, version: int, mark: int) -> None:
@@ -330,7 +343,7 @@ class Routing:
                 gone = list(block)
             for rule in reversed(gone):
                 self._try(lambda rule=rule: self._kernel.remove(rule))  # type: ignore[misc]
-        for table, prefixes in _by_table(self._routes - target.routes).items():
+        for (table, _), prefixes in _by_table(self._routes - target.routes).items():
             self._try(lambda p=prefixes, t=table: self._remove_routes(p, t))  # type: ignore[misc]
         self._routes &= target.routes
         wanted = {(version, target.mark) for version in target.versions}
@@ -347,7 +360,7 @@ class Routing:
         assert self._link is not None
         self._netconf.remove_routes(self._link, prefixes, table=table)
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _try(self, act: Callable[[], object]) -> None:
         """Do it; a refusal is logged, for there is nobody left to refuse anything to."""
         try:
             act()
@@ -417,11 +430,14 @@ def undo_rules(name: str, value: Any) -> None:
         kernel.close()
 
 
-def _by_table(routes: Iterable[tuple[int, Prefix]]) -> dict[int, frozenset[Prefix]]:
-    found: defaultdict[int, set[Prefix]] = defaultdict(set)
+def _by_table(
+    routes: Iterable[tuple[int, Prefix]],
+) -> dict[tuple[int, int], frozenset[Prefix]]:
+    """By table and IP version."""
+    found: defaultdict[tuple[int, int], set[Prefix]] = defaultdict(set)
     for table, prefix in routes:
-        found[table].add(prefix)
-    return {table: frozenset(prefixes) for table, prefixes in found.items()}
+        found[table, prefix.version].add(prefix)
+    return {key: frozenset(prefixes) for key, prefixes in found.items()}
 
 
 def _first_name_server() -> bytes | None:

@@ -31,9 +31,9 @@ from nvpn.netconf.linux_rules import PROTOCOL as RULE_PROTOCOL
 
 @dataclass(frozen=True, slots=True)
 class DefaultRouteChanged:
-    """A default route came, went, or leads elsewhere; or a policy rule of somebody else's
-    came or went; or a link that has addresses went up or down, with which its routes come
-    and go without a word.
+    """A default route came, went, or leads elsewhere; or a policy rule went, or one that is
+    not nvpn's came; or a link that has addresses went up or down, with which its routes
+    come and go without a word.
     """
 
 
@@ -187,7 +187,7 @@ class LinuxChanges:
             if kind in (_NEWROUTE, _DELROUTE):
                 return self._read_route(body, is_new=kind == _NEWROUTE)
             if kind in (_NEWRULE, _DELRULE):
-                return _read_rule(body)
+                return _read_rule(body, is_new=kind == _NEWRULE)
             if kind in (_NEWLINK, _DELLINK):
                 return self._read_link(body, is_new=kind == _NEWLINK)
         except struct.error:
@@ -260,11 +260,11 @@ class LinuxChanges:
         return DefaultRouteChanged()
 
 
-def _read_rule(body: bytes) -> NetworkEvent | None:
-    """Rules of our own come with routes of our own, which are told where they matter."""
+def _read_rule(body: bytes, *, is_new: bool) -> NetworkEvent | None:
+    """New rules of nvpn's own come with routes, which are told where they matter."""
     attributes = dict(_attributes(body[_RULE.size :]))
     is_ours = attributes.get(_FRA_PROTOCOL) == bytes([RULE_PROTOCOL])
-    return None if is_ours else DefaultRouteChanged()
+    return None if is_new and is_ours else DefaultRouteChanged()
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -195,6 +195,40 @@ def test_what_a_killed_daemon_left_is_cleared_away(roads: Roads) -> None:
     assert roads.host_state() == before
 
 
+def test_ipv6_that_the_interface_cannot_have_does_not_go_past_it(roads: Roads) -> None:
+    client = roads.client
+    before = roads.host_state()
+    client.host.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+    client.write(roads.configuration())
+
+    up = client.nvpn("up", "wg0.toml")
+
+    assert up.stderr == (
+        "warning: IPv6 is switched off here: fd09::2/64 and 1 route are left out\n"
+    )
+    assert client.host.ping(OUTSIDE) == (3, 3)
+    assert client.host.run("ip", "-6", "route", "get", OUTSIDE_V6, check=False) == ""
+    assert device_to(roads, "fd77:1::2") == roads.wire
+    client.nvpn("down", "wg0")
+    assert roads.host_state() == before
+
+
+def test_what_others_removed_is_put_back_when_the_network_changes(roads: Roads) -> None:
+    client = roads.client
+    client.write(roads.configuration("kill_switch = true"))
+    client.nvpn("up", "wg0.toml")
+    there = roads.host_state()
+    for command in (
+        "nft flush ruleset",
+        "ip route del unreachable default table 51820 metric 4294967295",
+        "ip rule del priority 32764",
+        "ip -6 rule del priority 32765",
+    ):
+        client.host.run(*command.split())
+
+    wait_until(lambda: roads.host_state() == there, 5, "all is back")
+
+
 def test_a_failed_start_leaves_nothing(roads: Roads) -> None:
     client = roads.client
     before = roads.host_state()

@@ -124,13 +124,13 @@ def test_default_routes_are_told_and_no_others() -> None:
 
 @in_new_namespace
 @pytest.mark.parametrize("family", ("-4", "-6"))
-def test_policy_rules_are_told_but_for_those_of_nvpn(family: str) -> None:
+def test_policy_rules_are_told_but_for_new_ones_of_nvpn(family: str) -> None:
     watched = Watched()
 
     assert watched.after(f"{family} rule add fwmark 7 lookup 12") == [ROUTES]
     assert watched.after(f"{family} rule delete fwmark 7 lookup 12") == [ROUTES]
     assert watched.after(f"{family} rule add fwmark 7 lookup 12 protocol 110") == []
-    assert watched.after(f"{family} rule delete fwmark 7 lookup 12") == []
+    assert watched.after(f"{family} rule delete fwmark 7 lookup 12") == [ROUTES]
 
 
 @in_new_namespace
