@@ -130,6 +130,8 @@ class _Bus:
             raise PlatformError(
                 self._operation, hint="the system bus does not let us in"
             ) from None
+        except Exception:
+            raise self._nonsense() from None
         try:
             self._ask(self._messages.Hello())
         except _BusError as error:
@@ -203,6 +205,9 @@ class _Bus:
             raise self._silence() from None
         except OSError as error:
             raise PlatformError(self._operation, errno=error.errno or 0) from None
+        except Exception:
+            # jeepney's parser has no error of its own for bytes that make no sense.
+            raise self._nonsense() from None
         if answer.header.message_type is MessageType.error:
             text = answer.body[0] if answer.body and isinstance(answer.body[0], str) else ""
             raise _BusError(answer.header.fields.get(HeaderFields.error_name, ""), text)
@@ -227,6 +232,9 @@ class _Bus:
         return PlatformError(
             self._operation, hint=f"the system bus did not answer within {_SECONDS:g} seconds"
         )
+
+    def _nonsense(self) -> PlatformError:
+        return PlatformError(self._operation, hint="what answers is no system bus")
 
     def _refusal(self, error: _BusError) -> PlatformError:
         kind = WriterAbsentError if error.name in _NOBODY_THERE else PlatformError

@@ -50,7 +50,7 @@ def silent_bus(path: Path, *answers: bytes) -> Iterator[None]:
                 return
             with connection:
                 for answer in answers:
-                    while not connection.recv(4096).endswith(b"\r\n"):
+                    while b"\r\n" not in connection.recv(4096):
                         pass
                     connection.sendall(answer)
                 while connection.recv(4096):
@@ -116,6 +116,23 @@ def test_a_bus_that_refuses_us_says_so(bus: Path) -> None:
         silent_bus(bus, b"REJECTED EXTERNAL\r\n"),
         pytest.raises(PlatformError, match="the system bus does not let us in"),
     ):
+        ResolvedWriter().set(LOOPBACK, WANTED)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n",),
+        (b"\xff\xfe\r\n",),
+        (b"OK 1234deadbeef\r\n", b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"),
+        (b"OK 1234deadbeef\r\n", b"l\x02\x01\x01" + bytes(11) + b"\xff" + b"\xff" * 64),
+    ],
+)
+def test_what_is_no_bus_is_refused_whatever_it_says(
+    bus: Path, monkeypatch: pytest.MonkeyPatch, answers: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(resolved, "_SECONDS", 0.3)
+    with silent_bus(bus, *answers), pytest.raises(PlatformError):
         ResolvedWriter().set(LOOPBACK, WANTED)
 
 
