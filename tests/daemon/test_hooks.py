@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import time
 from pathlib import Path
 
 import pytest
 
-from nvpn.daemon.hooks import run_hooks
-from nvpn.errors import PlatformError
 from nvpn.model.keys import PrivateKey
+from tests.support.groups import living
 from tests.support.machines import Machine
 from tests.support.world import wait_until
 
@@ -37,20 +34,6 @@ def write(machine: Machine, *hooks: str, text: str = CONFIG) -> None:
 
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
-
-
-def living(group: int) -> list[str]:
-    """What runs in a process group, the dead that nobody has waited for left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            name, _, rest = (entry / "stat").read_text().rpartition(")")
-        except OSError:
-            continue
-        state, _, its_group = rest.split()[:3]
-        if int(its_group) == group and state != "Z":
-            found.append(name)
-    return found
 
 
 @pytest.fixture
@@ -220,38 +203,6 @@ def test_what_they_print_is_told_but_commands_only_to_who_starts_the_tunnel(
     assert "my-secret" not in output
 
 
-def test_one_that_does_not_end_in_time_is_ended_with_all_that_it_started() -> None:
-    said: list[str] = []
-
-    async def run() -> None:
-        await run_hooks(
-            "PreDown",
-            ("echo $$; trap 'echo asked; exit' TERM; sleep 1000 & wait",),
-            "wg0",
-            show=said.append,
-            limit=0.3,
-        )
-
-    with pytest.raises(PlatformError) as raised:
-        asyncio.run(run())
-
-    assert str(raised.value) == (
-        "cannot run PreDown hook 1 of wg0; it has not ended after 0.3 seconds"
-    )
-    assert said[2:] == ["asked"]
-    assert living(int(said[1])) == []
-
-
-def test_a_line_without_end_does_not_fill_the_memory() -> None:
-    said: list[str] = []
-    command = "head -c 100000 /dev/zero | tr '\\0' x"
-
-    asyncio.run(run_hooks("PreUp", (command,), "wg0", show=said.append, limit=None))
-
-    assert max(len(line) for line in said) == 4096
-    assert sum(len(line) for line in said[1:]) == 100_000
-
-
 def test_a_second_signal_does_not_wait_for_predown(machine: Machine, story: Path) -> None:
     write(
         machine,
@@ -271,39 +222,3 @@ def test_a_second_signal_does_not_wait_for_predown(machine: Machine, story: Path
     group, last = lines(story)
     assert last == "PostDown"
     assert living(int(group)) == []
-
-
-def test_without_bash_sh_runs_them_and_the_log_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "sh").symlink_to("/bin/sh")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    said: list[str] = []
-
-    asyncio.run(run_hooks("PreUp", ("echo %i by $0",), "wg0", show=said.append, limit=None))
-
-    assert said[1] == f"wg0 by {tmp_path}/sh"
-    assert "bash, which is missing" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("command", "told"),
-    [
-        ("kill -9 $$", "cannot run PreUp hook 1 of wg0: SIGKILL"),
-        ("echo; exit 7", "cannot run PreUp hook 1 of wg0: exit status 7"),
-        ("nonesuch-command", "exit status 127; "),
-        ("(", "exit status 2; "),
-    ],
-)
-def test_how_one_failed_is_told(command: str, told: str) -> None:
-    with pytest.raises(PlatformError) as raised:
-        asyncio.run(run_hooks("PreUp", (command,), "wg0", show=lambda line: None, limit=None))
-
-    assert told in str(raised.value)
-
-
-def test_no_descriptor_is_left_of_a_hook() -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        asyncio.run(run_hooks("PreUp", ("true", "echo x"), "wg0", show=print, limit=None))
-    assert sorted(os.listdir("/proc/self/fd")) == before

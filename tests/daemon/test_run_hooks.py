@@ -1,0 +1,81 @@
+"""Commands of a configuration, run without a tunnel around them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from nvpn.daemon.hooks import run_hooks
+from nvpn.errors import PlatformError
+from tests.support.groups import living
+
+
+def test_one_that_does_not_end_in_time_is_ended_with_all_that_it_started() -> None:
+    said: list[str] = []
+
+    async def run() -> None:
+        await run_hooks(
+            "PreDown",
+            ("echo $$; trap 'echo asked; exit' TERM; sleep 1000 & wait",),
+            "wg0",
+            show=said.append,
+            limit=0.3,
+        )
+
+    with pytest.raises(PlatformError) as raised:
+        asyncio.run(run())
+
+    assert str(raised.value) == (
+        "cannot run PreDown hook 1 of wg0; it has not ended after 0.3 seconds"
+    )
+    assert said[2:] == ["asked"]
+    assert living(int(said[1])) == []
+
+
+def test_a_line_without_end_does_not_fill_the_memory() -> None:
+    said: list[str] = []
+    command = "head -c 100000 /dev/zero | tr '\\0' x"
+
+    asyncio.run(run_hooks("PreUp", (command,), "wg0", show=said.append, limit=None))
+
+    assert max(len(line) for line in said) == 4096
+    assert sum(len(line) for line in said[1:]) == 100_000
+
+
+def test_without_bash_sh_runs_them_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said: list[str] = []
+
+    asyncio.run(run_hooks("PreUp", ("echo %i by $0",), "wg0", show=said.append, limit=None))
+
+    assert said[1] == f"wg0 by {tmp_path}/sh"
+    assert "bash, which is missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("kill -9 $$", "cannot run PreUp hook 1 of wg0: SIGKILL"),
+        ("echo; exit 7", "cannot run PreUp hook 1 of wg0: exit status 7"),
+        ("nonesuch-command", "exit status 127; "),
+        ("(", "exit status 2; "),
+    ],
+)
+def test_how_one_failed_is_told(command: str, told: str) -> None:
+    with pytest.raises(PlatformError) as raised:
+        asyncio.run(run_hooks("PreUp", (command,), "wg0", show=lambda line: None, limit=None))
+
+    assert told in str(raised.value)
+
+
+def test_no_descriptor_is_left_of_a_hook() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        asyncio.run(run_hooks("PreUp", ("true", "echo x"), "wg0", show=print, limit=None))
+    assert sorted(os.listdir("/proc/self/fd")) == before
