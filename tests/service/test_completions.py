@@ -17,6 +17,8 @@ from nvpn.model.keys import PrivateKey
 from tests.support import shells
 from tests.support.cli import ROOT
 
+once = pytest.mark.once
+
 PEER = PrivateKey(bytes(range(32))).public().base64
 SECRET = PrivateKey(bytes(range(1, 33))).reveal_base64()
 
@@ -75,6 +77,7 @@ def test_the_files_are_what_the_script_makes(tmp_path: Path) -> None:
         assert made == (ROOT / "completions" / file).read_text(), f"run {script.name} again"
 
 
+@once
 def test_every_verb_is_offered(typist: Typist) -> None:
     words = {word for verb in VERBS for word in (verb.name, *verb.aliases)} | {"help"}
     assert typist.offered("nvpn ") == words
@@ -82,6 +85,7 @@ def test_every_verb_is_offered(typist: Typist) -> None:
     assert typist.offered("nvpn help dem") == {"demo"}
 
 
+@once
 def test_options_and_what_may_follow_them_are_offered(typist: Typist) -> None:
     assert typist.offered("nvpn up --fo") == {"--foreground"}
     assert typist.offered("nvpn up --log-level ") == {"debug", "info", "warning", "error"}
@@ -89,6 +93,7 @@ def test_options_and_what_may_follow_them_are_offered(typist: Typist) -> None:
     assert typist.offered("nvpn show --j") == {"--json"}
 
 
+@once
 def test_interfaces_that_run_are_offered_where_one_is_meant(typist: Typist) -> None:
     assert typist.offered("nvpn show ") == {"wg7", "vpn", "all", "interfaces"}
     assert typist.offered("nvpn showconf ") == {"wg7", "vpn"}
@@ -96,12 +101,14 @@ def test_interfaces_that_run_are_offered_where_one_is_meant(typist: Typist) -> N
     assert typist.offered("nvpn device ") == set()
 
 
+@once
 def test_fields_are_offered_behind_the_interface(typist: Typist) -> None:
     assert typist.offered("nvpn show wg7 ") == set(FIELDS)
     assert typist.offered("nvpn show --plain wg7 end") == {"endpoints"}
     assert typist.offered("nvpn show wg7 endpoints ") == set()
 
 
+@once
 def test_configurations_are_offered_and_no_other_files(typist: Typist) -> None:
     assert typist.offered("nvpn up wg7") == {"wg7.toml"}
     assert typist.offered("nvpn up of") == {"office.conf"}
@@ -110,6 +117,7 @@ def test_configurations_are_offered_and_no_other_files(typist: Typist) -> None:
     assert typist.offered("nvpn genkey -o no") == {"notes.txt"}
 
 
+@once
 def test_the_words_of_set_are_offered_where_they_make_sense(typist: Typist) -> None:
     assert typist.offered("nvpn set ") == {"wg7", "vpn"}
     assert typist.offered("nvpn set wg7 ") == {"listen-port", "fwmark", "private-key", "peer"}
@@ -120,12 +128,14 @@ def test_the_words_of_set_are_offered_where_they_make_sense(typist: Typist) -> N
     assert typist.offered(f"nvpn set wg7 peer {PEER} allowed-ips 10.0.0.1/32 en") == {"endpoint"}
 
 
+@once
 def test_public_keys_are_offered_and_secrets_never(typist: Typist) -> None:
     assert typist.offered("nvpn set wg7 peer ") == {PEER}
     # The file's name, not what is in it.
     assert typist.offered("nvpn set wg7 private-key wg7.k") == {"wg7.key"}
 
 
+@once
 def test_what_nobody_knows_offers_nothing_and_says_nothing(typist: Typist) -> None:
     assert typist.offered("nvpn nosuch x") == set()
     assert typist.offered("nvpn set nosuch peer ") == set()
