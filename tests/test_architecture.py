@@ -40,7 +40,6 @@ ONLY_IN = {
     "uvloop": "daemon",
     "numpy": "datapath/python",
     "tomli": "config",
-    "tomlkit": "config",
     "jeepney": "netconf/",
     "segno": "cli/qr",
 }

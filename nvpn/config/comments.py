@@ -26,6 +26,7 @@ class _Comments:
     above: dict[_Anchor, list[str]] = field(default_factory=dict)
     beside: dict[_Anchor, str] = field(default_factory=dict)
     last: dict[str, list[str]] = field(default_factory=dict)
+    anchors: dict[str, list[_Anchor]] = field(default_factory=dict)
 
 
 def weave_comments(old: str, new: Sequence[str]) -> list[str]:
@@ -39,6 +40,8 @@ def weave_comments(old: str, new: Sequence[str]) -> list[str]:
     if not (comments.above or comments.beside or comments.last):
         return list(new)
     anchors = _find_anchors(new)
+    # Where each section ends.
+    lasts = set({one.section: at for at, one in enumerate(anchors) if one is not None}.values())
     woven: list[str] = []
     for number, (line, anchor) in enumerate(zip(new, anchors, strict=True)):
         if anchor is not None:
@@ -46,19 +49,19 @@ def weave_comments(old: str, new: Sequence[str]) -> list[str]:
             beside = comments.beside.pop(anchor, "")
             line = f"{line} {beside}" if beside else line
         woven.append(line)
-        section = anchor.section if anchor is not None else None
-        behind = next((one for one in anchors[number + 1 :] if one is not None), None)
-        if section is not None and (behind is None or behind.section != section):
-            woven += _left_in(section, comments)
+        if anchor is not None and number in lasts:
+            woven += _left_in(anchor.section, comments)
     return woven
 
 
 def _left_in(section: str, comments: _Comments) -> list[str]:
     lines: list[str] = []
-    for one in [one for one in comments.above if one.section == section and one.key != "["]:
-        lines += comments.above.pop(one)
-    for one in [one for one in comments.beside if one.section == section and one.key != "["]:
-        lines.append(comments.beside.pop(one))
+    anchors = comments.anchors.get(section, [])
+    for one in anchors:
+        lines += comments.above.pop(one, [])
+    for one in anchors:
+        if one in comments.beside:
+            lines.append(comments.beside.pop(one))
     return [line for line in lines if line] + comments.last.pop(section, [])
 
 
@@ -71,6 +74,8 @@ def _collect(lines: Sequence[str]) -> _Comments:
         if anchor is None:
             waiting.append(line)
             continue
+        if anchor.key != "[":
+            comments.anchors.setdefault(anchor.section, []).append(anchor)
         if any(waiting) and anchor.key != "[":
             comments.above[anchor] = _trimmed(waiting)
         elif any(waiting):

@@ -110,14 +110,12 @@ class EditedFiles(Generic[_T]):
             edited.add_peer(peer)
 
     def remove_peer(self, key: PublicKey) -> bool:
-        """With the comments above it; a fragment that is empty then goes, too."""
+        """See :class:`ConfigFile`."""
         for file in self.files():
             keys = list(self.edit(file).peers())
             if key in keys:
                 with self.changing(file) as edited:
                     edited.remove_peer(keys.index(key))
-                if file != self.path and not (self._new[file] or b"").strip():
-                    self._new[file] = None
                 return True
         return False
 
@@ -146,11 +144,12 @@ class EditedFiles(Generic[_T]):
 
     @contextmanager
     def changing(self, file: Path) -> Iterator[_T]:
-        """The same, and what is done to it counts."""
+        """The same, and what is done to it counts. A fragment that is empty then goes."""
         mark = _MARK if (self._new[file] or b"").startswith(_MARK) else b""
         edited = self.edit(file)
         yield edited
-        self._new[file] = mark + edited.text.encode()
+        is_needed = file == self.path or edited.text.strip()
+        self._new[file] = mark + edited.text.encode() if is_needed else None
 
     def _config(self) -> TunnelConfig:
         examination = self.examine()

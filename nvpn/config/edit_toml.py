@@ -7,7 +7,7 @@ it is written there: a section, keys with dots, or tables in one line.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import tomli
 
@@ -20,6 +20,20 @@ from nvpn.model.keys import PublicKey
 Value = Union[str, int, bool, Sequence[str]]  # noqa: UP007 - a runtime value on Python 3.10
 
 
+class Change(NamedTuple):
+    """A key of a section, and the value it is to have; None takes it away."""
+
+    section: Position
+    key: str
+    value: Value | None
+
+
+class _Splice(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
 class EditedToml:
     """A valid document; ``text`` is what it is now."""
 
@@ -29,48 +43,78 @@ class EditedToml:
 
     def peers(self) -> Sequence[PublicKey]:
         """Those that it has, in its order."""
-        return [
-            PublicKey(decode_key(peer["public_key"])) for peer in self._document().get("peer", [])
-        ]
+        return [PublicKey(decode_key(peer["public_key"])) for peer in self.peer_tables()]
+
+    def peer_tables(self) -> list[dict[str, Any]]:
+        """Their keys and values, in the same order."""
+        return list(self._document().get("peer", []))
 
     def add_peer(self, peer: NewPeer) -> None:
         """At the end."""
-        pairs = _peer_pairs(peer)
+        self.add_peers([peer])
+
+    def add_peers(self, peers: Sequence[NewPeer]) -> None:
+        """At the end, in their order."""
         array = self._find(Kind.PAIR, ("peer",))
-        if array is None:
-            self._append_section("[[peer]]", pairs)
-            return
-        table = f"{{ {', '.join(_on_one_line(*pair) for pair in pairs)} }}"
-        elements = [mark for mark in self._marks() if _is_peer(mark, Kind.ELEMENT)]
-        if elements:
-            self._splice(elements[-1].end, elements[-1].end, f", {table}")
-        else:
-            self._splice(array.value + 1, array.value + 1, table)
+        for peer in peers:
+            if array is None:
+                self._append_section("[[peer]]", _peer_pairs(peer))
+            else:
+                self._add_to_array(array, _peer_pairs(peer))
 
     def remove_peer(self, index: int) -> None:
         """The one at this place, with the comments directly above its section."""
-        header = self._find(Kind.HEADER, ("peer", index))
-        if header is None:
-            self._remove_element(index)
-            return
-        inside = [mark for mark in self._marks() if mark.position[:2] == ("peer", index)]
-        start = self._line_start(header.start)
-        while self._line_above(start).lstrip().startswith("#"):
-            start = self._line_start(start - 1)
-        end = self._line_end(max(mark.end for mark in inside))
-        self._remove_lines(start, end)
+        self.remove_peers([index])
+
+    def remove_peers(self, indices: Sequence[int]) -> None:
+        """Those at these places."""
+        headers, ends = self._sections()
+        splices: list[_Splice] = []
+        for index in sorted(indices, reverse=True):
+            header = headers.get(("peer", index))
+            if header is None:
+                self._remove_element(index)  # All peers are in one list then.
+            else:
+                splices.append(self._lines_of(header, ends["peer", index]))
+        has_last_end = self.text.endswith("\n")
+        reaches_end = any(splice.end == len(self.text) for splice in splices)
+        self._apply(splices)
+        if reaches_end and not has_last_end:
+            self.text = self.text.removesuffix("\n").removesuffix("\r")
+
+    def set_all(self, changes: Sequence[Change]) -> None:
+        """Give several keys their values, in the time that one takes."""
+        headers, ends = self._sections()
+        pairs = {mark.position: mark for mark in self._marks() if mark.kind is Kind.PAIR}
+        splices: list[_Splice] = []
+        new: dict[Position, list[str]] = {}
+        others: list[Change] = []
+        for change in changes:
+            there = pairs.get((*change.section, change.key))
+            if change.section not in headers:
+                others.append(change)
+            elif change.value is None:
+                if there is not None:
+                    end = self._line_end(there.end)
+                    splices.append(_Splice(self._line_start(there.start), end, ""))
+            elif there is None:
+                written = self._in_our_lines(format_pair(change.key, change.value))
+                new.setdefault(change.section, []).append(written)
+            else:
+                written = format_pair(change.key, change.value).partition(" = ")[2]
+                splices.append(_Splice(there.value, there.end, self._in_our_lines(written)))
+        for section, lines in new.items():
+            at = self._line_end(ends[section])
+            before = "" if self.text[:at].endswith("\n") else self._newline
+            text = before + "".join(line + self._newline for line in lines)
+            splices.append(_Splice(at, at, text))
+        self._apply(splices)
+        for change in others:
+            self._set_without_header(*change)
 
     def set(self, section: Position, key: str, value: Value | None) -> None:
         """Give a key of a section this value; None takes it away."""
-        there = self._find(Kind.PAIR, (*section, key))
-        if value is None:
-            if there is not None:
-                self._remove_pair(there)
-        elif there is None:
-            self._insert_pair(section, key, value)
-        else:
-            written = format_pair(key, value).partition(" = ")[2]
-            self._splice(there.value, there.end, self._in_our_lines(written))
+        self.set_all([Change(section, key, value)])
 
     def get(self, section: Position) -> dict[str, Any]:
         """The keys of a section and their values; empty if there is none."""
@@ -88,6 +132,46 @@ class EditedToml:
     def _marks(self) -> list[Mark]:
         return outline(self.text)
 
+    def _sections(self) -> tuple[dict[Position, Mark], dict[Position, int]]:
+        """Headers by their section, and where the last thing in each ends."""
+        headers: dict[Position, Mark] = {}
+        ends: dict[Position, int] = {}
+        for mark in self._marks():
+            if mark.kind is Kind.COMMENT:
+                continue
+            section = mark.position[: 2 if mark.position[0] == "peer" else 1]
+            if mark.kind is Kind.HEADER:
+                headers.setdefault(section, mark)
+            if section in headers:
+                ends[section] = max(ends.get(section, 0), mark.end)
+        return headers, ends
+
+    def _lines_of(self, header: Mark, last: int) -> _Splice:
+        """A section with the comments directly above it, and one empty line above those."""
+        start = self._line_start(header.start)
+        while self._line_above(start).lstrip().startswith("#"):
+            start = self._line_start(start - 1)
+        if start and not self._line_above(start).strip():
+            start = self._line_start(start - 1)
+        return _Splice(start, self._line_end(last), "")
+
+    def _add_to_array(self, array: Mark, pairs: Sequence[tuple[str, Value]]) -> None:
+        table = f"{{ {', '.join(_on_one_line(*pair) for pair in pairs)} }}"
+        elements = [mark for mark in self._marks() if _is_peer(mark, Kind.ELEMENT)]
+        if elements:
+            self._splice(elements[-1].end, elements[-1].end, f", {table}")
+        else:
+            self._splice(array.value + 1, array.value + 1, table)
+
+    def _apply(self, splices: list[_Splice]) -> None:
+        """All of them; none may overlap with another."""
+        parts: list[str] = []
+        at = 0
+        for splice in sorted(splices):
+            parts += (self.text[at : splice.start], splice.text)
+            at = splice.end
+        self.text = "".join((*parts, self.text[at:]))
+
     def _find(self, kind: Kind, position: Position) -> Mark | None:
         marks = (m for m in self._marks() if m.kind is kind and m.position == position)
         return next(marks, None)
@@ -103,26 +187,32 @@ class EditedToml:
             # As the file had it: removing this brings back every byte of it.
             self.text += self._newline * 2 + block
 
-    def _insert_pair(self, section: Position, key: str, value: Value) -> None:
-        marks = self._marks()
-        inside = [mark for mark in marks if mark.position[: len(section)] == section]
-        header = self._find(Kind.HEADER, section)
-        whole = next((m for m in inside if m.position == section and m is not header), None)
-        if header is None and whole is not None:  # a table in one line
+    def _set_without_header(self, section: Position, key: str, value: Value | None) -> None:
+        """In a table in one line, in keys with dots, or in a section that is not there yet."""
+        there = self._find(Kind.PAIR, (*section, key))
+        if value is None:
+            if there is not None:
+                self._remove_pair(there)
+        elif there is None:
+            self._insert_without_header(section, key, value)
+        else:
+            self._splice(there.value, there.end, format_pair(key, value).partition(" = ")[2])
+
+    def _insert_without_header(self, section: Position, key: str, value: Value) -> None:
+        inside = [mark for mark in self._marks() if mark.position[: len(section)] == section]
+        table = next((mark for mark in inside if mark.position == section), None)
+        if table is not None:  # in one line
             pairs = [mark for mark in inside if len(mark.position) > len(section)]
-            at = max((mark.end for mark in pairs), default=whole.value + 1)
+            at = max((mark.end for mark in pairs), default=table.value + 1)
             written = _on_one_line(key, value)
             self._splice(at, at, f", {written}" if pairs else f" {written} ")
-        elif inside:
-            dotted = "" if header is not None else f"{'.'.join(map(str, section))}."
-            if header is not None:
-                inside = [mark for mark in inside if mark.start >= header.start]
+        elif inside:  # keys with dots
             at = self._line_end(max(mark.end for mark in inside))
-            written = self._in_our_lines(format_pair(dotted + key, value))
+            written = self._in_our_lines(format_pair(f"{section[0]}.{key}", value))
             before = "" if self.text[:at].endswith("\n") else self._newline
             self._splice(at, at, before + written + self._newline)
         else:
-            self._append_section(f"[{'.'.join(map(str, section))}]", [(key, value)])
+            self._append_section(f"[{section[0]}]", [(key, value)])
 
     def _remove_pair(self, pair: Mark) -> None:
         start, end = self._line_start(pair.start), self._line_end(pair.end)
@@ -149,16 +239,6 @@ class EditedToml:
         else:
             self._splice(start, end, "")
 
-    def _remove_lines(self, start: int, end: int) -> None:
-        """Whole lines, and one empty line above them."""
-        if start and not self._line_above(start).strip():
-            start = self._line_start(start - 1)
-        if end == len(self.text) and not self.text.endswith("\n"):
-            kept = self.text[:start].removesuffix("\n").removesuffix("\r")
-            self.text = kept
-        else:
-            self._splice(start, end, "")
-
     def _line_start(self, at: int) -> int:
         return self.text.rfind("\n", 0, at) + 1
 
@@ -173,7 +253,7 @@ class EditedToml:
         return text.replace("\n", self._newline)
 
     def _splice(self, start: int, end: int, text: str) -> None:
-        self.text = self.text[:start] + text + self.text[end:]
+        self._apply([_Splice(start, end, text)])
 
 
 def _peer_pairs(peer: NewPeer) -> list[tuple[str, Value]]:

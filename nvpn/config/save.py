@@ -6,15 +6,14 @@ comments stay. In a TOML file only that is touched which differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nvpn.config.comments import weave_comments
 from nvpn.config.edit import EditedFiles, NewPeer
-from nvpn.config.edit_toml import EditedToml, Value
+from nvpn.config.edit_toml import Change, EditedToml, Value
 from nvpn.config.load import Examination, examine
-from nvpn.config.locate import Position
 from nvpn.config.model import HostPort, PeerConfig, TunnelConfig
 from nvpn.config.strip import interface_lines, peer_lines
 from nvpn.config.writing import replace_files
@@ -123,29 +122,57 @@ class _TomlSaver:
         self._running = running
         self._files = EditedFiles(config.path, EditedToml)
         self._warnings: list[str] = []
+        self._changes: dict[Path, list[Change]] = {file: [] for file in self._files.files()}
+        # Where things are written: peers, and keys of our own side.
+        self._peers: dict[PublicKey, tuple[Path, int]] = {}
+        self._keys: dict[str, Path] = {}
+        self._peer_keys: dict[PublicKey, Container[str]] = {}
+        for file in self._changes:
+            self._look_into(file)
 
     def save(self) -> list[str]:
         self._save_interface()
         written = {peer.public_key: peer for peer in self._config.peers}
+        new: list[NewPeer] = []
+        names = {peer.name for peer in self._config.peers}
         for peer in self._running.snapshot.peers:
             before = written.pop(peer.public_key, None)
             if before is None:
-                self._add(peer)
+                new.append(_new_peer(peer, "" if peer.name in names else peer.name))
             else:
                 self._save_peer(peer, before)
-        for key in written:
-            self._files.remove_peer(key)
+        for file, changes in self._changes.items():
+            gone = [self._peers[key][1] for key in written if self._peers[key][0] == file]
+            with self._files.changing(file) as edited:
+                edited.set_all(changes)
+                edited.remove_peers(gone)
+                if file == self._config.path:
+                    edited.add_peers(new)
         examination: Examination = self._files.examine()
         if examination.config is None:
             raise ConfigErrors(examination.problems)
         self._files.write()
         return self._warnings
 
+    def _look_into(self, file: Path) -> None:
+        edited = self._files.edit(file)
+        for index, (key, peer) in enumerate(
+            zip(edited.peers(), edited.peer_tables(), strict=True)
+        ):
+            self._peers[key] = file, index
+            self._peer_keys[key] = peer
+        for name in edited.get(("interface",)):
+            self._keys[name] = file
+
     def _save_interface(self) -> None:
         interface, now = self._config.interface, self._running.snapshot
         if now.private_key != interface.private_key:
             key = now.private_key.reveal_base64() if now.private_key else None
-            self._set_secret("private_key", key)
+            if "private_key_file" in self._keys:
+                file = self._keys["private_key_file"]
+                self._set("private_key_file", None)
+                self._warn_about_file(file, "interface.private_key_file", "private_key", key)
+            self._set("private_key", key)
         if now.listen_port != (interface.listen_port or 0):
             self._set("listen_port", now.listen_port)
         # A mark that nobody asked for was chosen for a default route, and will be again.
@@ -167,63 +194,49 @@ class _TomlSaver:
         return any(prefix.is_default for peer in peers for prefix in peer.allowed_ips)
 
     def _save_peer(self, now: PeerSnapshot, before: PeerConfig) -> None:
+        peer = now.public_key
         if now.preshared_key != before.preshared_key:
             key = now.preshared_key.reveal_base64() if now.preshared_key else None
-            self._set_secret("preshared_key", key, now.public_key)
+            if "preshared_key_file" in self._peer_keys[peer]:
+                what = f"preshared_key_file of {before.label}"
+                self._set("preshared_key_file", None, peer)
+                self._warn_about_file(self._peers[peer][0], what, "preshared_key", key)
+            self._set("preshared_key", key, peer)
         if set(now.allowed_ips) != set(before.allowed_ips):
-            prefixes = [str(prefix) for prefix in now.allowed_ips]
-            self._set("allowed_ips", prefixes or None, now.public_key)
+            self._set("allowed_ips", [str(prefix) for prefix in now.allowed_ips] or None, peer)
         if now.persistent_keepalive != before.persistent_keepalive:
-            self._set("persistent_keepalive", now.persistent_keepalive or None, now.public_key)
+            self._set("persistent_keepalive", now.persistent_keepalive or None, peer)
         # A name, or a choice of several, says more than the address that it led to.
         is_fixed = before.endpoint is None or before.endpoint.is_literal
         is_fixed = is_fixed and not before.other_endpoints
         if now.endpoint and is_fixed and str(now.endpoint) != str(before.endpoint):
-            self._set("endpoint", str(now.endpoint), now.public_key)
+            self._set("endpoint", str(now.endpoint), peer)
 
-    def _add(self, peer: PeerSnapshot) -> None:
-        endpoint = None
-        if peer.endpoint is not None and peer.endpoint.address:
-            host, _, port = str(peer.endpoint).rpartition(":")
-            endpoint = HostPort(host.strip("[]"), int(port))
-        taken = any(peer.name == there.name for there in self._config.peers)
-        self._files.add_peer(
-            NewPeer(
-                "" if taken else peer.name,
-                peer.public_key,
-                peer.preshared_key,
-                endpoint,
-                peer.allowed_ips,
-                peer.persistent_keepalive,
-            )
+    def _warn_about_file(self, file: Path, what: str, key: str, value: str | None) -> None:
+        self._warnings.append(
+            f"{file}: {what} named a key that is not the running one;"
+            f" {'none' if value is None else key} is written in its place"
         )
 
-    def _set_secret(self, key: str, value: str | None, peer: PublicKey | None = None) -> None:
-        file, section, edited = self._place(f"{key}_file", peer)
-        if f"{key}_file" in edited.get(section):
-            with self._files.changing(file) as changed:
-                changed.set(section, f"{key}_file", None)
-            what = f"interface.{key}_file" if peer is None else f"{key}_file of {peer.short}"
-            self._warnings.append(
-                f"{file}: {what} named a key that is not the running one;"
-                f" {'none' if value is None else key} is written in its place"
-            )
-        self._set(key, value, peer)
-
     def _set(self, key: str, value: Value | None, peer: PublicKey | None = None) -> None:
-        file, section, _ = self._place(key, peer)
-        with self._files.changing(file) as edited:
-            edited.set(section, key, value)
+        if peer is not None:
+            file, index = self._peers[peer]
+            self._changes[file].append(Change(("peer", index), key, value))
+        else:
+            file = self._keys.get(key, self._config.path)
+            self._changes[file].append(Change(("interface",), key, value))
 
-    def _place(self, key: str, peer: PublicKey | None) -> tuple[Path, Position, EditedToml]:
-        """The file and the section where a key is written, or belongs."""
-        for file in self._files.files():
-            edited = self._files.edit(file)
-            if peer is not None:
-                keys = list(edited.peers())
-                if peer in keys:
-                    return file, ("peer", keys.index(peer)), edited
-            elif key in edited.get(("interface",)):
-                return file, ("interface",), edited
-        main = self._config.path
-        return main, ("interface",), self._files.edit(main)
+
+def _new_peer(peer: PeerSnapshot, name: str) -> NewPeer:
+    endpoint = None
+    if peer.endpoint is not None and peer.endpoint.address:
+        host, _, port = str(peer.endpoint).rpartition(":")
+        endpoint = HostPort(host.strip("[]"), int(port))
+    return NewPeer(
+        name,
+        peer.public_key,
+        peer.preshared_key,
+        endpoint,
+        peer.allowed_ips,
+        peer.persistent_keepalive,
+    )

@@ -93,8 +93,11 @@ class _Converter:
             elif isinstance(_value(document, mark.position), dict) or mark.position == ("peer",):
                 before = mark.value  # What is inside comes by itself.
             else:
-                inside = [one for one in marks[at + 1 :] if one.start < mark.end]
-                self._add_pair(mark, _value(document, mark.position), inside, source)
+                behind = at + 1
+                while behind < len(marks) and marks[behind].start < mark.end:
+                    behind += 1
+                value = _value(document, mark.position)
+                self._add_pair(mark, value, marks[at + 1 : behind], source)
                 done = mark.end
         self._peers_before += len(document.get("peer", []))
 
