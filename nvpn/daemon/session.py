@@ -24,6 +24,7 @@ from nvpn.control.server import ControlServer, Operation
 from nvpn.daemon.cleaning import clean_up
 from nvpn.daemon.creation import make_tunnel
 from nvpn.daemon.drops import report_drops
+from nvpn.daemon.ending import Ending
 from nvpn.daemon.follower import LinkFollower
 from nvpn.daemon.handed import Handed
 from nvpn.daemon.hook_moments import HookMoments
@@ -33,8 +34,8 @@ from nvpn.daemon.leftovers import NAMESPACE, Leftovers
 from nvpn.daemon.memory import read_memory
 from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.network_watch import NetworkWatch
+from nvpn.daemon.next_start import left_for_next_start
 from nvpn.daemon.recall import recall
-from nvpn.daemon.threads import run_in_thread
 from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.errors import ControlError, NvpnError, PlatformError
 from nvpn.model.changes import SetEndpoint, SetListenPort
@@ -183,7 +184,13 @@ class Session:
         )
         undo.callback(self._follower.close)
         self._is_up = False
-        self._preparing: asyncio.Task[list[str]] | None = None
+        self._ending = Ending(
+            self._backend,
+            self._host,
+            netconf=self._netconf,
+            hooks=self._hooks,
+            config=lambda: self._config,
+        )
         self._backend.subscribe(self._notice)
         if _log.isEnabledFor(logging.DEBUG):
             around.spawn(report_drops(self._backend.drops))
@@ -342,7 +349,7 @@ class Session:
         self._keeper.timestamps.burst = max(_MIN_BURST, len(new.peers))
         self._remember_port(new)
         _log.info("reloaded: %d changes", len(plan))
-        return [*new.warnings, *unresolved, *_left_as_it_is(old, new)]
+        return [*new.warnings, *unresolved, *left_for_next_start(old, new)]
 
     def _follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""
@@ -390,29 +397,7 @@ class Session:
 
         Returns sentences of warning. Again: waits for the first to be done, returns nothing.
         """
-        if self._preparing is not None:
-            await asyncio.wait((self._preparing,))
-            return []
-        self._preparing = self._around.loop.create_task(self._prepare_stop())
-        try:
-            return await asyncio.shield(self._preparing)
-        except asyncio.CancelledError:
-            # Somebody is in a hurry: hooks are ended, and seen to their end.
-            self._preparing.cancel()
-            await asyncio.wait((self._preparing,))
-            raise
-
-    async def _prepare_stop(self) -> list[str]:
-        config = self._config
-        if config is None or not self._is_up:
-            return []
-        told = await self._hooks.pre_down()
-        if config.interface.save_config:
-            try:
-                told += await self.save()
-            except NvpnError as error:
-                told.append(str(error))
-        return told
+        return await self._ending.prepare() if self._is_up else []
 
     async def _run_post_down(self) -> None:
         """All the rest of us is gone."""
@@ -421,17 +406,7 @@ class Session:
 
     async def save(self) -> list[str]:
         """Write the running state into the file; sentences of warning. Raises NvpnError."""
-        from nvpn.config.save import Running, save_running
-
-        config, link = self._config, self._host.link
-        assert config is not None
-        running = Running(
-            snapshot=self._backend.snapshot(),
-            addresses=tuple(sorted(self._netconf.addresses(link))),
-            mtu=link.mtu,
-            dns=config.interface.dns,
-        )
-        return await run_in_thread(lambda: save_running(config, running), name="save")
+        return await self._ending.save()
 
 
 def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
@@ -441,25 +416,6 @@ def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
     """
     has_guard = config is not None and config.interface.kill_switch
     return frozenset({"firewall"}) if has_guard else frozenset()
-
-
-def _left_as_it_is(old: TunnelConfig, new: TunnelConfig) -> list[str]:
-    """What a reload cannot change."""
-    was, wanted = old.interface, new.interface
-    changes = {
-        "datapath": (was.datapath, wanted.datapath, f'"{wanted.datapath.value}"'),
-        "workers": (was.workers, wanted.workers, f"{wanted.workers}"),
-        "queues": (was.queues, wanted.queues, f"{wanted.queues}"),
-        "backend": (was.backend, wanted.backend, f'"{wanted.backend.value}"'),
-        "netns": (was.netns, wanted.netns, f'"{wanted.netns}"'),
-        "birth_netns": (was.birth_netns, wanted.birth_netns, f'"{wanted.birth_netns}"'),
-    }
-    return [
-        f"{new.path}: interface.{key}: {shown} is for the next start: nvpn down {new.name},"
-        f" then nvpn up {new.name}"
-        for key, (before, after, shown) in changes.items()
-        if before != after
-    ]
 
 
 def _wipe_keys(config: TunnelConfig) -> None:

@@ -1,0 +1,77 @@
+"""What is done for a tunnel's end while it still works: PreDown hooks, then saving."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from nvpn.backend.api import Backend
+from nvpn.config.model import TunnelConfig
+from nvpn.daemon.hook_moments import HookMoments
+from nvpn.daemon.host import TunnelHost
+from nvpn.daemon.threads import run_in_thread
+from nvpn.errors import NvpnError
+from nvpn.netconf.api import Netconf
+
+
+class Ending:
+    """Prepared once, whoever asks for it and how often.
+
+    Args:
+        netconf: of the interface's namespace.
+        config: as the tunnel is configured now; None for a bare device.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        host: TunnelHost,
+        *,
+        netconf: Netconf,
+        hooks: HookMoments,
+        config: Callable[[], TunnelConfig | None],
+    ) -> None:
+        self._backend = backend
+        self._host = host
+        self._netconf = netconf
+        self._hooks = hooks
+        self._config = config
+        self._preparing: asyncio.Task[list[str]] | None = None
+
+    async def prepare(self) -> list[str]:
+        """Sentences of warning. Again: waits for the first to be done, returns nothing."""
+        if self._preparing is not None:
+            await asyncio.wait((self._preparing,))
+            return []
+        self._preparing = asyncio.get_running_loop().create_task(self._prepare())
+        try:
+            return await asyncio.shield(self._preparing)
+        except asyncio.CancelledError:
+            # Somebody is in a hurry: hooks are ended, and seen to their end.
+            self._preparing.cancel()
+            await asyncio.wait((self._preparing,))
+            raise
+
+    async def save(self) -> list[str]:
+        """Write the running state into the file; sentences of warning. Raises NvpnError."""
+        from nvpn.config.save import Running, save_running
+
+        config, link = self._config(), self._host.link
+        assert config is not None
+        running = Running(
+            snapshot=self._backend.snapshot(),
+            addresses=tuple(sorted(self._netconf.addresses(link))),
+            mtu=link.mtu,
+            dns=config.interface.dns,
+        )
+        return await run_in_thread(lambda: save_running(config, running), name="save")
+
+    async def _prepare(self) -> list[str]:
+        told = await self._hooks.pre_down()
+        config = self._config()
+        if config is not None and config.interface.save_config:
+            try:
+                told += await self.save()
+            except NvpnError as error:
+                told.append(str(error))
+        return told
