@@ -23,7 +23,7 @@ from nvpn.backend.plans import PeerEntry, PlanApplier
 from nvpn.datapath.api import Command, Datapath, DeviceGone, ReplaceSockets, SetMtu
 from nvpn.errors import ControlError, DropReason, PlatformError
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
-from nvpn.model.clock import Now, read_clocks
+from nvpn.model.clock import MILLISECOND, Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
@@ -36,9 +36,10 @@ _NO_SOCKETS: Final = UdpSockets(-1, -1, 0)
 
 _RENEWALS_A_TICK: Final = 10
 _LOOKS_A_TICK: Final = 500
-_RENEWAL_TICK: Final = 0.005
-"""Seconds. At most 2000 sessions a second are sought anew, in steps of a few milliseconds,
-and peers are passed over that have none: packets are not kept waiting."""
+_RENEWAL_TIME: Final = 4 * MILLISECOND
+_RENEWAL_PAUSE: Final = 0.005
+"""Seconds. At most 2000 sessions a second are sought anew, in turns of a few milliseconds, and
+in each some peers are passed over that have none: packets are not kept waiting."""
 
 
 class UserspaceBackend:
@@ -237,13 +238,14 @@ class UserspaceBackend:
         try:
             for _ in range(min(len(self._to_renew), _LOOKS_A_TICK)):
                 made += self._device.renew(self._to_renew.popleft(), now)
-                if made == _RENEWALS_A_TICK:
+                is_late = made and self._clocks().boot >= now.boot + _RENEWAL_TIME
+                if is_late or made == _RENEWALS_A_TICK:
                     break
         except Exception as error:
             self._fail(error)
         self._turn()
         if self._to_renew and not self._closed:
-            self._renewal = self._loop.call_later(_RENEWAL_TICK, self._renew_some)
+            self._renewal = self._loop.call_later(_RENEWAL_PAUSE, self._renew_some)
 
     # --- one turn ---------------------------------------------------------------------
 

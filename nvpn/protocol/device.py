@@ -47,7 +47,7 @@ from nvpn.wire.constants import REKEY_TIMEOUT
 from nvpn.wire.crypto import cookie_key, mac1_key
 from nvpn.wire.messages import Initiation, Response, parse_handshake
 
-MAX_TIMERS_AT_ONCE: Final = 32
+MAX_TIMERS_AT_ONCE: Final = 12
 """Handled per call of ``handle_timeout``: each may cost an initiation, about a millisecond."""
 
 
