@@ -230,7 +230,18 @@ def test_a_signal_ends_it_within_a_second_with_status_0(machine: Machine, number
 
 
 def test_sigterm_at_any_moment_of_the_start_leaves_nothing(machine: Machine) -> None:
-    machine.write(CONFIG)
+    everything = """
+kill_switch = true
+pre_up = "sleep 0.03"
+post_up = ["true", "sleep 0.03; echo x"]
+post_down = "true"
+"""
+    machine.write(
+        CONFIG.replace("[[peer]]", f"{everything}[[peer]]").replace(
+            '"10.20.0.0/16"', '"0.0.0.0/0"'
+        )
+    )
+    before = machine.outside()
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     rounds = int(os.environ.get("NVPN_TEST_SIGNALS", "12"))
@@ -245,6 +256,7 @@ def test_sigterm_at_any_moment_of_the_start_leaves_nothing(machine: Machine) -> 
         assert process.returncode == 0 or not is_ours, what
         assert "Traceback" not in output, what
         assert machine.is_clean(), what
+        assert machine.outside() == before, what
 
 
 def test_kill_9_leaves_nothing_that_the_next_up_cannot_clean(machine: Machine) -> None:
