@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from typing import NamedTuple
 
 from nvpn.cli.output import write_output
 from nvpn.config.load import Examination, examine, find
-from nvpn.config.model import TunnelConfig
-from nvpn.datapath.choice import Choice, choose, explain_workers
-from nvpn.errors import ConfigError
+from nvpn.config.model import BackendWish, TunnelConfig
+from nvpn.daemon.carrier import choose_backend
+from nvpn.datapath.choice import choose, explain_workers
+from nvpn.errors import ConfigError, PlatformError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,28 +31,30 @@ def run(args: argparse.Namespace) -> int:
     Returns 1 if any file has a mistake, or asks for what is not there.
     """
     status = 0
-    choices: dict[Choice, None] = {}
+    reasons: dict[str, None] = {}
     for file in args.files:
         examination = _examine(file)
         for problem in examination.problems:
             print(problem, file=sys.stderr)
         for warning in examination.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        choice = _choose(examination.config)
-        if examination.config is None or choice is None:
+        carrier = _choose(examination.config)
+        if examination.config is None or carrier is None:
             status = 1
         else:
-            config = examination.config
-            unmet = explain_workers(choice, config.interface.workers, file=str(config.path))
-            if unmet:
-                print(f"warning: {unmet}", file=sys.stderr)
             sys.stderr.flush()
-            write_output(f"{_summary(config)}, {choice.name} datapath\n")
-            choices[choice] = None
-    for choice in choices:
-        if choice.why:
-            write_output(f"datapath {choice}\n")
+            write_output(f"{_summary(examination.config)}, {carrier.name}\n")
+            reasons.update(dict.fromkeys(carrier.reasons))
+    for reason in reasons:
+        write_output(f"{reason}\n")
     return status
+
+
+class _Carrier(NamedTuple):
+    """What would carry a tunnel here, and why it is that, in sentences."""
+
+    name: str
+    reasons: list[str]
 
 
 def _examine(file: str) -> Examination:
@@ -59,15 +64,38 @@ def _examine(file: str) -> Examination:
         return Examination(None, (error,), ())
 
 
-def _choose(config: TunnelConfig | None) -> Choice | None:
-    """The datapath that ``up`` would use here."""
+def _choose(config: TunnelConfig | None) -> _Carrier | None:
+    """What ``up`` would use here; None, with a sentence, if it would refuse."""
     if config is None:
         return None
+    reasons: list[str] = []
     try:
-        return choose(config.interface.datapath, file=str(config.path))
+        backend, why = choose_backend(config)
+    except PlatformError as error:
+        if os.geteuid() == 0:
+            print(error, file=sys.stderr)
+            return None
+        # Only root can ask the kernel for sure.
+        print(f"warning: {error}", file=sys.stderr)
+        return _Carrier("kernel backend", reasons)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return None
+    if why:
+        reasons.append(f"backend {backend.value}: {why}")
+    if backend is BackendWish.KERNEL:
+        return _Carrier("kernel backend", reasons)
+    try:
+        choice = choose(config.interface.datapath, file=str(config.path))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return None
+    unmet = explain_workers(choice, config.interface.workers, file=str(config.path))
+    if unmet:
+        print(f"warning: {unmet}", file=sys.stderr)
+    if choice.why:
+        reasons.append(f"datapath {choice}")
+    return _Carrier(f"{choice.name} datapath", reasons)
 
 
 def _summary(config: TunnelConfig) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvpn.config.load import examine
+from nvpn.daemon.kernel_tunnel import why_no_kernel
 from nvpn.datapath.choice import find_missing
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +101,30 @@ def test_a_datapath_that_up_would_refuse_is_a_mistake(home: Path) -> None:
     )
 
 
+def test_what_carries_a_tunnel_is_told_where_the_file_leaves_it_open(home: Path) -> None:
+    path = home / "good.toml"
+    path.write_text(path.read_text().replace("[interface]", "[interface]\nbackend = 'auto'"))
+    status, said, _ = check("good.toml", cwd=home)
+    assert (status, said.splitlines()[0].endswith(", python datapath")) == (0, True)
+    assert "backend userspace: NVPN_DATAPATH names a datapath" in said.splitlines()
+
+
+@pytest.mark.root
+def test_a_kernel_that_cannot_carry_a_tunnel_is_told(home: Path) -> None:
+    path = home / "good.toml"
+    path.write_text(path.read_text().replace("[interface]", "[interface]\nbackend = 'kernel'"))
+    reason = why_no_kernel()
+    status, said, warned = check("good.toml", cwd=home)
+    if reason:
+        assert (status, said) == (1, "")
+        assert f"cannot bring up good by the kernel; {reason}" in warned
+    else:
+        assert (status, said.rstrip().endswith(", kernel backend")) == (0, True)
+
+
 def test_the_examples_are_there() -> None:
     assert {"client.toml", "server.toml", "site-to-site.toml", "roadwarrior.toml"} < set(EXAMPLES)
-    assert any(name.endswith(".conf") for name in EXAMPLES)
+    assert {"fullroute.toml", "hooks.conf", "wg-quick.conf"} < set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
