@@ -60,6 +60,7 @@ needs_man = pytest.mark.skipif(shutil.which("man") is None, reason="needs man")
 
 
 @needs_man
+@pytest.mark.once
 def test_every_verb_has_a_page_of_its_name(tmp_path: Path) -> None:
     pages = tmp_path / "man8"
     pages.mkdir()

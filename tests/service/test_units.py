@@ -282,6 +282,30 @@ def test_resolv_conf_is_written_with_its_drop_in_and_a_warning_without(
 
 @pytest.mark.root
 @needs_systemd
+def test_a_tunnel_saves_itself_with_its_drop_in_and_a_warning_without(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice = pair.alice
+    text = pair.configuration(alice)
+    path = alice.write(text.replace("listen_port", "save_config = true\nlisten_port"))
+    before = path.read_text()
+
+    for drop_ins in ((), ("save-config",)):
+        tunnel = start(alice, ear, *drop_ins)
+        assert wait_until_ready(ear, tunnel) == "up"
+        alice.nvpn("set", "wg0", "listen-port", "51999")
+        said = end(tunnel)
+        ear.rest()
+        if drop_ins:
+            assert "warning" not in said
+            assert path.read_text() == before.replace("51820", "51999", 1)
+        else:
+            assert "Read-only file system" in said
+            assert path.read_text() == before
+
+
+@pytest.mark.root
+@needs_systemd
 def test_another_namespace_can_be_had_with_its_drop_in(
     pair: Pair, start: Start, ear: NotifySocket
 ) -> None:
