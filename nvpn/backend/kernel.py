@@ -197,7 +197,7 @@ class KernelBackend:
                 try:
                     self._raise_link()
                 except PlatformError as error:
-                    raise refused(error) from None
+                    raise refused(error, self.name) from None
                 self._has_begun = True
             await self._look()
 
@@ -294,7 +294,7 @@ class KernelBackend:
         try:
             self._claim()
         except PlatformError as error:
-            raise refused(error) from None
+            raise refused(error, self.name) from None
         self._claim = None
 
     async def _ask(self, call: Callable[[], _T]) -> _T:
@@ -303,7 +303,7 @@ class KernelBackend:
         try:
             return await self._loop.run_in_executor(self._kernel, call)
         except PlatformError as error:
-            raise refused(error) from None
+            raise refused(error, self.name) from None
 
     def _apply_there(
         self, plan: Plan, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]

@@ -9,7 +9,6 @@ were are not mentioned, and keep their sessions.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -73,16 +72,17 @@ def apply_plan(
             wireguard.set(target, difference(wireguard.get(target), now))
         except PlatformError:
             pass  # it is gone, or the kernel takes nothing any more: the first error tells
-        raise refused(error) from None
+        raise refused(error, now.name) from None
     return wanted
 
 
-def refused(error: PlatformError) -> ControlError:
-    """What a client of the control socket is told."""
-    number = error.errno or errno.EIO
-    if error.hint:
-        return ControlError(number, f"{os.strerror(number)}; {error.hint}")
-    return ControlError(number, os.strerror(number))
+def refused(error: PlatformError, name: str) -> ControlError:
+    """What those are told who wanted something of the interface."""
+    number, hint = error.errno or errno.EIO, error.hint
+    if number == errno.EADDRINUSE:
+        hint = "choose another listen port, or stop what uses this one"
+    told = PlatformError(f"configure interface {name}", errno=number, hint=hint)
+    return ControlError(number, str(told))
 
 
 def plan_changes(plan: Plan, now: TunnelSnapshot) -> tuple[KernelChanges, TunnelSnapshot]:

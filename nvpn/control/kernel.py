@@ -68,7 +68,7 @@ def request(name: str, operation: str, lines: Sequence[str] = ()) -> list[str]:
             raise PlatformError(
                 f"access interface {name}", errno=error.errno, hint="run it as root"
             ) from None
-        raise refused(error) from None
+        raise refused(error, name) from None
     finally:
         wireguard.close()
 
