@@ -45,14 +45,14 @@ class Converted:
     warnings: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Element:
     text: str
     above: list[str]
     beside: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Entry:
     """A key; ``value`` unless it is one of those that may be given often."""
 
@@ -63,7 +63,7 @@ class _Entry:
     beside: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Section:
     header: str
     above: list[str]

@@ -346,7 +346,7 @@ splinters = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(splinters, st.sampled_from([CONF.encode(), EXAMPLES[".conf"]]))
 def test_whatever_conf_file_is_read_comes_over_and_back(
     cuts: list[tuple[int, int, bytes]], data: bytes
