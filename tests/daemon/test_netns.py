@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -144,3 +145,35 @@ def test_a_namespace_that_is_none_is_told(machine: Machine, key: str, sentence: 
 
     assert machine.nvpn("up", "wg0.toml", status=1).stderr == sentence
     assert machine.is_clean()
+
+
+def test_who_may_not_follow_a_moved_interface_serves_it_all_the_same(
+    machine: Machine, world: World
+) -> None:
+    """The capability to enter namespaces is one that a hardened service does not have."""
+    inside = world.host("cell")
+    machine.write('[interface]\nprivate_key = "PRIVATE"\nlisten_port = 51821\n')
+    process = subprocess.Popen(
+        machine.host.argv(
+            "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin",
+            *machine.argv("up", "-f", "wg0.toml")[4:],
+        ),
+        env=machine.environment, cwd=machine.etc, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "ready" in line:
+                break
+        machine.host.run("ip", "link", "set", "wg0", "netns", inside.netns)
+        for line in process.stderr:
+            if "is not followed" in line:
+                break
+        assert process.poll() is None
+        wait_until(lambda: "51821" in machine.host.run("ss", "-Hlun"), 3, "its sockets are open")
+
+        inside.run("ip", "link", "delete", "wg0")
+        assert process.wait(5) == 0
+    finally:
+        process.kill()
+        process.wait()
