@@ -110,7 +110,10 @@ class EditedToml:
             splices.append(_Splice(at, at, text))
         self._apply(splices)
         for change in others:
-            self._set_without_header(*change)
+            if self._find(Kind.HEADER, change.section) is not None:
+                self.set(*change)  # One of those before has made the section.
+            else:
+                self._set_without_header(*change)
 
     def set(self, section: Position, key: str, value: Value | None) -> None:
         """Give a key of a section this value; None takes it away."""

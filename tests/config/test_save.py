@@ -138,6 +138,37 @@ def test_in_toml_only_what_differs_is_touched(tmp_path: Path) -> None:
     assert len(load(config.path).peers) == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"interface = {{ private_key = '{OWN}', address = ['10.0.0.1/24'] }} # a\n"
+        f"peer = [{{ public_key = '{ALICE}', endpoint='a.b:1' }}, # b\n # c\n"
+        f" {{ public_key = '{BOB}', endpoint = '192.0.2.1:1' }}]\n",
+        f"interface.private_key = '{OWN}'\ninterface.mtu = 1400 # a\n"
+        f"[[peer]] # b\npublic_key='{ALICE}'\n[[peer]] # c\npublic_key='{BOB}'",
+        f"[[peer]]\npublic_key='{ALICE}'\n# a b\n\n[[peer]]\r\npublic_key='{BOB}' # c\r\n",
+        f"peer = []\n[interface] # a\n# b\n\n# c\nfwmark = 7\nprivate_key = '{OWN}'\n",
+    ],
+)
+def test_however_toml_is_written_it_says_what_runs_afterwards(text: str, tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", text)
+    now = running(config)
+    peers = [replace(peer, persistent_keepalive=7) for peer in now.snapshot.peers[1:]]
+    peers.append(PeerSnapshot(CAROL, allowed_ips=(Prefix.parse("10.9.0.0/16"),)))
+    key = PrivateKey.from_base64(ALICE)
+    snapshot = replace(now.snapshot, private_key=key, fwmark=5, peers=tuple(peers))
+
+    save_running(config, replace(now, snapshot=snapshot))
+
+    again = load(config.path)
+    assert (again.interface.private_key, again.interface.fwmark) == (key, 5)
+    assert again.interface.listen_port == 51820
+    assert again.interface.addresses == config.interface.addresses
+    assert [
+        (peer.public_key, peer.persistent_keepalive, peer.allowed_ips) for peer in again.peers
+    ] == [(peer.public_key, peer.persistent_keepalive, peer.allowed_ips) for peer in peers]
+
+
 def test_a_peer_that_is_gone_goes_from_toml_with_its_comments(tmp_path: Path) -> None:
     config = written(tmp_path, "wg0.toml", TOML)
     now = running(config)
