@@ -88,6 +88,13 @@ class NetworkWatch:
         self._alarm = self._open_alarm(self._loop, self._look_at_clocks)
         self._alarm.set(boot + _LOOK_EVERY)
 
+    def pass_over(self) -> None:
+        """Say nothing of what happened to routes and rules just now: it was our own doing."""
+        if self._changes is None:
+            return
+        if any(isinstance(event, AddressesChanged) for event in self._changes.take_events()):
+            self._tell("addresses changed")
+
     def close(self) -> None:
         """Watch no longer."""
         if self._changes is not None:

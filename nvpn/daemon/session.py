@@ -343,6 +343,7 @@ class Session:
         finally:
             _wipe_keys(new)
         finish()
+        self._network_watch.pass_over()
         self._config = new
         self._peers.told()
         await self._host_side.change_name_servers(new)

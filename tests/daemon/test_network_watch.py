@@ -110,6 +110,19 @@ class FakeTimer:
         self._world.timers.remove(self._entry)
 
 
+def test_what_we_did_ourselves_is_passed_over_but_for_addresses() -> None:
+    world = FakeTime()
+    world.events += [DefaultRouteChanged()]
+    world.watch.pass_over()
+    world.run(5)
+    assert world.calls == []
+
+    world.events += [DefaultRouteChanged(), AddressesChanged()]
+    world.watch.pass_over()
+    world.run(5)
+    assert [why for _, why in world.calls] == ["addresses changed"]
+
+
 def test_what_comes_together_is_told_once_and_soon() -> None:
     world = FakeTime()
     world.run(3)
