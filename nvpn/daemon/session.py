@@ -111,6 +111,7 @@ class Session:
         undo.callback(self._namespaces.close)
         self._netconf = self._namespaces.at_home(LinuxNetconf)
         undo.callback(self._netconf.close)
+        self._has_peers = False
         path = state_path(name)
         self._memory, problem = read_memory(path)
         if problem:
@@ -268,6 +269,7 @@ class Session:
         finally:
             _wipe_keys(config)
         self._peers.told()
+        self._has_peers = True
         await self._bind(config)
         if recalled.in_session:
             self._around.spawn(self._initiate(recalled.in_session))
@@ -389,7 +391,8 @@ class Session:
         self._around.end(1, "an internal error")
 
     def _is_known(self, peer: PublicKey) -> bool:
-        return self._backend.has_peer(peer)
+        # A start that fails early knows of no peer, and must not forget all of them.
+        return not self._has_peers or self._backend.has_peer(peer)
 
     # --- the end ------------------------------------------------------------------------
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, Roads, talking
-from tests.support.world import World, wait_until
+from tests.support.world import new_world, wait_until
 
 pytestmark = pytest.mark.root
 
 SWITCH = "kill_switch = true"
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+    with new_world(tmp_path_factory.mktemp("roads")) as world:
+        made = Roads(world)
+        made.serve()
+        yield made
+
+
 @pytest.fixture
-def roads(world: World) -> Iterator[Roads]:
-    made = Roads(world)
-    made.serve()
-    yield made
+def roads(shared: Roads) -> Iterator[Roads]:
+    yield shared
+    shared.tidy()
 
 
 def test_nothing_is_readable_on_the_wire_from_the_switch_s_first_moment_to_its_last(
@@ -108,8 +114,14 @@ def test_without_a_default_route_only_the_tunnel_and_the_lan_are_left(roads: Roa
     assert client.host.ping(OUTSIDE) == (3, 3)
 
 
-def test_a_switch_that_cannot_be_set_is_an_error(roads: Roads, tmp_path: Path) -> None:
+def test_a_switch_that_cannot_be_set_is_an_error(roads: Roads) -> None:
     client = roads.client
+    client.write(roads.configuration())
+    client.nvpn("up", "wg0.toml")
+    assert client.host.ping(OUTSIDE) == (3, 3)
+    client.nvpn("down", "wg0")
+    remembered = (client.state_directory / "wg0.json").read_bytes()
+    assert roads.server.public_key in remembered.decode()
     before = roads.host_state()
     client.write(roads.configuration(SWITCH))
     script = 'mount --bind /dev/null "$(command -v nft)" && exec "$@"'
@@ -126,6 +138,8 @@ def test_a_switch_that_cannot_be_set_is_an_error(roads: Roads, tmp_path: Path) -
     )
     assert roads.host_state() == before
     assert client.is_clean()
+    # A start that failed has not forgotten whom it was to talk to.
+    assert (client.state_directory / "wg0.json").read_bytes() == remembered
 
 
 def test_an_endpoint_s_name_that_the_switch_keeps_from_resolving_is_told(roads: Roads) -> None:

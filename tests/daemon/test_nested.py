@@ -11,17 +11,24 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, SERVER, Roads
-from tests.support.world import World, wait_until
+from tests.support.world import new_world, wait_until
 
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+    with new_world(tmp_path_factory.mktemp("roads")) as world:
+        made = Roads(world)
+        made.serve("wg0", number=9, port=51820)
+        made.serve("wg1", number=8, port=51821)
+        yield made
+
+
 @pytest.fixture
-def roads(world: World) -> Iterator[Roads]:
-    made = Roads(world)
-    made.serve("wg0", number=9, port=51820)
-    made.serve("wg1", number=8, port=51821)
-    yield made
+def roads(shared: Roads) -> Iterator[Roads]:
+    yield shared
+    shared.tidy()
 
 
 def received(roads: Roads, name: str) -> int:
@@ -61,7 +68,8 @@ def test_a_tunnel_through_the_other_and_either_may_go_first(
     other = "wg1" if first == "wg0" else "wg0"
     assert client.host.ping(ROUTER) == (3, 3)
     if first == "wg1":
-        assert roads.host_state() == alone
+        # The kill switch of the one lets the other's packets pass no more, soon.
+        wait_until(lambda: roads.host_state() == alone, 5, "all is as before the second")
     elif not switch:
         # Its packets go directly now. The server answers as soon as it has heard from there.
         wait_until(lambda: client.host.ping(OUTSIDE, count=1, wait=1) == (1, 1), 20, "again")

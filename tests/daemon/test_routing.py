@@ -10,16 +10,23 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, SERVER, Roads, talking
-from tests.support.world import World, wait_until
+from tests.support.world import new_world, wait_until
 
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+    with new_world(tmp_path_factory.mktemp("roads")) as world:
+        made = Roads(world)
+        made.serve()
+        yield made
+
+
 @pytest.fixture
-def roads(world: World) -> Iterator[Roads]:
-    made = Roads(world)
-    made.serve()
-    yield made
+def roads(shared: Roads) -> Iterator[Roads]:
+    yield shared
+    shared.tidy()
 
 
 def device_to(roads: Roads, address: str, *more: str) -> str:
@@ -209,6 +216,7 @@ def test_ipv6_that_the_interface_cannot_have_does_not_go_past_it(roads: Roads) -
     assert client.host.ping(OUTSIDE) == (3, 3)
     assert client.host.run("ip", "-6", "route", "get", OUTSIDE_V6, check=False) == ""
     assert device_to(roads, "fd77:1::2") == roads.wire
+    client.host.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=0")
     client.nvpn("down", "wg0")
     assert roads.host_state() == before
 
@@ -242,6 +250,7 @@ def test_a_failed_start_leaves_nothing(roads: Roads) -> None:
 
 def test_what_cannot_be_had_of_the_firewall_is_a_warning(roads: Roads) -> None:
     client = roads.client
+    client.host.run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=0")
     client.write(roads.configuration())
     script = (
         "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys"
@@ -273,7 +282,11 @@ def test_what_cannot_be_had_of_the_firewall_is_a_warning(roads: Roads) -> None:
         "warning: wg0: packets to its addresses are accepted from any network:"
         " neither nft nor iptables is installed"
     )
+    strict = f"net.ipv4.conf.{roads.wire}.rp_filter="
+    client.host.run("sysctl", "-qw", f"{strict}0")
     assert client.host.ping(OUTSIDE) == (3, 3)
+    client.host.run("sysctl", "-qw", f"{strict}1")
+    assert client.host.ping(OUTSIDE, wait=0.3) == (3, 0)  # so the warning is true
 
 
 def test_a_tunnel_over_twenty_others_lets_the_packets_of_each_pass(roads: Roads) -> None:

@@ -84,6 +84,13 @@ endpoint = "{endpoint}"
 allowed_ips = [{allowed_ips}]
 """
 
+    def tidy(self) -> None:
+        """Take down what a test left up."""
+        for name in ("wg0", "wg1"):
+            left = self.client.state_directory / f"{name}.leftovers"
+            if self.client.has_link(name) or left.exists():
+                self.client.nvpn("down", name, status=None)
+
     def host_state(self) -> str:
         """All of the client's that is in no interface: rules, tables, firewall.
 
