@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -28,22 +29,18 @@ PACKAGES = (
     "nacl",
     "noise",
     "tomli",
-    "tomlkit",
     "jeepney",
     "_cffi_backend*.so",
-    "*__mypyc*.so",
 )
 """What nvpn imports of site-packages where neither numpy nor uvloop nor rich is there."""
 
 _LEFT_OUT = {
     *("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data"),
-    *("site-packages", "distutils", "sqlite3", "dbm", "curses"),
+    *("site-packages", "distutils", "dbm", "curses"),
 }
 """Parts of the standard library that are big and not needed."""
 
-_FILES_LEFT_OUT = re.compile(
-    r"/_(?:tkinter|sqlite3|dbm|gdbm|curses)[^/]*\.so$|/nis\.|\.opt-\d|\.a$"
-)
+_FILES_LEFT_OUT = re.compile(r"/_(?:tkinter|dbm|gdbm|curses)[^/]*\.so$|/nis\.|\.opt-\d|\.a$")
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,11 @@ def _bundle() -> bytes:
     for pattern in PACKAGES:
         for path in packages.glob(pattern):
             found |= {path, *path.rglob("*")}
+    # Compiled packages have a part with a name of its own.
+    importlib.import_module("tomli")
+    found |= {
+        Path(str(module.__file__)) for name, module in sys.modules.items() if "__mypyc" in name
+    }
     found = {path for path in found if path.is_file() and not _FILES_LEFT_OUT.search(str(path))}
     # Modules in C may need libraries that the interpreter itself does not.
     found |= _libraries([interpreter, *(path for path in found if path.suffix == ".so")])
