@@ -49,7 +49,8 @@ def save_running(config: TunnelConfig, running: Running) -> list[str]:
     if examination.config is None:
         raise ConfigErrors(examination.problems)
     if config.path.suffix == ".toml":
-        return _TomlSaver(examination.config, running).save()
+        known = {peer.public_key for peer in config.peers}
+        return _TomlSaver(examination.config, running, known).save()
     _save_conf(examination.config, running)
     return []
 
@@ -117,8 +118,9 @@ def _in_order(now: Iterable[Interface], written: tuple[Interface, ...]) -> list[
 
 
 class _TomlSaver:
-    def __init__(self, config: TunnelConfig, running: Running) -> None:
+    def __init__(self, config: TunnelConfig, running: Running, known: set[PublicKey]) -> None:
         self._config = config
+        self._known = known
         self._running = running
         self._files = EditedFiles(config.path, EditedToml)
         self._warnings: list[str] = []
@@ -141,6 +143,11 @@ class _TomlSaver:
                 new.append(_new_peer(peer, "" if peer.name in names else peer.name))
             else:
                 self._save_peer(peer, before)
+        for key in [key for key in written if key not in self._known]:
+            # Somebody has written it since; that it does not run says nothing.
+            self._warnings.append(
+                f"{self._peers[key][0]}: {written.pop(key).label} is not running yet, and stays"
+            )
         for file, changes in self._changes.items():
             gone = [self._peers[key][1] for key in written if self._peers[key][0] == file]
             with self._files.changing(file) as edited:

@@ -177,6 +177,15 @@ def test_a_peer_that_is_gone_goes_from_toml_with_its_comments(tmp_path: Path) ->
     assert config.path.read_text() == TOML[: TOML.index("\n# Bob")]
 
 
+def test_a_peer_that_was_written_since_the_start_is_not_lost(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    text = f"{TOML}\n[[peer]]\nname = 'carol'\npublic_key = '{CAROL.base64}'\n"
+    config.path.write_text(text)
+    (warning,) = save_running(config, running(config))
+    assert warning == f"{config.path}: carol is not running yet, and stays"
+    assert config.path.read_text() == text
+
+
 def test_a_mark_that_was_chosen_for_a_default_route_is_not_written(tmp_path: Path) -> None:
     text = TOML.replace('"10.0.0.3/32"', '"0.0.0.0/0"')
     config = written(tmp_path, "wg0.toml", text)
