@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from nvpn.backend.kernel_plans import Wireguard, apply_plan, refused
+from nvpn.backend.kernel_plans import Wireguard, apply_plan, refused, wipe, with_names
 from nvpn.backend.kernel_watch import KernelWatch
 from nvpn.errors import ControlError, DropReason, PlatformError
 from nvpn.model.changes import Owner, Plan, SetCandidates, SetEndpoint
@@ -85,7 +85,7 @@ class KernelBackend:
         self._candidates: dict[PublicKey, tuple[Endpoint, ...]] = {}
         self._watch = KernelWatch()
         self._listeners: list[Callable[[Notice], None]] = []
-        # As of the last look, without keys.
+        # As of the last look, without keys and allowed IPs.
         self._seen = TunnelSnapshot(name)
         self._seen_peers: dict[PublicKey, PeerSnapshot] = {}
         self._nudged: set[PublicKey] = set()
@@ -254,7 +254,7 @@ class KernelBackend:
     def _look_there(
         self,
     ) -> tuple[TunnelSnapshot, dict[PublicKey, PeerSnapshot], list[Notice]]:
-        seen = self._wireguard.get(self._index, with_keys=False)
+        seen = self._wireguard.get(self._index, brief=True)
         peers = {peer.public_key: peer for peer in seen.peers}
         return seen, peers, self._watch.look(seen, self._clocks())
 
@@ -276,7 +276,7 @@ class KernelBackend:
     def _complete(self, now: TunnelSnapshot) -> TunnelSnapshot:
         """With what the kernel does not know."""
         return replace(
-            _with_names(now, self._names, self._owners),
+            with_names(now, self._names, self._owners),
             name=self.name,
             mtu=self._mtu,
             datapath_reason=self._reason,
@@ -310,11 +310,9 @@ class KernelBackend:
     ) -> TunnelSnapshot:
         now = self._wireguard.get(self._index)
         try:
-            wanted = apply_plan(
-                self._wireguard, self._index, plan, _with_names(now, names, owners)
-            )
+            wanted = apply_plan(self._wireguard, self._index, plan, with_names(now, names, owners))
         finally:
-            _wipe(now)
+            wipe(now)
         self._watch.expect_moves(change.peer for change in plan if isinstance(change, SetEndpoint))
         return wanted
 
@@ -331,7 +329,7 @@ class KernelBackend:
 
     def _place_again_there(self) -> list[PeerSnapshot]:
         """Set the endpoints that there are: only so the kernel forgets its own addresses."""
-        now = self._wireguard.get(self._index, with_keys=False)
+        now = self._wireguard.get(self._index, brief=True)
         placed = [peer for peer in now.peers if peer.endpoint is not None]
         self._change_there(
             *(
@@ -390,29 +388,3 @@ class KernelBackend:
         await self.close()
         if self._on_failure is not None:
             self._on_failure(error)
-
-
-def _with_names(
-    now: TunnelSnapshot, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]
-) -> TunnelSnapshot:
-    if not names and not owners:
-        return now
-    return replace(
-        now,
-        peers=tuple(
-            replace(
-                peer,
-                name=names.get(peer.public_key, ""),
-                owner=owners.get(peer.public_key, Owner.CONFIG),
-            )
-            for peer in now.peers
-        ),
-    )
-
-
-def _wipe(snapshot: TunnelSnapshot) -> None:
-    if snapshot.private_key is not None:
-        snapshot.private_key.wipe()
-    for peer in snapshot.peers:
-        if peer.preshared_key is not None:
-            peer.preshared_key.wipe()

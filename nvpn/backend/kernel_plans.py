@@ -9,7 +9,7 @@ were are not mentioned, and keep their sessions.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -44,8 +44,8 @@ from nvpn.netconf.kernel_changes import KEPT, KernelChanges, PeerChange
 class Wireguard(Protocol):
     """The kernel's interfaces: see :class:`nvpn.netconf.linux_wireguard.KernelWireguard`."""
 
-    def get(self, target: int | str, *, with_keys: bool = True) -> TunnelSnapshot:
-        """All about an interface. Raises PlatformError."""
+    def get(self, target: int | str, *, brief: bool = False) -> TunnelSnapshot:
+        """All about an interface, or all but keys and allowed IPs. Raises PlatformError."""
 
     def set(self, target: int | str, changes: KernelChanges) -> None:
         """Change it. Raises PlatformError, with what was made before the refusal in force."""
@@ -83,6 +83,34 @@ def refused(error: PlatformError, name: str) -> ControlError:
         hint = "choose another listen port, or stop what uses this one"
     told = PlatformError(f"configure interface {name}", errno=number, hint=hint)
     return ControlError(number, str(told))
+
+
+def with_names(
+    now: TunnelSnapshot, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]
+) -> TunnelSnapshot:
+    """``now`` with what the kernel does not know: what peers are called, and whose they are."""
+    if not names and not owners:
+        return now
+    return replace(
+        now,
+        peers=tuple(
+            replace(
+                peer,
+                name=names.get(peer.public_key, ""),
+                owner=owners.get(peer.public_key, Owner.CONFIG),
+            )
+            for peer in now.peers
+        ),
+    )
+
+
+def wipe(snapshot: TunnelSnapshot) -> None:
+    """Zero the secret keys in it."""
+    if snapshot.private_key is not None:
+        snapshot.private_key.wipe()
+    for peer in snapshot.peers:
+        if peer.preshared_key is not None:
+            peer.preshared_key.wipe()
 
 
 def plan_changes(plan: Plan, now: TunnelSnapshot) -> tuple[KernelChanges, TunnelSnapshot]:

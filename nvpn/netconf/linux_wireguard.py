@@ -69,8 +69,8 @@ class KernelWireguard:
         """Let go of the descriptor."""
         self._connection.close()
 
-    def get(self, target: Target, *, with_keys: bool = True) -> TunnelSnapshot:
-        """All about an interface but its MTU; ``with_keys=False`` leaves secret keys out.
+    def get(self, target: Target, *, brief: bool = False) -> TunnelSnapshot:
+        """All about an interface but its MTU; ``brief`` leaves out secret keys and allowed IPs.
 
         Raises:
             PlatformError: ENODEV, no such interface; EOPNOTSUPP, it is not WireGuard's; …
@@ -82,7 +82,7 @@ class KernelWireguard:
         except Refusal as refusal:
             raise _translate(refusal, f"read interface {_label(target)}") from None
         try:
-            return read_device(answers, wall=time.time_ns(), with_keys=with_keys)
+            return read_device(answers, wall=time.time_ns(), brief=brief)
         finally:
             for answer in answers:
                 answer[:] = bytes(len(answer))

@@ -99,14 +99,14 @@ def pack_changes(target: Target, changes: KernelChanges) -> list[wgmsg]:
 
 
 def read_device(
-    answers: Iterable[bytes | bytearray], *, wall: int, with_keys: bool = True
+    answers: Iterable[bytes | bytearray], *, wall: int, brief: bool = False
 ) -> TunnelSnapshot:
     """The interface that the messages of one dump speak of.
 
     Args:
         answers: the attributes of each message.
         wall: Unix time in nanoseconds; a session is as old as its handshake.
-        with_keys: whether to read secret keys.
+        brief: leave out secret keys and allowed IPs.
     """
     name, private_key, listen_port, fwmark = "", None, 0, 0
     peers: list[_PeerPieces] = []
@@ -114,8 +114,8 @@ def read_device(
         for kind, value in iter_attributes(memoryview(answer)):
             if kind == _DEVICE_IFNAME:
                 name = bytes(value).rstrip(b"\0").decode(errors="surrogateescape")
-            elif kind == _DEVICE_PRIVATE_KEY:
-                if with_keys and value != _NO_KEY:
+            elif kind == _DEVICE_PRIVATE_KEY and not brief:
+                if value != _NO_KEY:
                     private_key = PrivateKey(bytes(value))
             elif kind == _DEVICE_LISTEN_PORT:
                 listen_port = _number(value)
@@ -123,7 +123,7 @@ def read_device(
                 fwmark = _number(value)
             elif kind == _DEVICE_PEERS:
                 for _, peer in iter_attributes(value):
-                    _read_peer(peer, peers, with_keys=with_keys)
+                    _read_peer(peer, peers, brief=brief)
     return TunnelSnapshot(
         name=name,
         private_key=private_key,
@@ -269,7 +269,7 @@ class _PeerPieces:
         )
 
 
-def _read_peer(data: memoryview, peers: list[_PeerPieces], *, with_keys: bool) -> None:
+def _read_peer(data: memoryview, peers: list[_PeerPieces], *, brief: bool) -> None:
     """Read one piece of a peer: its first, or more of the last one in ``peers``."""
     peer = None
     for kind, value in iter_attributes(data):
@@ -280,8 +280,8 @@ def _read_peer(data: memoryview, peers: list[_PeerPieces], *, with_keys: bool) -
             peer = peers[-1]
         elif peer is None:
             return
-        elif kind == _PEER_PRESHARED_KEY:
-            if with_keys and value != _NO_KEY:
+        elif kind == _PEER_PRESHARED_KEY and not brief:
+            if value != _NO_KEY:
                 peer.preshared_key = PresharedKey(bytes(value))
         elif kind == _PEER_ENDPOINT:
             peer.endpoint = _read_endpoint(value)
@@ -294,7 +294,7 @@ def _read_peer(data: memoryview, peers: list[_PeerPieces], *, with_keys: bool) -
             peer.rx_bytes = _number(value)
         elif kind == _PEER_TX_BYTES:
             peer.tx_bytes = _number(value)
-        elif kind == _PEER_ALLOWED_IPS:
+        elif kind == _PEER_ALLOWED_IPS and not brief:
             for _, prefix in iter_attributes(value):
                 fields = dict(iter_attributes(prefix))
                 peer.allowed_ips.append(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Prefix
-from nvpn.model.snapshot import TunnelSnapshot
+from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KEPT, KernelChanges, PeerChange
 from nvpn.netconf.linux_netlink import pack
 from nvpn.netconf.linux_wireguard import explain_absence
@@ -218,12 +218,13 @@ def test_traffic_and_the_date_of_a_handshake_are_read() -> None:
     assert later.session_age is None, "a session ends after 180 seconds"
 
 
-def test_secret_keys_are_read_only_if_they_are_wanted() -> None:
-    messages = packed(KernelChanges(private_key=KEY, peers=(PeerChange(PEER, preshared_key=PSK),)))
+def test_secret_keys_and_allowed_ips_are_read_only_if_they_are_wanted() -> None:
+    told = PeerChange(PEER, preshared_key=PSK, allowed_ips=(Prefix.parse("fd00::/8"),))
+    messages = packed(KernelChanges(private_key=KEY, peers=(told,)))
     assert read(messages).private_key == KEY
-    snapshot = read(messages, with_keys=False)
+    snapshot = read(messages, brief=True)
     assert snapshot.private_key is None
-    assert snapshot.peers[0].preshared_key is None
+    assert snapshot.peers == (PeerSnapshot(PEER),)
 
 
 # --- big ones ---------------------------------------------------------------------------

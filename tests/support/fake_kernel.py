@@ -44,11 +44,11 @@ class FakeKernel:
         self.is_gone = False
         self.closed = False
 
-    def get(self, target: int | str, *, with_keys: bool = True) -> TunnelSnapshot:
+    def get(self, target: int | str, *, brief: bool = False) -> TunnelSnapshot:
         self._expect_there()
         return TunnelSnapshot(
             name="wg0",
-            private_key=PrivateKey(self.private_key) if self.private_key and with_keys else None,
+            private_key=PrivateKey(self.private_key) if self.private_key and not brief else None,
             listen_port=self.listen_port,
             fwmark=self.fwmark,
             peers=tuple(
@@ -56,7 +56,7 @@ class FakeKernel:
                     key,
                     preshared_key=(
                         PresharedKey(peer.preshared_key.reveal())
-                        if peer.preshared_key and with_keys
+                        if peer.preshared_key and not brief
                         else None
                     ),
                     endpoint=peer.endpoint,
@@ -64,7 +64,7 @@ class FakeKernel:
                     rx_bytes=peer.rx_bytes,
                     tx_bytes=peer.tx_bytes,
                     persistent_keepalive=peer.keepalive,
-                    allowed_ips=tuple(peer.allowed_ips),
+                    allowed_ips=() if brief else tuple(peer.allowed_ips),
                     session_age=1 if peer.last_handshake else None,
                 )
                 for key, peer in self.peers.items()
