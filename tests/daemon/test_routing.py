@@ -185,6 +185,23 @@ def test_the_fwmark_of_the_file_is_mark_and_table(roads: Roads) -> None:
     assert roads.host_state() == before
 
 
+def test_a_reload_that_is_refused_changes_nothing(roads: Roads) -> None:
+    client = roads.client
+    client.write(roads.configuration())
+    client.nvpn("up", "wg0.toml")
+    client.host.run("ip", "route", "add", "default", "via", ROUTER, "table", "31")
+    before = roads.host_state()
+
+    client.write(roads.configuration("fwmark = 31\nkill_switch = true"))
+    reload = client.nvpn("reload", "wg0", status=1)
+
+    assert "cannot add route 0.0.0.0/0 to wg0: File exists" in reload.stderr
+    assert roads.host_state() == before
+    assert client.host.ping(OUTSIDE) == (3, 3)
+    client.nvpn("down", "wg0")
+    client.host.run("ip", "route", "flush", "table", "31")
+
+
 def test_what_a_killed_daemon_left_is_cleared_away(roads: Roads) -> None:
     client = roads.client
     before = roads.host_state()
