@@ -126,24 +126,13 @@ def test_one_namespace_by_both_names_is_like_none_at_all(cell: Cell) -> None:
     assert "suppress_prefixlength" not in cell.inside.run("ip", "rule")
 
 
-@pytest.mark.parametrize(
-    ("key", "sentence"),
-    [
-        (
-            'netns = "nvpn-nowhere"',
-            "error: cannot open network namespace nvpn-nowhere: No such file or directory;"
-            " make it with: ip netns add nvpn-nowhere\n",
-        ),
-        (
-            'birth_netns = "/dev/null"',
-            "error: cannot open network namespace /dev/null; /dev/null is no network namespace\n",
-        ),
-    ],
-)
-def test_a_namespace_that_is_none_is_told(machine: Machine, key: str, sentence: str) -> None:
-    machine.write(f'[interface]\nprivate_key = "PRIVATE"\n{key}\n')
+def test_a_namespace_that_is_none_is_told(machine: Machine) -> None:
+    machine.write('[interface]\nprivate_key = "PRIVATE"\nnetns = "nvpn-nowhere"\n')
 
-    assert machine.nvpn("up", "wg0.toml", status=1).stderr == sentence
+    assert machine.nvpn("up", "wg0.toml", status=1).stderr == (
+        "error: cannot open network namespace nvpn-nowhere: No such file or directory;"
+        " make it with: ip netns add nvpn-nowhere\n"
+    )
     assert machine.is_clean()
 
 

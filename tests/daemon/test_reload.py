@@ -149,14 +149,15 @@ def test_a_port_that_is_taken_leaves_everything_as_it_was(running: Pair) -> None
         "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
     )  # fmt: skip
     wait_until(lambda: "7777" in alice.host.run("ss", "-Hlun"), 5, "the other program has it")
-    before = alice.record()[0], alice.routes()
+    before = alice.record()[0], alice.outside()
 
-    text = running.configuration(alice).replace("51820\n", "7777\nmtu = 1290\n", 1)
-    alice.write(text + third("10.33.0.0/16"))
+    more = "7777\nmtu = 1290\nkill_switch = true\n"
+    text = running.configuration(alice).replace("51820\n", more, 1)
+    alice.write(text + third("10.33.0.0/16", "0.0.0.0/0"))
     done = alice.nvpn("reload", "wg0", status=1)
 
     assert "cannot bind UDP port 7777: Address already in use" in done.stderr
-    assert (alice.record()[0], alice.routes()) == before
+    assert (alice.record()[0], alice.outside()) == before
     assert alice.ip("link", "show", "wg0")[0]["mtu"] == 1420
     assert alice.host.ping("10.9.0.2", count=2) == (2, 2)
     taken.kill()
@@ -284,24 +285,6 @@ def test_all_that_a_tunnel_puts_on_its_host_comes_and_goes_with_a_reload(running
     alice.nvpn("reload", "wg0")
     assert alice.outside() == before
     assert session(alice, bob) == since
-
-
-def test_what_the_backend_refuses_takes_rules_and_kill_switch_back(running: Pair) -> None:
-    alice = running.alice
-    text = running.configuration(alice)
-    before = alice.outside()
-    taken = alice.host.start(
-        "python3", "-c",
-        "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
-    )  # fmt: skip
-    wait_until(lambda: "7777" in alice.host.run("ss", "-Hlun"), 5, "the other program has it")
-
-    changed = text.replace("listen_port = 51820", "listen_port = 7777\nkill_switch = true")
-    alice.write(changed.replace('"10.9.0.2/32"', '"10.9.0.2/32", "0.0.0.0/0"'))
-    alice.nvpn("reload", "wg0", status=1)
-
-    assert alice.outside() == before
-    taken.kill()
 
 
 def test_an_mtu_set_by_hand_stays_and_what_only_a_start_can_change_is_told(running: Pair) -> None:

@@ -127,7 +127,9 @@ class Machine:
             "ip -6 route show table all",
             "nft list ruleset",
         )
-        return "".join(self.host.run(*command.split()) for command in commands)
+        lines = "".join(self.host.run(*command.split()) for command in commands).splitlines()
+        # The kernel's own come when it is done looking for another host of the address.
+        return "\n".join(line for line in lines if " proto kernel" not in line)
 
     def wait_until_clean(self, seconds: float = 3, name: str = "wg0") -> float:
         return wait_until(lambda: self.is_clean(name), seconds, f"{name} is gone")
