@@ -17,6 +17,7 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from nvpn.config.model import HostPort
@@ -311,14 +312,15 @@ class EndpointResolver:
         Cancelling leaves the thread to itself, and its slot with it until it is done.
         """
         await self._slots.acquire()
-        running = asyncio.ensure_future(run_in_thread(call, name="resolver"))
+        running = asyncio.ensure_future(run_in_thread(lambda: _attempt(call), name="resolver"))
         running.add_done_callback(self._free_slot)
-        return await asyncio.shield(running)
+        result = await asyncio.shield(running)
+        if isinstance(result, _Failed):
+            raise result.error
+        return result
 
     def _free_slot(self, done: asyncio.Future[Any]) -> None:
         self._slots.release()
-        if not done.cancelled():
-            done.exception()  # nobody may be waiting for it any more
 
     def _shortest_ttl(self, names: Sequence[HostPort]) -> float | None:
         """Seconds until some name should be looked up again; None when only zones may change."""
@@ -330,6 +332,20 @@ class EndpointResolver:
             for ttl in told
         ]
         return min(ttls, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A failure that nobody may be waiting for any more: a value, lest the loop complains."""
+
+    error: OSError
+
+
+def _attempt(call: Callable[[], _T]) -> _T | _Failed:
+    try:
+        return call()
+    except OSError as error:
+        return _Failed(error)
 
 
 def _describe(error: OSError) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from nvpn.backend.api import TunnelBackend
 from nvpn.config.model import HostPort, TunnelConfig
@@ -15,13 +16,13 @@ from nvpn.model.clock import boot_ns
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 
-if TYPE_CHECKING:
-    import asyncio
-
 _log: Final = logging.getLogger(__name__)
 
 RESOLVE_SECONDS: Final = 3.0
 """How long a start or reload waits for names; slower ones come in when they do."""
+
+_GATHERING_SECONDS: Final = 0.2
+"""Many names may resolve at once, as when a network comes: all paths are looked at once, then."""
 
 
 class Whereabouts:
@@ -44,11 +45,14 @@ class Whereabouts:
         self._on_moved = on_moved
         self._resolver = EndpointResolver(self._found, spawn=spawn)
         # What the resolver knew when it was last told to the backend.
-        self._placed: Mapping[PublicKey, tuple[Endpoint, ...]] = {}
+        self._placed: dict[PublicKey, tuple[Endpoint, ...]] = {}
+        self._telling: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """Stop looking."""
         self._resolver.close()
+        if self._telling is not None:
+            self._telling.cancel()
 
     async def want(self, config: TunnelConfig) -> list[str]:
         """Look for the endpoints of these peers and no others, and wait a moment for them.
@@ -115,14 +119,24 @@ class Whereabouts:
             current=self._backend.endpoint_of(peer),
             boot=boot_ns(),
         )
-        self._placed = {**self._placed, peer: found}
+        self._placed[peer] = found
         try:
             await self._backend.apply(plan)
             if before and any(isinstance(change, SetEndpoint) for change in plan):
                 self._backend.initiate(peer)
-            self._on_moved()
         except NvpnError as error:
             _log.warning("%s", error, extra={"peer": peer.short})
+            return
+        if self._telling is None:
+            self._telling = self._spawn(self._tell_moved())
+
+    async def _tell_moved(self) -> None:
+        await asyncio.sleep(_GATHERING_SECONDS)
+        self._telling = None
+        try:
+            self._on_moved()
+        except NvpnError as error:
+            _log.warning("%s", error)
 
 
 def _endpoints(config: TunnelConfig) -> dict[PublicKey, tuple[HostPort, ...]]:
