@@ -25,6 +25,7 @@ from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
+from nvpn.transport.udp import has_way
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -52,6 +53,7 @@ class KernelBackend:
             time, from when on it is ours; None for one that is from the start.
         on_failure: called once, with what went wrong inside; the backend is closed by then.
         clocks: both clocks.
+        has_way: whether the host has a route to an endpoint, with a mark.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class KernelBackend:
         claim: Callable[[], None] | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
         clocks: Callable[[], Now] = read_clocks,
+        has_way: Callable[[Endpoint, int], bool] = has_way,
     ) -> None:
         self.name = name
         self._index = index
@@ -80,6 +83,7 @@ class KernelBackend:
         self._reason = reason
         self._on_failure = on_failure
         self._clocks = clocks
+        self._has_way = has_way
         self._names: dict[PublicKey, str] = {}
         self._owners: dict[PublicKey, Owner] = {}
         self._candidates: dict[PublicKey, tuple[Endpoint, ...]] = {}
@@ -250,6 +254,16 @@ class KernelBackend:
                 listener(notice)
             if notice.kind in (NoticeKind.HANDSHAKE_UNANSWERED, NoticeKind.HANDSHAKE_GIVEN_UP):
                 await self._try_elsewhere(notice.peer)
+        # What cannot be sent is not counted as sent, so the watch does not see these.
+        for peer in [peer for peer in self._candidates if self._is_cut_off(peer)]:
+            await self._try_elsewhere(peer)
+
+    def _is_cut_off(self, peer: PublicKey) -> bool:
+        """Whether it has no session, and is where the host has no route to."""
+        seen = self._seen_peers.get(peer)
+        if seen is None or seen.session_age is not None or seen.endpoint is None:
+            return False
+        return not self._has_way(seen.endpoint, self._seen.fwmark)
 
     def _look_there(
         self,

@@ -27,6 +27,7 @@ from nvpn.datapath.ancillary import (
     UDP_GRO,
 )
 from nvpn.errors import PlatformError
+from nvpn.model.endpoint import Endpoint
 
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
@@ -107,6 +108,19 @@ def set_fwmark(sockets: UdpSockets, fwmark: int) -> None:
                 _set_mark(borrowed, fwmark)
             finally:
                 borrowed.detach()
+
+
+def has_way(endpoint: Endpoint, fwmark: int = 0) -> bool:
+    """Whether this host has a route to the endpoint. Sends nothing."""
+    family = socket.AF_INET if endpoint.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            if fwmark:
+                _set_mark(probe, fwmark)
+            probe.connect(endpoint.sockaddr)
+    except (OSError, PlatformError):
+        return False
+    return True
 
 
 def _bind(

@@ -276,7 +276,11 @@ class Clock:
 
 
 def backend_over(
-    kernel: FakeKernel, *, clock: Clock | None = None, let_go: list[bool] | None = None
+    kernel: FakeKernel,
+    *,
+    clock: Clock | None = None,
+    let_go: list[bool] | None = None,
+    nowhere: Sequence[Endpoint] = (),
 ) -> KernelBackend:
     return KernelBackend(
         name="wg0",
@@ -288,6 +292,7 @@ def backend_over(
         loop=asyncio.get_running_loop(),
         reason="because",
         clocks=clock or Clock(),
+        has_way=lambda endpoint, fwmark: endpoint not in nowhere,
     )
 
 
@@ -423,6 +428,25 @@ def test_a_peer_that_does_not_answer_is_sought_at_its_other_places_in_turn() -> 
         kernel.peers[A].last_handshake = BEGIN
         await backend.apply(())
         assert notices[-1].kind is NoticeKind.HANDSHAKE_COMPLETED
+        await backend.close()
+
+    play(scenario)
+
+
+def test_a_place_without_a_route_is_left_at_once_while_there_is_no_session() -> None:
+    async def scenario() -> None:
+        kernel = FakeKernel()
+        backend = backend_over(kernel, nowhere=[FAR])
+        await backend.apply((AddPeer(A), SetEndpoint(A, FAR), SetCandidates(A, (FAR, ELSEWHERE))))
+        await backend.bring_up()
+        await backend.apply(())
+        assert kernel.peers[A].endpoint == ELSEWHERE
+        await backend.apply(())
+        assert kernel.peers[A].endpoint == ELSEWHERE
+
+        kernel.peers[A].endpoint, kernel.peers[A].last_handshake = FAR, 1
+        await backend.apply(())
+        assert kernel.peers[A].endpoint == FAR, "it came from there"
         await backend.close()
 
     play(scenario)

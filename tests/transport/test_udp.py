@@ -5,13 +5,15 @@ import fcntl
 import os
 import select
 import socket
+import subprocess
 
 import pytest
 
 from nvpn.datapath.ancillary import CONTROL_BYTES, build_control, parse_control
 from nvpn.errors import PlatformError
-from nvpn.model.endpoint import Source
-from nvpn.transport.udp import UdpSockets, open_udp, set_fwmark
+from nvpn.model.endpoint import Endpoint, Source
+from nvpn.transport.udp import UdpSockets, has_way, open_udp, set_fwmark
+from tests.support.own_namespace import in_new_namespace
 
 
 def _borrow(fd: int) -> socket.socket:
@@ -183,3 +185,14 @@ def test_short_and_unknown_control_messages_are_passed_over() -> None:
     received = parse_control(junk)
     assert received.source is None
     assert received.segment == 0
+
+
+@in_new_namespace
+def test_only_where_a_route_leads_there_is_a_way() -> None:
+    assert has_way(Endpoint.parse("127.0.0.1:7"))
+    assert not has_way(Endpoint.parse("192.0.2.1:7"))
+    assert not has_way(Endpoint.parse("[2001:db8::1]:7"))
+    subprocess.run(["ip", "route", "add", "192.0.2.0/24", "dev", "lo", "table", "7"], check=True)
+    subprocess.run(["ip", "rule", "add", "fwmark", "0x70", "table", "7"], check=True)
+    assert not has_way(Endpoint.parse("192.0.2.1:7"))
+    assert has_way(Endpoint.parse("192.0.2.1:7"), 0x70)
