@@ -34,8 +34,6 @@ MAY_SKIP: Final = {
     # A kernel with WireGuard of its own, which wg-quick takes without asking.
     "wg-quick prefers this kernel's own WireGuard",
     "this kernel has WireGuard of its own",
-    # Containers whose control groups are read-only.
-    "systemd cannot run here beside the first process",
     # Says what is answered where it is missing, and here it is there, as it has to be.
     "the native datapath is there",
 }
