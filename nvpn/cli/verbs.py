@@ -35,20 +35,22 @@ GROUPS: Final = (
                 "up",
                 "nvpn.cli.up",
                 "Bring a tunnel up from its file",
-                "Bring a tunnel up: make the interface, its addresses and routes, and go to\n"
-                "the background once it is ready. Takes nvpn's TOML or a wg-quick .conf.",
+                "Bring a tunnel up: make the interface, its addresses and routes, tell the name\n"
+                "servers, run the hooks, and go to the background once it is ready. Takes nvpn's\n"
+                "TOML or a wg-quick .conf. What fails takes everything back.",
                 (
                     ("nvpn up wg0.toml", "a file here"),
                     ("nvpn up wg0", "/etc/nvpn/wg0.toml or /etc/wireguard/wg0.conf"),
                     ("nvpn up -f wg0.toml", "stay in front, log to stderr"),
+                    ("systemctl enable --now nvpn@wg0", "at every start of the machine"),
                 ),
             ),
             Verb(
                 "down",
                 "nvpn.cli.down",
                 "Take a tunnel down and remove all it made",
-                "Take a tunnel down: the keys are wiped, and the interface, its routes and\n"
-                "its control socket are removed.",
+                "Take a tunnel down: the last hooks run, the keys are wiped, and the interface,\n"
+                "its routes and all else that it made are removed; also what a killed one left.",
                 (("nvpn down wg0", "by the interface's name"),),
             ),
             Verb(
