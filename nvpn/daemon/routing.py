@@ -13,21 +13,21 @@ import errno
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 from nvpn.config.model import TunnelConfig
 from nvpn.daemon.firewall import Run, TunnelFirewall, undo_firewall
 from nvpn.daemon.leftovers import Leftovers
 from nvpn.daemon.routing_lock import routing_lock
+from nvpn.daemon.routing_target import Target, explain_unheard_resolver
 from nvpn.errors import PlatformError
-from nvpn.model.prefixes import Prefix, parse_address
+from nvpn.model.prefixes import Prefix
 from nvpn.netconf.api import Link
-from nvpn.netconf.firewall import GuardFacts, SwitchFacts, is_lan
+from nvpn.netconf.firewall import GuardFacts, SwitchFacts
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.netconf.linux_rules import NO_FAMILY, LinuxRules
 from nvpn.netconf.linux_sysctl import heed_marks_of_arrivals
-from nvpn.netconf.plan import plan_routing
 from nvpn.netconf.rules import Rule, choose_mark, plan_escape, plan_rules, tunnel_marks
 
 __all__ = ["Routing", "Run", "undo_firewall", "undo_rules"]
@@ -38,28 +38,7 @@ RULES: Final = "rules"
 """The kind of leftovers: ``rules`` as they are, ``ends``: (IP version, table)."""
 
 _VERSIONS: Final = (4, 6)
-_RESERVED: Final = frozenset({253, 254, 255})
-"""Tables that the kernel has a use for: default, main, local."""
 _DOWN: Final = frozenset({errno.ENETDOWN, errno.ENODEV})
-_RESOLV_CONF: Final = "/etc/resolv.conf"
-_LOOPBACK: Final = (Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a configuration wants: ``routes`` are (table, prefix), ``versions`` those whose
-    default route is reached by rules."""
-
-    routes: frozenset[tuple[int, Prefix]] = frozenset()
-    versions: frozenset[int] = frozenset()
-    mark: int = 0
-    addresses: tuple[bytes, ...] = ()
-    has_switch: bool = False
-
-    @property
-    def marks(self) -> frozenset[int]:
-        """That of the tunnel's own packets, if they have one."""
-        return frozenset({self.mark} - {0})
 
 
 class Routing:
@@ -90,7 +69,7 @@ class Routing:
         self._firewall = TunnelFirewall(link_name, leftovers, run=run, warn=warn)
         self._opened: LinuxRules | None = None
         self._link: Link | None = None
-        self._in_force = _Target()
+        self._in_force = Target()
         self._chosen = 0
         # What is there now, by (table, prefix), (version, table) and (version, mark).
         self._routes: set[tuple[int, Prefix]] = set()
@@ -109,9 +88,7 @@ class Routing:
         interface = config.interface
         if interface.fwmark or self._is_apart:
             return interface.fwmark
-        allowed = [prefix for peer in config.peers for prefix in peer.allowed_ips]
-        plan = plan_routing(allowed, (), table=interface.table, is_apart=False)
-        if not plan.by_rule and not interface.kill_switch:
+        if not Target.of(config, mark=0, is_apart=False).versions and not interface.kill_switch:
             return 0
         if not self._chosen:
             self._chosen = self._claim_mark()
@@ -123,7 +100,8 @@ class Routing:
             return
         mark = self.choose_mark(config)
         self._set_switch({mark} | self._in_force.marks)
-        self._check_resolver(config)
+        if sentence := explain_unheard_resolver(config, self._kernel.local_networks()):
+            self._warn(sentence)
 
     def apply(self, config: TunnelConfig, link: Link, *, mark: int) -> None:
         """Table routes, anti-spoofing, default routes and rules.
@@ -142,7 +120,7 @@ class Routing:
             PlatformError: having undone what it added.
         """
         self._link = link
-        target = self._target_of(config, mark)
+        target = Target.of(config, mark=mark, is_apart=self._is_apart)
         with contextlib.ExitStack() as undo:
             undo.callback(self._reduce, self._in_force)
             self._extend(target)
@@ -190,7 +168,7 @@ class Routing:
     def withdraw(self, *, keep_guard: bool) -> None:
         """Take all of it back, the kill switch only if wanted. Never raises."""
         self._chosen = 0
-        self._reduce(_Target())
+        self._reduce(Target())
         if keep_guard:
             return
         self._try(self._firewall.drop_switch)
@@ -198,38 +176,9 @@ class Routing:
             self._opened.close()
             self._opened = None
 
-    # --- what is wanted -----------------------------------------------------------------
-
-    def _target_of(self, config: TunnelConfig, mark: int) -> _Target:
-        interface = config.interface
-        plan = plan_routing(
-            (prefix for peer in config.peers for prefix in peer.allowed_ips),
-            interface.addresses,
-            table=interface.table,
-            is_apart=self._is_apart,
-        )
-        if plan.by_rule and mark in _RESERVED:
-            raise PlatformError(
-                f"put the default route of {self._name} into table {mark}",
-                hint="the table is as the fwmark, and that one is the system's;"
-                " choose another fwmark",
-            )
-        # The rest of the main table is the interface's own settings.
-        own = plan.routes
-        if interface.table is None:
-            own = frozenset(prefix for prefix in own if prefix.is_default)
-        return _Target(
-            routes=frozenset((plan.table, prefix) for prefix in own)
-            | frozenset((mark, prefix) for prefix in plan.by_rule),
-            versions=frozenset(prefix.version for prefix in plan.by_rule),
-            mark=mark,
-            addresses=tuple(address.address for address in interface.addresses),
-            has_switch=interface.kill_switch,
-        )
-
     # --- what is added ------------------------------------------------------------------
 
-    def _extend(self, target: _Target) -> None:
+    def _extend(self, target: Target) -> None:
         if target.versions:
             old = self._in_force
             addresses = old.addresses if old.versions else ()
@@ -249,7 +198,7 @@ class Routing:
             for version in sorted(target.versions - lacking):
                 self._add_block(version, target.mark)
 
-    def _end(self, version: int, target: _Target) -> bool:
+    def _end(self, version: int, target: Target) -> bool:
         """Make the table end. False where there is no such IP version, so that nothing leaks."""
         end = (version, target.mark)
         if end in self._ends:
@@ -319,7 +268,7 @@ class Routing:
 
     # --- what is removed ----------------------------------------------------------------
 
-    def _settle_on(self, target: _Target) -> None:
+    def _settle_on(self, target: Target) -> None:
         """Nothing but what the target wants is there from now on. Never raises."""
         if target.mark != self._chosen:
             self._chosen = 0
@@ -329,7 +278,7 @@ class Routing:
         else:
             self._try(self._firewall.drop_switch)
 
-    def _reduce(self, target: _Target) -> None:
+    def _reduce(self, target: Target) -> None:
         """Remove what the target does not want, but for the kill switch. Never raises."""
         before, self._in_force = self._in_force, target
         retired = before.marks - target.marks
@@ -383,22 +332,6 @@ class Routing:
         lan = self._kernel.local_networks()
         self._firewall.set_switch(SwitchFacts(self._name, tuple(sorted(known)), lan))
 
-    def _check_resolver(self, config: TunnelConfig) -> None:
-        named = [
-            place for peer in config.peers for place in peer.endpoints if not place.is_literal
-        ]
-        server = _first_name_server() if named else None
-        if server is None:
-            return
-        host = Prefix.of(server, len(server) * 8)
-        reachable = [*_LOOPBACK, *filter(is_lan, self._kernel.local_networks())]
-        reachable += [prefix for peer in config.peers for prefix in peer.allowed_ips]
-        if not any(prefix.covers(host) for prefix in reachable):
-            self._warn(
-                f"{named[0].host} may not resolve: the kill switch lets nothing reach the name"
-                f" server {host}; give the endpoint as an address"
-            )
-
     # --- the kernel ---------------------------------------------------------------------
 
     @property
@@ -438,15 +371,3 @@ def _by_table(
     for table, prefix in routes:
         found[table, prefix.version].add(prefix)
     return {key: frozenset(prefixes) for key, prefixes in found.items()}
-
-
-def _first_name_server() -> bytes | None:
-    try:
-        with open(_RESOLV_CONF, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                words = line.split()
-                if len(words) > 1 and words[0] == "nameserver":
-                    return parse_address(words[1].partition("%")[0])
-    except (OSError, ValueError):
-        pass
-    return None

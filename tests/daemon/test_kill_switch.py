@@ -160,6 +160,6 @@ def test_an_endpoint_s_name_that_the_switch_keeps_from_resolving_is_told(roads: 
 
     assert said.splitlines()[0] == (
         "warning: vpn.invalid may not resolve: the kill switch lets nothing reach the name"
-        " server 198.51.100.53/32; give the endpoint as an address"
+        " server 198.51.100.53; give the endpoint as an address"
     )
     assert said.endswith("\n0\n")
