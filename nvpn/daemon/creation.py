@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from nvpn.config.model import BackendWish, InterfaceConfig, TunnelConfig
 from nvpn.daemon.carrier import choose_backend
@@ -70,6 +71,8 @@ def make_tunnel(
     wanted = InterfaceConfig() if config is None else config.interface
     file = "" if config is None else str(config.path)
     choice = choose(wanted.datapath, file=file)
+    if reason:
+        choice = replace(choice, why="; ".join(filter(None, (reason, choice.why))))
     tunnel = create_tunnel(
         name,
         netconf,

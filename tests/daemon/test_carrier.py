@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ import pytest
 from nvpn.config.model import BackendWish, InterfaceConfig, TunnelConfig
 from nvpn.daemon import kernel_tunnel
 from nvpn.daemon.carrier import choose_backend
+from nvpn.daemon.kernel_tunnel import why_no_kernel
 from nvpn.datapath.choice import VARIABLE, Wish
 from nvpn.errors import PlatformError
+from tests.support.machines import Machine
 
 NONE_HERE = "this kernel has no WireGuard, nor a module with it"
+
+
+PLAIN = '[interface]\nprivate_key = "PRIVATE"\naddress = "10.9.0.1/24"\nbackend = "auto"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +72,24 @@ def test_who_asks_for_a_datapath_does_not_get_the_kernel(monkeypatch: pytest.Mon
         BackendWish.USERSPACE,
         f"{VARIABLE} names a datapath",
     )
+
+
+@pytest.mark.root
+def test_people_are_shown_what_carries_their_tunnel_and_why(machine: Machine) -> None:
+    machine.environment.pop(VARIABLE, None)
+    machine.write(PLAIN)
+    machine.nvpn("up", "wg0.toml")
+    (shown,) = json.loads(machine.nvpn("show", "wg0", "--json").stdout)["interfaces"]
+    if missing := why_no_kernel():
+        assert shown["datapath"].partition(" ")[0] in ("native", "python")
+        assert shown["datapath_reason"].startswith(missing)
+        machine.nvpn("down", "wg0")
+        machine.write(PLAIN.replace("auto", "kernel"))
+        assert machine.nvpn("up", "wg0.toml", status=1).stderr == (
+            f"error: cannot bring up wg0 by the kernel; {missing};"
+            ' our own backend can: backend = "userspace"\n'
+        )
+        assert machine.is_clean()
+    else:
+        assert shown["datapath"] == "kernel"
+        assert shown["datapath_reason"] == "this kernel has WireGuard"
