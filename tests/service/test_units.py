@@ -324,3 +324,24 @@ def test_another_namespace_can_be_had_with_its_drop_in(
     assert not alice.has_link("wg0")
     end(tunnel)
     assert not bob.has_link("wg0")
+
+
+@pytest.mark.root
+@needs_systemd
+def test_an_interface_may_be_moved_to_where_its_tunnel_cannot_look(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice, bob = pair.alice, pair.bob
+    for machine in (alice, bob):
+        machine.write(pair.configuration(machine))
+    bob.nvpn("up", "wg0.toml")
+    tunnel = start(alice, ear)
+    wait_until_ready(ear, tunnel)
+
+    elsewhere = alice.world.host("c")
+    alice.host.run("ip", "link", "set", "wg0", "netns", elsewhere.netns)
+    elsewhere.run("ip", "address", "add", "10.9.0.1/24", "dev", "wg0")
+    elsewhere.run("ip", "link", "set", "wg0", "up")
+
+    assert elsewhere.ping("10.9.0.2", count=2) == (2, 2)
+    assert "is not followed: cannot enter a network namespace" in end(tunnel)

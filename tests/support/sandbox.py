@@ -184,6 +184,7 @@ def _call_groups() -> dict[str, set[str]]:
         ["systemd-analyze", "--no-pager", "syscall-filter"],
         env={**os.environ, "SYSTEMD_COLORS": "0"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what it does not know of this kernel
         text=True,
         check=True,
     ).stdout
