@@ -37,6 +37,9 @@ endpoints = [{endpoints}]
 """,
             f"{self.name}.toml",
         )
+        # A link that was made just now holds datagrams back until it has found its neighbours.
+        for way in ("10.77.1.2", "10.77.2.2", "fd77:1::2", "fd77:2::2"):
+            self.machine.host.run("ping", "-c1", "-w10", way)
         self.machine.nvpn("up", f"./{self.name}.toml")
 
     @property
@@ -65,22 +68,24 @@ def two_ways(world: World, request: pytest.FixtureRequest) -> Callable[[str, str
 
 
 @pytest.mark.parametrize(
-    ("other", "change"),
+    ("other", "second", "change"),
     [
-        ("wireguard-go", "ip address flush dev {}"),
+        # Not to the other family: wireguard-go keeps addresses for reuse, and after one of IPv4
+        # fills in a part of the next one of IPv6 only.
+        ("wireguard-go", "10.77.2.2", "ip address flush dev {}"),
         # The kernel takes the routes of IPv4 away without a word, and leaves the address.
-        ("nvpn", "ip link set {} down"),
+        ("nvpn", "[fd77:2::2]", "ip link set {} down"),
     ],
     ids=["address", "link"],
 )
 def test_when_a_way_out_is_taken_away_the_other_one_is_used_at_once(
-    two_ways: Callable[[str, str], TwoWays], other: str, change: str
+    two_ways: Callable[[str, str], TwoWays], other: str, second: str, change: str
 ) -> None:
     """By itself, a session that is lost would be missed after fifteen seconds."""
-    there = two_ways(other, '"10.77.1.2:51820", "[fd77:2::2]:51820"')
+    there = two_ways(other, f'"10.77.1.2:51820", "{second}:51820"')
     there.wait_for_answer(10)
-    over_first = there.endpoint.startswith("10.77.1.")
+    over_first = there.endpoint.startswith("10.77.1.2:")
     there.machine.host.run(*change.format("v1b" if over_first else "v2b").split())
     seconds = there.wait_for_answer(5)
     print(f"back after {seconds:.2f} s")
-    assert there.endpoint.startswith("[fd77:2::" if over_first else "10.77.1.")
+    assert there.endpoint.startswith(f"{second}:" if over_first else "10.77.1.2:")
