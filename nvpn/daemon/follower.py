@@ -94,7 +94,7 @@ class LinkFollower:
             if isinstance(event, LinkChanged):
                 self._note(event.link)
             elif isinstance(event, LinkLeft):
-                self._leave()
+                self._leave(event)
                 return
 
     def _note(self, link: Link) -> None:
@@ -127,11 +127,13 @@ class LinkFollower:
         finally:
             self._switching = None
 
-    def _leave(self) -> None:
+    def _leave(self, event: LinkLeft) -> None:
         """It left this namespace: deleted, or moved to another one."""
         self.close()
         tun = self._tunnel.tun
         if tun is None:
+            if event.has_moved:
+                _log.info("the kernel goes on with the interface in another namespace, without us")
             self._on_gone()
             return
         self._is_elsewhere = True

@@ -51,9 +51,13 @@ class LinkChanged:
 
 @dataclass(frozen=True, slots=True)
 class LinkLeft:
-    """The interface is not in this network namespace any more: deleted, or moved away."""
+    """The interface is not in this network namespace any more: deleted, or moved away.
+
+    ``has_moved``: the kernel said so. Older ones say nothing.
+    """
 
     index: int
+    has_moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

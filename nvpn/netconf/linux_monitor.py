@@ -82,7 +82,8 @@ class LinuxMonitor:
         if message["index"] != self._index or message["family"] != socket.AF_UNSPEC:
             return None
         if kind == RTM_DELLINK:
-            return LinkLeft(self._index)
+            has_moved = message.get_attr("IFLA_NEW_NETNSID") is not None
+            return LinkLeft(self._index, has_moved)
         link = read_link(message)
         if link == self._known:
             return None

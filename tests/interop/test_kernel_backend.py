@@ -210,14 +210,18 @@ def test_an_interface_of_somebody_else_is_taken_over_by_choice_only(place: Place
     assert guest.output("wg", "show", "kb2", "peers").split() == [place.ours.public_key]
     place.ping_both_ways()
 
-    # With the link gone, there is nothing left to serve.
-    guest.output("ip", "link", "delete", "kb2")
+    # Where somebody takes it, it goes on by itself; there is nothing left to serve here.
+    guest.output("ip", "netns", "add", "kbm")
+    guest.output("ip", "link", "set", "kb2", "netns", "kbm")
     wait_until(
         lambda: guest.run("ls", "/var/run/wireguard/kb2.sock")[0] != 0,
         20,
         "the daemon has ended",
         interval=0.5,
     )
+    inside = ("ip", "netns", "exec", "kbm")
+    assert guest.output(*inside, "wg", "show", "kb2", "peers").split() == [place.ours.public_key]
+    guest.output(*inside, "ip", "link", "delete", "kb2")
 
 
 def test_a_port_that_is_taken_leaves_nothing_behind(place: Place) -> None:

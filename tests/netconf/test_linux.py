@@ -190,6 +190,19 @@ def test_the_monitor_tells_of_up_mtu_rename_and_the_end() -> None:
 
 
 @in_new_namespace
+def test_the_monitor_tells_a_move_from_the_end() -> None:
+    netconf, link, fd = make_tun()
+    monitor = netconf.monitor(link)
+    subprocess.run(["ip", "netns", "add", "m7moved"], check=True)
+    try:
+        subprocess.run(["ip", "link", "set", "m7t0", "netns", "m7moved"], check=True)
+        assert LinkLeft(link.index, has_moved=True) in events_within(monitor, LinkLeft)
+    finally:
+        os.close(fd)
+        subprocess.run(["ip", "netns", "delete", "m7moved"], check=True)
+
+
+@in_new_namespace
 def test_the_monitor_says_nothing_of_other_links_and_of_addresses() -> None:
     netconf, link, _ = make_tun()
     monitor = netconf.monitor(link)
