@@ -18,10 +18,14 @@ from tests.support import sandbox
 from tests.support.cli import ROOT
 from tests.support.machines import Machine
 from tests.support.notify_socket import NotifySocket
+from tests.support.resolved import NamedMachine
+from tests.support.world import World
 
 UNITS = ROOT / "systemd"
 SERVICE = UNITS / "nvpn@.service"
 DROP_INS = sorted(UNITS.glob("*.conf"))
+
+NAME_SERVER = 'dns = "10.9.0.2"\n'
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="needs systemd-analyze"
@@ -126,21 +130,26 @@ def start() -> Start:
         files = [str(SERVICE), *(str(UNITS / f"{name}.conf") for name in drop_ins)]
         # Where systemd has them: nothing has to be told where they are.
         places = {
-            "/etc": on.directory / "root-etc",
             "/etc/nvpn": on.etc,
             "/run/wireguard": on.run_directory,
             "/var/lib/nvpn": on.state_directory,
         }
+        enter = on.host.argv
+        if isinstance(on, NamedMachine):
+            enter = on.inside
+        else:
+            etc = on.directory / "root-etc"
+            (etc / "nvpn").mkdir(parents=True, exist_ok=True)
+            (etc / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+            places = {"/etc": etc, **places}
         for directory in places.values():
             directory.mkdir(exist_ok=True)
-        (places["/etc"] / "nvpn").mkdir(exist_ok=True)
-        (places["/etc"] / "resolv.conf").write_text("nameserver 192.0.2.53\n")
         binds = [word for to, at in places.items() for word in ("--bind", str(at), to)]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("NVPN_")
         }
         process = subprocess.Popen(
-            on.host.argv(
+            enter(
                 *(sys.executable, "-m", "tests.support.sandbox", *files, *binds),
                 *("--", sys.executable, "-m", "nvpn", "up", "--foreground", "wg0"),
             ),
@@ -265,7 +274,7 @@ def test_resolv_conf_is_written_with_its_drop_in_and_a_warning_without(
     alice = pair.alice
     resolv = alice.directory / "root-etc/resolv.conf"
     text = pair.configuration(alice)
-    alice.write(text.replace("listen_port", 'dns = "10.9.0.2"\nlisten_port'))
+    alice.write(text.replace("listen_port", f"{NAME_SERVER}listen_port"))
 
     tunnel = start(alice, ear)
     assert "Read-only file system" in wait_until_ready(ear, tunnel)
@@ -278,6 +287,22 @@ def test_resolv_conf_is_written_with_its_drop_in_and_a_warning_without(
     assert "nameserver 10.9.0.2" in resolv.read_text()
     assert "warning" not in end(tunnel)
     assert resolv.read_text() == "nameserver 192.0.2.53\n"
+
+
+@pytest.mark.root
+@needs_systemd
+def test_systemd_resolved_is_told_without_any_drop_in(
+    world: World, start: Start, ear: NotifySocket
+) -> None:
+    alice = NamedMachine(world, "a")
+    alice.start_resolved()
+    alice.write(f'[interface]\nprivate_key = "PRIVATE"\naddress = "10.9.0.1/24"\n{NAME_SERVER}')
+
+    tunnel = start(alice, ear)
+
+    assert wait_until_ready(ear, tunnel) == "up"
+    assert "DNS Servers: 10.9.0.2" in alice.resolvectl("status", "wg0")
+    assert "warning" not in end(tunnel)
 
 
 @pytest.mark.root

@@ -125,7 +125,11 @@ def _restrict_files(settings: Settings, binds: list[tuple[str, str]]) -> None:
         if _is_below(mounted, (*_NEVER_READ_ONLY, *writable)):
             continue
         if only is None or _is_below(mounted, only):
-            _mount("none", mounted, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags)
+            try:
+                _mount("none", mounted, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL):
+                    raise  # else: another mount is on top, and nobody gets there
 
 
 def _mounts() -> list[tuple[str, int]]:
