@@ -129,6 +129,14 @@ def test_the_words_of_set_are_offered_where_they_make_sense(typist: Typist) -> N
 
 
 @once
+def test_verbs_of_verbs_are_offered_and_what_follows_them(typist: Typist) -> None:
+    assert typist.offered("nvpn peer ") == {"add", "list", "rm", "qr"}
+    assert typist.offered("nvpn peer add phone --q") == {"--qr"}
+    assert typist.offered("nvpn peer list --tunnel w") == {"wg7", "wg7.toml"}
+    assert typist.offered("nvpn peer --nosuch") == set()
+
+
+@once
 def test_public_keys_are_offered_and_secrets_never(typist: Typist) -> None:
     assert typist.offered("nvpn set wg7 peer ") == {PEER}
     # The file's name, not what is in it.
