@@ -65,7 +65,9 @@ class SecretFile:
                 hint=f"a {what} is never overwritten; remove the file first, or name another",
             ) from None
         except OSError as error:
-            raise PlatformError(self._operation, errno=error.errno or 0) from None
+            is_nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            hint = "its directory has to be there; make it first" if is_nowhere else ""
+            raise PlatformError(self._operation, errno=error.errno or 0, hint=hint) from None
 
     def fill(self, content: bytes) -> None:
         """Write it to the disk. Raises PlatformError."""
