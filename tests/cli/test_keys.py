@@ -127,7 +127,8 @@ def test_a_link_that_points_nowhere_is_not_followed(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "no" / "wg0.key"
     done = nvpn("genkey", "-o", str(path))
-    assert done.err == f"error: cannot write the key to {path}: No such file or directory\n"
+    reason = "No such file or directory; its directory has to be there; make it first"
+    assert done.err == f"error: cannot write the key to {path}: {reason}\n"
 
 
 @needs_wg
