@@ -377,8 +377,9 @@ class Session:
 
     def _network_changed(self, why: str) -> None:
         _log.info("%s", why)
-        self._backend.network_changed()
+        # The way out first: the handshakes that begin now are to take it.
         self._host_side.follow_network()
+        self._backend.network_changed()
         try:
             self._follow_paths()
         except NvpnError as error:

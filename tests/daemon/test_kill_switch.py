@@ -8,7 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, Roads, talking
+from tests.support.roads import (
+    OUTSIDE,
+    OUTSIDE_V6,
+    ROUTER,
+    Roads,
+    talking,
+    wait_until_reached,
+)
 from tests.support.world import new_world, wait_until
 
 pytestmark = pytest.mark.root
@@ -41,8 +48,8 @@ def test_nothing_is_readable_on_the_wire_from_the_switch_s_first_moment_to_its_l
         started = talker.next
         client.nvpn("up", "wg0.toml")
         ready = talker.next
-        assert client.host.ping(OUTSIDE) == (3, 3)
-        assert client.host.ping(OUTSIDE_V6) == (3, 3)
+        wait_until_reached(client, OUTSIDE)
+        wait_until_reached(client, OUTSIDE_V6)
         for extra, allowed in (
             ("", '"10.9.0.0/24"'),  # no default route
             ("fwmark = 77", '"0.0.0.0/0", "::/0"'),
@@ -57,7 +64,7 @@ def test_nothing_is_readable_on_the_wire_from_the_switch_s_first_moment_to_its_l
             client.host.run("ip", "link", "set", "wg0", state)
             talker.pause(0.05)
         assert client.host.ping(ROUTER) == (3, 3)
-        wait_until(lambda: client.host.ping(OUTSIDE, count=1, wait=1) == (1, 1), 8, "it is back")
+        wait_until_reached(client, OUTSIDE)
         ending = talker.next
         client.nvpn("down", "wg0")
         talker.pause(0.05)
@@ -84,7 +91,7 @@ def test_it_outlives_a_killed_daemon_and_the_next_one_takes_it_over(roads: Roads
         assert client.host.ping(ROUTER) == (3, 3)
 
         client.nvpn("up", "wg0.toml")
-        assert client.host.ping(OUTSIDE) == (3, 3)
+        wait_until_reached(client, OUTSIDE)
         assert tap.readable() == {4: [], 6: []}
 
     os.kill(client.pid(), signal.SIGKILL)

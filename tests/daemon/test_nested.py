@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, SERVER, Roads
+from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, SERVER, Roads, wait_until_reached
 from tests.support.world import new_world, wait_until
 
 pytestmark = pytest.mark.root
@@ -72,7 +72,7 @@ def test_a_tunnel_through_the_other_and_either_may_go_first(
         wait_until(lambda: roads.host_state() == alone, 5, "all is as before the second")
     elif not switch:
         # Its packets go directly now. The server answers as soon as it has heard from there.
-        wait_until(lambda: client.host.ping(OUTSIDE, count=1, wait=1) == (1, 1), 20, "again")
+        wait_until_reached(client, OUTSIDE)
     client.nvpn("down", other)
     assert roads.host_state() == before
 
@@ -123,9 +123,7 @@ AllowedIPs = 0.0.0.0/0, ::/0
             wait_until(lambda: escape in client.host.run("ip", "rule"), 5, "an escape")
         else:
             client.nvpn("up", "wg0.toml")
-        wait_until(
-            lambda: client.host.ping(OUTSIDE, count=1, wait=0.5) == (1, 1), 20, "the way out"
-        )
+        wait_until_reached(client, OUTSIDE)
         (route,) = client.ip("route", "get", OUTSIDE)
         assert route["dev"] == (name if ours_first else "wg0")
     finally:
@@ -135,9 +133,7 @@ AllowedIPs = 0.0.0.0/0, ::/0
     wait_until(
         lambda: "main suppress" in client.host.run("ip", "rule"), 5, "the rule is there again"
     )
-    wait_until(
-        lambda: client.host.ping(OUTSIDE, count=1, wait=1) == (1, 1), 20, "through ours alone"
-    )
+    wait_until_reached(client, OUTSIDE)
     (route,) = client.ip("route", "get", ROUTER)
     assert route["dev"] == roads.wire
     client.nvpn("down", "wg0")

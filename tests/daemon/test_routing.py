@@ -9,7 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, SERVER, Roads, talking
+from tests.support.roads import (
+    OUTSIDE,
+    OUTSIDE_V6,
+    ROUTER,
+    SERVER,
+    Roads,
+    talking,
+    wait_until_reached,
+)
 from tests.support.world import new_world, wait_until
 
 pytestmark = pytest.mark.root
@@ -98,12 +106,12 @@ def test_nothing_is_readable_on_the_wire_from_ready_to_down(roads: Roads) -> Non
             client.write(roads.configuration(extra))
             client.nvpn("reload", "wg0")
             talker.pause(0.02)
-        assert client.host.ping(OUTSIDE) == (3, 3)
+        wait_until_reached(client, OUTSIDE)
         assert "0x4d lookup 77" in " ".join(rules(roads))
         for state in ("down", "up"):
             client.host.run("ip", "link", "set", "wg0", state)
             talker.pause(0.1)
-        wait_until(lambda: client.host.ping(OUTSIDE, count=1, wait=1) == (1, 1), 8, "it is back")
+        wait_until_reached(client, OUTSIDE)
         ending = talker.next
         client.nvpn("down", "wg0")
         talker.pause(0.05)

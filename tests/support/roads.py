@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from tests.support.machines import Machine
 from tests.support.pinging import inside
-from tests.support.world import World
+from tests.support.world import World, wait_until
 
 OUTSIDE = "198.51.100.1"
 OUTSIDE_V6 = "2001:db8:99::1"
@@ -173,6 +173,13 @@ class WireTap:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def wait_until_reached(machine: Machine, address: str) -> None:
+    """A session is there, or there again; a talker takes the place of requests that wait."""
+    wait_until(
+        lambda: machine.host.ping(address, count=1, wait=0.5) == (1, 1), 20, f"{address} answers"
+    )
 
 
 @contextmanager
