@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
     # A device that is there already has its name, whatever we are told.
     name = tun_name(handed.tun) if handed.tun >= 0 else args.interface
     if not is_interface_name(name):
-        raise PlatformError(
-            f"create interface {name!r}", hint=why_no_name(args.interface)
-        )
+        raise PlatformError(f"create interface {name!r}", hint=why_no_name(args.interface))
     wanted = os.environ.get("LOG_LEVEL", "")
     level = args.log_level or _GO_LEVELS.get(wanted, "error")
     return run_tunnel(
