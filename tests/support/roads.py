@@ -145,7 +145,7 @@ class Talker:
 
 
 class WireTap:
-    """Everything on a wire, from now on."""
+    """Everything that a host sends on a wire, from now on."""
 
     def __init__(self, netns: str, device: str) -> None:
         def tap() -> socket.socket:
@@ -162,11 +162,12 @@ class WireTap:
         found: dict[int, list[int]] = {4: [], 6: []}
         while True:
             try:
-                frame = self._socket.recv(2048)
+                frame, (_, _, direction, *_) = self._socket.recvfrom(2048)
             except BlockingIOError:
                 break
             head, mark, number = frame.partition(b"plainly readable")
-            if mark:
+            # Routers quote packets in errors, and may take seconds for it.
+            if mark and direction == socket.PACKET_OUTGOING:
                 version = 4 if head[12:14] == b"\x08\x00" else 6
                 found[version].append(int.from_bytes(number[:4], "big"))
         return found
