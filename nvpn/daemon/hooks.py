@@ -34,6 +34,10 @@ _LAST_WORDS_SECONDS: Final = 0.2
 _LONGEST_LINE: Final = 4096
 _CHUNK: Final = 1 << 14
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# A command may hold a secret, and everybody may read a process's arguments, but only its user
+# and root its environment.
+_VARIABLE: Final = "NVPN_HOOK"
+_RUN_VARIABLE: Final = f'hook=${_VARIABLE}; unset {_VARIABLE}; eval "$hook"'
 # What whoever started us meant for us alone.
 _OURS_ALONE: Final = frozenset({"WG_TUN_FD", "WG_UAPI_FD", "NOTIFY_SOCKET"})
 _OURS_ALONE_PREFIXES: Final = ("LISTEN_", "WATCHDOG_")
@@ -91,12 +95,12 @@ class _Hook:
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
-                [shell, "-c", command],
+                [shell, "-c", _RUN_VARIABLE],
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
                 cwd="/",
-                env=_environment(os.environ),
+                env={**_environment(os.environ), _VARIABLE: command},
                 umask=0o022,
                 start_new_session=True,
             )

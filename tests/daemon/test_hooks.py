@@ -206,6 +206,20 @@ def test_what_they_print_is_told_but_commands_only_to_who_starts_the_tunnel(
     assert "my-secret" not in output
 
 
+def test_what_a_hook_says_is_in_no_arguments_and_in_no_childs_environment(
+    machine: Machine, story: Path
+) -> None:
+    look = f"{{ tr '\\0' ' ' < /proc/$$/cmdline; env; }} > {story}"
+    write(machine, f"PostUp = secret=my-secret; {look}")
+
+    up = machine.nvpn("up", "wg0.conf")
+    machine.nvpn("down", "wg0")
+
+    assert up.returncode == 0
+    assert "PATH=" in story.read_text()
+    assert "my-secret" not in story.read_text()
+
+
 def test_a_second_signal_does_not_wait_for_predown(machine: Machine, story: Path) -> None:
     write(
         machine,
