@@ -6,9 +6,9 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from nvpn.model.keys import PrivateKey
-from tests.support.cli import ROOT
 from tests.support.machines import Machine
 
 SECRET = PrivateKey(bytes(range(100, 132)))
@@ -72,6 +72,12 @@ def in_place(change: str) -> tuple[str, ...]:
 def without_file(path: str) -> tuple[str, ...]:
     """A world in which there is no such file, as good as."""
     return in_place(f"{{ ! [ -e {path} ] || mount --bind /dev/null {path}; }}")
+
+
+def without_native() -> tuple[str, ...]:
+    """A world in which the native module was not built, whatever its file is called."""
+    spec = find_spec("nvpn._native")
+    return () if spec is None or spec.origin is None else without_file(spec.origin)
 
 
 def add_veth(machine: Machine) -> None:
@@ -289,7 +295,7 @@ MISTAKES = [
         "nvpn up wg0.toml",
         config(),
         environment={"NVPN_DATAPATH": "native", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        within=without_file(f"{ROOT}/nvpn/_native.abi3.so"),
+        within=without_native(),
     ),
     Mistake(
         "IPv6 only where it is switched off",
