@@ -23,9 +23,11 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "control",
         "backend",
         "overlay netconf transport",
+        "registry channel",
         "config protocol",
         "datapath",
         "wire",
+        "resilience",
         "model",
         "errors",
     )
@@ -42,6 +44,7 @@ ONLY_IN = {
     "tomli": "config",
     "jeepney": "netconf/",
     "segno": "cli/qr",
+    "httpx": "registry/",
 }
 
 
