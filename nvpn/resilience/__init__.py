@@ -1,0 +1,1 @@
+"""How to go on when something fails: retry with backoff, circuit breakers; pure over ``now``."""
