@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import Interface, Prefix, parse_address
+from nvpn.model.secret import SecretText
+
+DAY: Final = 86_400
 
 
 class BackendWish(enum.Enum):
@@ -34,13 +37,15 @@ class Hooks:
     """Commands for bash, in order, with ``%i`` for the interface.
 
     ``pre_up`` after the link is made and before it is configured; the others where their
-    names say.
+    names say; ``on_connect`` and ``on_disconnect`` when a peer comes and goes.
     """
 
     pre_up: tuple[str, ...] = ()
     post_up: tuple[str, ...] = ()
     pre_down: tuple[str, ...] = ()
     post_down: tuple[str, ...] = ()
+    on_connect: tuple[str, ...] = ()
+    on_disconnect: tuple[str, ...] = ()
 
 
 class HostPort(NamedTuple):
@@ -84,7 +89,8 @@ class InterfaceConfig:
     hold secrets, so they are not shown. ``save_config``: the running state is written back
     to the file at the end. ``netns`` is where the interface is, ``birth_netns`` where its
     UDP sockets are: a name in /run/netns, a path with a slash, empty for ours.
-    ``backend`` is what is asked for, whether it is there or not.
+    ``backend`` is what is asked for, whether it is there or not. ``channel``: nvpn peers are
+    spoken to inside the tunnel even where nothing else calls for it.
     """
 
     private_key: PrivateKey | None = None
@@ -103,6 +109,7 @@ class InterfaceConfig:
     netns: str = ""
     birth_netns: str = ""
     backend: BackendWish = BackendWish.USERSPACE
+    channel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,8 @@ class PeerConfig:
     ``other_endpoints`` are further places where it may be, of lower rank than ``endpoint``
     and empty without one.
     ``persistent_keepalive`` is in seconds, 0 is off. ``file`` and ``line`` (1-based) are
-    for messages; they take no part in comparisons.
+    for messages; they take no part in comparisons. ``server``: it tells us our addresses
+    and what lies behind it.
     """
 
     public_key: PublicKey
@@ -122,6 +130,7 @@ class PeerConfig:
     allowed_ips: tuple[Prefix, ...] = ()
     persistent_keepalive: int = 0
     other_endpoints: tuple[HostPort, ...] = ()
+    server: bool = False
     file: str = field(default="", compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -136,10 +145,97 @@ class PeerConfig:
         return self.name or self.public_key.short
 
 
+class StoreKind(enum.Enum):
+    """Where a server keeps its clients and leases: a file of its own, or an etcd for several."""
+
+    FILE = "file"
+    ETCD = "etcd"
+
+    @classmethod
+    def parse(cls, text: str) -> StoreKind:
+        """Raises ValueError with what was expected."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise ValueError('expected "file" or "etcd"') from None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where a server keeps its clients and leases. The rest is about etcd alone.
+
+    ``etcd`` are URLs (``http://127.0.0.1:2379``), without a slash at the end. ``prefix``
+    begins every key there. ``user`` empty: no password is asked for. ``ca``, ``cert`` and
+    ``key`` are PEM files, absolute or relative to the working directory.
+    """
+
+    kind: StoreKind = StoreKind.FILE
+    etcd: tuple[str, ...] = ()
+    prefix: str = ""
+    user: str = ""
+    password: SecretText = field(default=SecretText(), repr=False)
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Addresses that one client gets and nobody else: by its key, or by its name.
+
+    Exactly one of the two is given. ``addresses`` are 4 or 16 bytes each, in the pools.
+    """
+
+    public_key: PublicKey | None = None
+    name: str = ""
+    addresses: tuple[bytes, ...] = ()
+
+
+class AddressRange(NamedTuple):
+    """All addresses from ``first`` to ``last``, both included: 4 or 16 bytes each."""
+
+    first: bytes
+    last: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What a server gives its clients.
+
+    All times are in seconds. ``endpoints`` are what clients are told, the best first; empty:
+    invitations need one of their own. ``reserved`` is never leased. ``routes`` are what lies
+    behind us, never empty. ``mtu`` 0: clients are not told one. ``nat`` implies ``forward``.
+    ``idle_timeout`` 0: clients may be silent for ever.
+    """
+
+    pools: tuple[Prefix, ...]
+    endpoints: tuple[HostPort, ...] = ()
+    lease_time: int = DAY
+    reserved: tuple[AddressRange, ...] = ()
+    routes: tuple[Prefix, ...] = ()
+    dns: tuple[bytes, ...] = ()
+    search: tuple[str, ...] = ()
+    mtu: int = 0
+    forward: bool = False
+    nat: bool = False
+    idle_timeout: int = 0
+    invitation_time: int = DAY
+    store: StoreConfig = StoreConfig()
+    reservations: tuple[Reservation, ...] = ()
+
+
+class MetricsConfig(NamedTuple):
+    """Where numbers are served over HTTP: an address without brackets, and a port."""
+
+    host: str
+    port: int
+
+
 @dataclass(frozen=True, slots=True)
 class TunnelConfig:
     """A whole tunnel. ``name`` is the interface's, ``path`` the main file.
 
+    ``server`` None: we lease nobody anything. ``metrics`` None: nothing is served.
     ``warnings`` are complete sentences with file and line, in the order of the files.
     """
 
@@ -147,4 +243,6 @@ class TunnelConfig:
     path: Path
     interface: InterfaceConfig
     peers: tuple[PeerConfig, ...] = ()
+    server: ServerConfig | None = None
+    metrics: MetricsConfig | None = None
     warnings: tuple[str, ...] = ()
