@@ -10,8 +10,10 @@ from typing import Final, NamedTuple
 from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.name_servers import NameServers
+from nvpn.model.ports import PortPolicy
 from nvpn.model.prefixes import Interface, Prefix, parse_address
 from nvpn.model.secret import SecretText
+from nvpn.resilience.policy import Policies
 
 DAY: Final = 86_400
 
@@ -90,7 +92,8 @@ class InterfaceConfig:
     to the file at the end. ``netns`` is where the interface is, ``birth_netns`` where its
     UDP sockets are: a name in /run/netns, a path with a slash, empty for ours.
     ``backend`` is what is asked for, whether it is there or not. ``channel``: nvpn peers are
-    spoken to inside the tunnel even where nothing else calls for it.
+    spoken to inside the tunnel even where nothing else calls for it. ``ports``: what peers
+    may begin through the tunnel.
     """
 
     private_key: PrivateKey | None = None
@@ -110,6 +113,7 @@ class InterfaceConfig:
     birth_netns: str = ""
     backend: BackendWish = BackendWish.USERSPACE
     channel: bool = False
+    ports: PortPolicy = field(default_factory=PortPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,8 @@ class PeerConfig:
     and empty without one.
     ``persistent_keepalive`` is in seconds, 0 is off. ``file`` and ``line`` (1-based) are
     for messages; they take no part in comparisons. ``server``: it tells us our addresses
-    and what lies behind it.
+    and what lies behind it. ``ports``, where anything is given, holds for this peer in the
+    place of the interface's.
     """
 
     public_key: PublicKey
@@ -131,6 +136,7 @@ class PeerConfig:
     persistent_keepalive: int = 0
     other_endpoints: tuple[HostPort, ...] = ()
     server: bool = False
+    ports: PortPolicy = field(default_factory=PortPolicy)
     file: str = field(default="", compare=False)
     line: int | None = field(default=None, compare=False)
 
@@ -173,7 +179,7 @@ class StoreConfig:
     etcd: tuple[str, ...] = ()
     prefix: str = ""
     user: str = ""
-    password: SecretText = field(default=SecretText(), repr=False)
+    password: SecretText = field(default_factory=SecretText, repr=False)
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -220,7 +226,7 @@ class ServerConfig:
     nat: bool = False
     idle_timeout: int = 0
     invitation_time: int = DAY
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = field(default_factory=StoreConfig)
     reservations: tuple[Reservation, ...] = ()
 
 
@@ -245,4 +251,5 @@ class TunnelConfig:
     peers: tuple[PeerConfig, ...] = ()
     server: ServerConfig | None = None
     metrics: MetricsConfig | None = None
+    resilience: Policies = field(default_factory=Policies)
     warnings: tuple[str, ...] = ()
