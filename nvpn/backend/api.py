@@ -10,7 +10,7 @@ from nvpn.model.changes import Plan
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
-from nvpn.model.snapshot import TunnelSnapshot
+from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 
 
 class Backend(Protocol):
@@ -44,6 +44,15 @@ class TunnelBackend(Backend, Protocol):
 
     def has_peer(self, peer: PublicKey) -> bool:
         """Whether it is configured now."""
+
+    def peers(self) -> list[PublicKey]:
+        """All of them, in the order in which they were added."""
+
+    def peer(self, peer: PublicKey) -> PeerSnapshot | None:
+        """One peer now, None for an unknown one. Cheap, unlike a snapshot.
+
+        With the kernel as of the last look, its allowed IPs as of the last plan.
+        """
 
     def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
         """Where the peer is now; None for an unknown one, too. Cheap, unlike a snapshot."""

@@ -23,6 +23,7 @@ from nvpn.model.clock import Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
 from nvpn.transport.udp import has_way
@@ -86,6 +87,7 @@ class KernelBackend:
         self._has_way = has_way
         self._names: dict[PublicKey, str] = {}
         self._owners: dict[PublicKey, Owner] = {}
+        self._allowed_ips: dict[PublicKey, tuple[Prefix, ...]] = {}
         self._candidates: dict[PublicKey, tuple[Endpoint, ...]] = {}
         self._watch = KernelWatch()
         self._listeners: list[Callable[[Notice], None]] = []
@@ -114,6 +116,7 @@ class KernelBackend:
             names, owners = self._names, self._owners
             wanted = await self._ask(lambda: self._apply_there(plan, names, owners))
             self._names = {peer.public_key: peer.name for peer in wanted.peers if peer.name}
+            self._allowed_ips = {peer.public_key: peer.allowed_ips for peer in wanted.peers}
             self._owners = {
                 peer.public_key: peer.owner
                 for peer in wanted.peers
@@ -181,6 +184,22 @@ class KernelBackend:
     def has_peer(self, peer: PublicKey) -> bool:
         """Whether it is configured now, as of the last look."""
         return peer in self._seen_peers
+
+    def peers(self) -> list[PublicKey]:
+        """All of them, as of the last look."""
+        return list(self._seen_peers)
+
+    def peer(self, peer: PublicKey) -> PeerSnapshot | None:
+        """One peer as of the last look, with the allowed IPs of the last plan."""
+        seen = self._seen_peers.get(peer)
+        if seen is None:
+            return None
+        return replace(
+            seen,
+            name=self._names.get(peer, ""),
+            owner=self._owners.get(peer, Owner.CONFIG),
+            allowed_ips=self._allowed_ips.get(peer, ()),
+        )
 
     def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
         """Where the peer is now, as of the last look; None for an unknown one, too."""

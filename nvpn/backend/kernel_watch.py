@@ -20,6 +20,9 @@ RENEWAL_NS: Final = 135 * SECOND
 """A session is renewed after 120 s at the latest (REKEY_AFTER_TIME): one older than this
 that is used has a handshake that was not answered."""
 
+SESSION_NS: Final = 180 * SECOND
+"""An older session carries nothing any more (REJECT_AFTER_TIME)."""
+
 UNANSWERED_NS: Final = 12 * SECOND
 """Two initiations (REKEY_TIMEOUT each, with jitter) and the time for an answer."""
 
@@ -91,6 +94,10 @@ class KernelWatch:
             else:
                 notices += _compare(watched, peer, now)
             self._peers[peer.public_key] = watched
+        for key in before.keys() - self._peers.keys():
+            gone = before[key]
+            if gone.handshake_at is not None and now.boot - gone.handshake_at < SESSION_NS:
+                notices.append(Notice(NoticeKind.SESSION_ENDED, key, now.wall, gone.endpoint))
         return notices
 
 

@@ -60,6 +60,10 @@ class PlanApplier:
         """All peers, in the order in which they were added."""
         yield from self._entries.items()
 
+    def entry(self, peer: PublicKey) -> PeerEntry | None:
+        """What is known of one peer; None if it is none."""
+        return self._entries.get(peer)
+
     def validate(self, plan: Plan) -> None:
         """Look at every change before the first is applied.
 

@@ -163,6 +163,15 @@ class UserspaceBackend:
         """Whether it is configured now."""
         return self._device.has_peer(peer)
 
+    def peers(self) -> list[PublicKey]:
+        """All of them, in the order in which they were added."""
+        return self._device.peers()
+
+    def peer(self, peer: PublicKey) -> PeerSnapshot | None:
+        """One peer now, None for an unknown one."""
+        entry = self._peers.entry(peer)
+        return None if entry is None else self._peer_snapshot(peer, entry, self._clocks())
+
     def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
         """Where the peer is now; None for an unknown one, too."""
         return self._device.peer_state(peer).endpoint if self.has_peer(peer) else None

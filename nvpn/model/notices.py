@@ -22,6 +22,8 @@ class NoticeKind(enum.Enum):
     ROAMED = "roamed"
     # No new session came for so long that the keys were erased.
     SESSION_EXPIRED = "session expired"
+    # The peer was removed, or the interface went down, while there was a session.
+    SESSION_ENDED = "session ended"
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,8 @@ class Peer:
         self._negotiation.allow_at_once()
         self._note(Moment.STOPPED, now.boot)
         self._liveness.stop()
+        if self._keypairs:
+            self._tell(NoticeKind.SESSION_ENDED, now.wall)
         self._retire_keypairs(EraseKeys(self.id))
         self._order(DropStaged(self.id))
 
@@ -195,6 +197,8 @@ class Peer:
         self._negotiation.wipe()
         self._note(Moment.STOPPED, now.boot)
         self._context.timers.forget(self._timers)
+        if self._keypairs:
+            self._tell(NoticeKind.SESSION_ENDED, now.wall)
         # INVARIANT: the FIFO lets the datapath destroy these before it could install
         # their numbers again.
         for index in self._keypairs:

@@ -235,6 +235,15 @@ def test_a_session_that_was_there_before_us_is_told_once() -> None:
     assert looker.look(2, seen(handshake=BEGIN - SECOND)) == []
 
 
+def test_a_session_of_a_peer_that_was_removed_is_told_as_ended() -> None:
+    looker = Looker()
+    assert looker.look(0, seen(handshake=BEGIN - SECOND)) == [NoticeKind.HANDSHAKE_COMPLETED]
+    assert looker.look(2, TunnelSnapshot("wg0")) == [NoticeKind.SESSION_ENDED]
+    assert looker.look(4, TunnelSnapshot("wg0")) == []
+    assert looker.look(6, seen()) == []
+    assert looker.look(8, TunnelSnapshot("wg0")) == [], "it had none"
+
+
 def test_initiations_without_an_answer_are_told_and_then_given_up() -> None:
     looker = Looker()
     told = {

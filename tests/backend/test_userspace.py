@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,6 +121,16 @@ def test_sessions_outlive_changes_that_are_not_about_them() -> None:
         await apply(two.alice, RemovePeer(A))
         await two.exchange(b"four")
         assert peers(two.alice)[two.b].last_handshake == before
+        assert two.alice.backend.peers() == [two.b]
+        one = two.alice.backend.peer(two.b)
+        assert one is not None
+        assert one == replace(peers(two.alice)[two.b], session_age=one.session_age)
+        await apply(two.alice, RemovePeer(two.b))
+        assert two.alice.backend.peer(two.b) is None
+        assert [notice.kind for notice in two.notices] == [
+            NoticeKind.HANDSHAKE_COMPLETED,
+            NoticeKind.SESSION_ENDED,
+        ]
         await two.close()
 
     play(scenario)
@@ -132,6 +143,7 @@ def test_a_link_that_went_down_begins_anew() -> None:
         await two.exchange(b"one")
         await two.alice.backend.bring_down()
         assert peers(two.alice)[two.b].session_age is None
+        assert two.notices[-1].kind is NoticeKind.SESSION_ENDED
         await two.alice.backend.bring_up()
         await asyncio.sleep(0.02)  # initiations less than 20 ms apart are refused
         await two.exchange(b"two")
