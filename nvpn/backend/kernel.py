@@ -87,6 +87,7 @@ class KernelBackend:
         self._has_way = has_way
         self._names: dict[PublicKey, str] = {}
         self._owners: dict[PublicKey, Owner] = {}
+        self._leased: dict[PublicKey, tuple[Prefix, ...]] = {}
         self._allowed_ips: dict[PublicKey, tuple[Prefix, ...]] = {}
         self._candidates: dict[PublicKey, tuple[Endpoint, ...]] = {}
         self._watch = KernelWatch()
@@ -113,8 +114,7 @@ class KernelBackend:
         """
         async with self._changing:
             self._expect_open()
-            names, owners = self._names, self._owners
-            wanted = await self._ask(lambda: self._apply_there(plan, names, owners))
+            wanted = await self._ask(lambda: self._apply_there(plan))
             self._names = {peer.public_key: peer.name for peer in wanted.peers if peer.name}
             self._allowed_ips = {peer.public_key: peer.allowed_ips for peer in wanted.peers}
             self._owners = {
@@ -122,6 +122,7 @@ class KernelBackend:
                 for peer in wanted.peers
                 if peer.owner is not Owner.CONFIG
             }
+            self._leased = {peer.public_key: peer.leased for peer in wanted.peers if peer.leased}
             self._make_ours()
             await self._look()
             for change in plan:
@@ -199,6 +200,7 @@ class KernelBackend:
             name=self._names.get(peer, ""),
             owner=self._owners.get(peer, Owner.CONFIG),
             allowed_ips=self._allowed_ips.get(peer, ()),
+            leased=self._leased.get(peer, ()),
         )
 
     def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
@@ -309,7 +311,7 @@ class KernelBackend:
     def _complete(self, now: TunnelSnapshot) -> TunnelSnapshot:
         """With what the kernel does not know."""
         return replace(
-            with_names(now, self._names, self._owners),
+            with_names(now, self._names, self._owners, self._leased),
             name=self.name,
             mtu=self._mtu,
             datapath_reason=self._reason,
@@ -338,12 +340,11 @@ class KernelBackend:
         except PlatformError as error:
             raise refused(error, self.name) from None
 
-    def _apply_there(
-        self, plan: Plan, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]
-    ) -> TunnelSnapshot:
+    def _apply_there(self, plan: Plan) -> TunnelSnapshot:
         now = self._wireguard.get(self._index)
         try:
-            wanted = apply_plan(self._wireguard, self._index, plan, with_names(now, names, owners))
+            named = with_names(now, self._names, self._owners, self._leased)
+            wanted = apply_plan(self._wireguard, self._index, plan, named)
         finally:
             wipe(now)
         self._watch.expect_moves(change.peer for change in plan if isinstance(change, SetEndpoint))

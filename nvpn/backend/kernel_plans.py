@@ -86,10 +86,15 @@ def refused(error: PlatformError, name: str) -> ControlError:
 
 
 def with_names(
-    now: TunnelSnapshot, names: Mapping[PublicKey, str], owners: Mapping[PublicKey, Owner]
+    now: TunnelSnapshot,
+    names: Mapping[PublicKey, str],
+    owners: Mapping[PublicKey, Owner],
+    leased: Mapping[PublicKey, Collection[Prefix]],
 ) -> TunnelSnapshot:
-    """``now`` with what the kernel does not know: what peers are called, and whose they are."""
-    if not names and not owners:
+    """``now`` with what the kernel does not know: what peers are called, and whose they and
+    their prefixes are.
+    """
+    if not names and not owners and not leased:
         return now
     return replace(
         now,
@@ -98,10 +103,15 @@ def with_names(
                 peer,
                 name=names.get(peer.public_key, ""),
                 owner=owners.get(peer.public_key, Owner.CONFIG),
+                leased=_among(leased.get(peer.public_key, ()), peer.allowed_ips),
             )
             for peer in now.peers
         ),
     )
+
+
+def _among(leased: Collection[Prefix], allowed_ips: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    return tuple(prefix for prefix in allowed_ips if prefix in leased) if leased else ()
 
 
 def wipe(snapshot: TunnelSnapshot) -> None:
@@ -213,14 +223,14 @@ def _changed_peer(
 
 @dataclass(slots=True)
 class _Peer:
-    """A peer while a plan is played; allowed IPs are the keys, in order."""
+    """A peer while a plan is played; allowed IPs are the keys, in order, with their owners."""
 
     owner: Owner
     name: str = ""
     preshared_key: PresharedKey | None = None
     endpoint: Endpoint | None = None
     keepalive: int = 0
-    allowed_ips: dict[Prefix, None] = field(default_factory=dict)
+    allowed_ips: dict[Prefix, Owner] = field(default_factory=dict)
 
 
 class _Device:
@@ -239,7 +249,8 @@ class _Device:
                 peer.preshared_key,
                 peer.endpoint,
                 peer.persistent_keepalive,
-                dict.fromkeys(peer.allowed_ips),
+                dict.fromkeys(peer.allowed_ips, Owner.CONFIG)
+                | dict.fromkeys(peer.leased, Owner.LEASE),
             )
             for peer in now.peers
         }
@@ -264,6 +275,11 @@ class _Device:
                     peer.endpoint,
                     persistent_keepalive=peer.keepalive,
                     allowed_ips=tuple(peer.allowed_ips),
+                    leased=tuple(
+                        prefix
+                        for prefix, owner in peer.allowed_ips.items()
+                        if owner is not Owner.CONFIG
+                    ),
                 )
                 for key, peer in self.peers.items()
             ),
@@ -307,7 +323,8 @@ class _Device:
     def _remove_peer(self, key: PublicKey) -> None:
         peer = self.peers.pop(key, None)
         if peer is not None:
-            self._clear_allowed_ips(peer)
+            for prefix in peer.allowed_ips:
+                del self._holders[prefix]
 
     def _replace_peers(self, owner: Owner, rest: Sequence[Change]) -> None:
         added = {change.peer for change in rest if isinstance(change, AddPeer)}
@@ -317,8 +334,8 @@ class _Device:
             if key not in added:
                 self._remove_peer(key)
                 continue
-            self._clear_allowed_ips(peer)
-            self.peers[key] = _Peer(owner, endpoint=peer.endpoint)
+            self._clear_allowed_ips(peer, owner)
+            peer.name, peer.preshared_key, peer.keepalive = "", None, 0
 
     def _change_peer(self, change: Change, peer: _Peer) -> None:
         if isinstance(change, AddAllowedIp):
@@ -326,7 +343,7 @@ class _Device:
             if holder is not None and holder is not peer:
                 del holder.allowed_ips[change.prefix]
             self._holders[change.prefix] = peer
-            peer.allowed_ips[change.prefix] = None
+            peer.allowed_ips[change.prefix] = change.owner
         elif isinstance(change, RemoveAllowedIp):
             if change.prefix in peer.allowed_ips:
                 del peer.allowed_ips[change.prefix], self._holders[change.prefix]
@@ -342,11 +359,16 @@ class _Device:
         elif isinstance(change, SetName):
             peer.name = change.name
         elif isinstance(change, ReplaceAllowedIps):
-            self._clear_allowed_ips(peer)
+            self._clear_allowed_ips(peer, Owner.CONFIG)
         elif isinstance(change, RemovePeer):
             self._remove_peer(change.peer)
 
-    def _clear_allowed_ips(self, peer: _Peer) -> None:
-        for prefix in peer.allowed_ips:
-            del self._holders[prefix]
-        peer.allowed_ips.clear()
+    def _clear_allowed_ips(self, peer: _Peer, owner: Owner) -> None:
+        """Take away those that are the owner's."""
+        gone = [
+            prefix
+            for prefix, by in peer.allowed_ips.items()
+            if (by is Owner.CONFIG) == (owner is Owner.CONFIG)
+        ]
+        for prefix in gone:
+            del self._holders[prefix], peer.allowed_ips[prefix]

@@ -41,11 +41,30 @@ _CHANGES_A_TURN: Final = 512
 class PeerEntry:
     """What is known of a peer beside the protocol's own state."""
 
-    __slots__ = ("name", "owner")
+    __slots__ = ("_lent", "name", "owner")
 
     def __init__(self, owner: Owner) -> None:
         self.name = ""
         self.owner = owner
+        # May name prefixes that another peer has by now.
+        self._lent: set[Prefix] = set()
+
+    def own(self, prefix: Prefix, owner: Owner) -> None:
+        """The prefix is the peer's from now on, by the will of that owner."""
+        if owner is not Owner.CONFIG:
+            self._lent.add(prefix)
+        elif self._lent:
+            self._lent.discard(prefix)
+
+    def disown(self, prefix: Prefix) -> None:
+        """The prefix is not the peer's any more."""
+        self._lent.discard(prefix)
+
+    def leased(self, allowed_ips: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+        """Those of the peer's prefixes that the configuration does not own."""
+        if not self._lent:
+            return ()
+        return tuple(prefix for prefix in allowed_ips if prefix in self._lent)
 
 
 class PlanApplier:
@@ -97,8 +116,10 @@ class PlanApplier:
         device = self._device
         if isinstance(change, AddAllowedIp):
             device.add_allowed_ip(change.peer, change.prefix)
+            self._entries[change.peer].own(change.prefix, change.owner)
         elif isinstance(change, RemoveAllowedIp):
             device.remove_allowed_ip(change.peer, change.prefix)
+            self._entries[change.peer].disown(change.prefix)
         elif isinstance(change, SetEndpoint):
             device.set_endpoint(change.peer, change.endpoint, now)
         elif isinstance(change, SetCandidates):
@@ -110,7 +131,8 @@ class PlanApplier:
         elif isinstance(change, SetName):
             self._entries[change.peer].name = change.name
         elif isinstance(change, ReplaceAllowedIps):
-            self._keep_allowed_ips(change.peer, rest.prefixes_added(change.peer, position))
+            kept = rest.prefixes_added(change.peer, position)
+            self._keep_allowed_ips(change.peer, kept, Owner.CONFIG)
         elif isinstance(change, RemovePeer):
             self._remove_peer(change.peer, now)
 
@@ -152,12 +174,17 @@ class PlanApplier:
                 self._device.set_persistent_keepalive(peer, 0, now)
             if SetCandidates not in given:
                 self._device.set_candidates(peer, (), now)
-            self._keep_allowed_ips(peer, rest.prefixes_added(peer, position))
+            self._keep_allowed_ips(peer, rest.prefixes_added(peer, position), owner)
 
-    def _keep_allowed_ips(self, peer: PublicKey, kept: set[Prefix]) -> None:
-        for prefix in tuple(self._device.allowed_ips(peer)):
-            if prefix not in kept:
+    def _keep_allowed_ips(self, peer: PublicKey, kept: set[Prefix], owner: Owner) -> None:
+        """Of those that are the owner's only these stay."""
+        allowed_ips = self._device.allowed_ips(peer)
+        entry = self._entries[peer]
+        leased = entry.leased(allowed_ips)
+        for prefix in allowed_ips:
+            if prefix not in kept and (prefix in leased) == (owner is not Owner.CONFIG):
                 self._device.remove_allowed_ip(peer, prefix)
+                entry.disown(prefix)
 
 
 class _Rest:

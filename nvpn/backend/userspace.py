@@ -428,6 +428,7 @@ class UserspaceBackend:
                 None if state.session_born_at is None else max(now.boot - state.session_born_at, 0)
             ),
             handshake_attempts=state.attempts,
+            leased=entry.leased(state.allowed_ips),
         )
 
 

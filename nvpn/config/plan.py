@@ -107,11 +107,13 @@ def _settings(peer: PeerConfig, now: PeerSnapshot) -> list[Change]:
 def _allowed_ips(
     peer: PeerConfig, now: PeerSnapshot, taken: Mapping[Prefix, PublicKey]
 ) -> list[Change]:
-    before, after = set(now.allowed_ips), set(peer.allowed_ips)
+    # What was leased stays, unless the file gives it to somebody.
+    leased = set(now.leased)
+    before, after = set(now.allowed_ips) - leased, set(peer.allowed_ips)
     gone: list[Change] = [
         RemoveAllowedIp(peer.public_key, prefix)
         for prefix in now.allowed_ips
-        if prefix not in after and prefix not in taken
+        if prefix not in after and prefix not in taken and prefix not in leased
     ]
     new: list[Change] = [
         AddAllowedIp(peer.public_key, prefix)

@@ -49,6 +49,7 @@ class ControlServer:
         name: the interface's; the socket is at :func:`nvpn.control.paths.socket_path`.
         operations: the daemon's own, by name, without ``=1``.
         on_removed: called once when somebody removed the socket: other daemons end then.
+        spare: what of a ``set`` is to be done; all of it unless told otherwise.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ControlServer:
         *,
         operations: Mapping[str, Operation] | None = None,
         on_removed: Callable[[], None] | None = None,
+        spare: Callable[[Plan], Plan] = lambda plan: plan,
         limits: Limits | None = None,
     ) -> None:
         self._name = name
@@ -66,6 +68,7 @@ class ControlServer:
         self._operations = dict(operations or {})
         self._names = frozenset(("get", "set", *self._operations))
         self._on_removed = on_removed
+        self._spare = spare
         self._limits = limits or Limits()
         self._listener: socket.socket | None = None
         self._watch: RemovalWatch | None = None
@@ -245,7 +248,7 @@ class ControlServer:
                 await asyncio.sleep(0)  # let packets through meanwhile
         plan = parser.plan()
         try:
-            await self._backend.apply(plan)
+            await self._backend.apply(self._spare(plan))
         finally:
             _wipe(plan)
 

@@ -18,7 +18,9 @@ from nvpn.model.prefixes import Prefix
 
 
 class Owner(enum.Enum):
-    """Who put a peer there. A reload touches what the configuration owns, nothing else."""
+    """Who put a peer or a prefix there. A reload, and a ``replace`` over the control socket,
+    touch what the configuration owns, nothing else.
+    """
 
     CONFIG = "config"
     LEASE = "lease"
@@ -51,7 +53,8 @@ class ReplacePeers:
     """Remove every peer of this owner which the rest of the plan does not add.
 
     A peer that the plan adds keeps its session, but loses every setting (preshared key,
-    keepalive, allowed IPs) that the plan does not give it again. A known endpoint stays.
+    keepalive, allowed IPs of this owner) that the plan does not give it again. A known
+    endpoint stays.
     """
 
     owner: Owner = Owner.CONFIG
@@ -116,17 +119,23 @@ class SetPersistentKeepalive:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceAllowedIps:
-    """Drop the peer's allowed IPs except those the rest of the plan adds."""
+    """Drop those of the peer's allowed IPs that the configuration owns, except those which
+    the rest of the plan adds.
+    """
 
     peer: PublicKey
 
 
 @dataclass(frozen=True, slots=True)
 class AddAllowedIp:
-    """Route the prefix to the peer, taking it away from any other."""
+    """Route the prefix to the peer, taking it away from any other.
+
+    One that the peer has already becomes this owner's.
+    """
 
     peer: PublicKey
     prefix: Prefix
+    owner: Owner = Owner.CONFIG
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ class PeerSnapshot:
     ``last_handshake`` is Unix time in nanoseconds, 0 for never. ``rx_bytes`` and
     ``tx_bytes`` count UDP payload of authentic packets, padding included, as the
     kernel does. ``session_age`` is nanoseconds since the current keypair was derived,
-    None without one.
+    None without one. ``leased`` are those of ``allowed_ips`` that the configuration does
+    not own.
     """
 
     public_key: PublicKey
@@ -34,6 +35,7 @@ class PeerSnapshot:
     allowed_ips: tuple[Prefix, ...] = ()
     session_age: int | None = None
     handshake_attempts: int = 0
+    leased: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def some_change() -> st.SearchStrategy[Change]:
         st.builds(SetEndpoint, peers, st.sampled_from([ELSEWHERE, FAR])),
         st.builds(SetPersistentKeepalive, peers, st.integers(0, 2)),
         st.builds(ReplaceAllowedIps, peers),
-        st.builds(AddAllowedIp, peers, prefixes),
+        st.builds(AddAllowedIp, peers, prefixes, st.sampled_from([Owner.CONFIG, Owner.LEASE])),
         st.builds(RemoveAllowedIp, peers, prefixes),
     )
 
@@ -91,6 +91,7 @@ def settings_of(peers: Sequence[PeerSnapshot]) -> set[tuple[object, ...]]:
             peer.endpoint and peer.endpoint.remote,
             peer.persistent_keepalive,
             frozenset(peer.allowed_ips),
+            frozenset(peer.leased),
         )
         for peer in peers
     }

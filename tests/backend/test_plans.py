@@ -254,6 +254,60 @@ def test_replace_allowed_ips_leaves_those_that_are_given_again_in_place() -> Non
     play(scenario)
 
 
+def test_what_was_leased_outlives_every_replacement_of_what_was_configured() -> None:
+    async def scenario() -> None:
+        tunnel = MemoryTunnel()
+        ten, leased = prefix("10.0.0.0/8"), prefix("10.8.0.5/32")
+        await apply(
+            tunnel,
+            AddPeer(A),
+            AddAllowedIp(A, ten),
+            AddAllowedIp(A, leased, Owner.LEASE),
+            AddPeer(B, Owner.LEASE),
+            AddAllowedIp(B, prefix("10.8.0.6/32"), Owner.LEASE),
+        )
+        assert peers(tunnel)[A].leased == (leased,)
+        await apply(tunnel, ReplaceAllowedIps(A))
+        assert peers(tunnel)[A].allowed_ips == (leased,)
+        await apply(tunnel, ReplacePeers(), AddPeer(A), AddAllowedIp(A, ten))
+        assert set(peers(tunnel)[A].allowed_ips) == {ten, leased}
+        assert peers(tunnel)[A].leased == (leased,)
+        assert peers(tunnel)[B].allowed_ips == (prefix("10.8.0.6/32"),)
+        await tunnel.close()
+
+    play(scenario)
+
+
+def test_a_leased_prefix_becomes_the_configurations_when_that_names_it() -> None:
+    async def scenario() -> None:
+        tunnel = MemoryTunnel()
+        one = prefix("10.8.0.5/32")
+        await apply(tunnel, AddPeer(A), AddAllowedIp(A, one, Owner.LEASE))
+        await apply(tunnel, ReplaceAllowedIps(A), AddAllowedIp(A, one))
+        assert peers(tunnel)[A].allowed_ips == (one,)
+        assert peers(tunnel)[A].leased == ()
+        await apply(tunnel, ReplaceAllowedIps(A))
+        assert peers(tunnel)[A].allowed_ips == ()
+        await tunnel.close()
+
+    play(scenario)
+
+
+def test_a_leased_prefix_that_another_peer_gets_is_nobody_elses_any_more() -> None:
+    async def scenario() -> None:
+        tunnel = MemoryTunnel()
+        one = prefix("10.8.0.5/32")
+        await apply(tunnel, AddPeer(A), AddPeer(B), AddAllowedIp(A, one, Owner.LEASE))
+        await apply(tunnel, AddAllowedIp(B, one, Owner.LEASE), RemoveAllowedIp(A, one))
+        assert peers(tunnel)[A].leased == ()
+        assert peers(tunnel)[B].leased == (one,)
+        await apply(tunnel, RemoveAllowedIp(B, one))
+        assert peers(tunnel)[B] == PeerSnapshot(B)
+        await tunnel.close()
+
+    play(scenario)
+
+
 def test_a_plan_that_changes_nothing_sends_no_command_down() -> None:
     async def scenario() -> None:
         recorded = Recorder()

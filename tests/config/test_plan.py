@@ -122,6 +122,17 @@ def test_peers_that_left_the_file_go_but_only_those_of_the_configuration() -> No
     assert diff(snapshot, tunnel(PeerConfig(CAROL)), {}) == (changes.RemovePeer(ALICE),)
 
 
+def test_a_leased_prefix_stays_unless_the_file_gives_it_to_somebody() -> None:
+    leased = Prefix.parse("10.8.0.5/32")
+    now = PeerSnapshot(ALICE, allowed_ips=(NET, leased), leased=(leased,))
+    same = tunnel(PeerConfig(ALICE, allowed_ips=(NET,)))
+    assert diff(running(now), same, {}) == ()
+    named = tunnel(PeerConfig(ALICE, allowed_ips=(NET, leased)))
+    assert diff(running(now), named, {}) == (changes.AddAllowedIp(ALICE, leased),)
+    other = tunnel(PeerConfig(ALICE, allowed_ips=(NET,)), PeerConfig(BOB, allowed_ips=(leased,)))
+    assert changes.AddAllowedIp(BOB, leased) in diff(running(now), other, {})
+
+
 def test_a_peer_that_the_file_names_becomes_the_configurations() -> None:
     snapshot = running(PeerSnapshot(BOB, owner=Owner.LEASE, allowed_ips=(NET,)))
     assert diff(snapshot, tunnel(PeerConfig(BOB, allowed_ips=(NET,))), {}) == (
