@@ -110,7 +110,7 @@ def message(word: str) -> Callable[[type[_M]], type[_M]]:
         if word in _BY_WORD:
             raise TypeError(f"there is a message {word!r} already")
         hints = typing.get_type_hints(kind, include_extras=True)
-        own = fields(kind)  # type: ignore[arg-type]
+        own = fields(typing.cast(Any, kind))
         schema = _Schema(
             word,
             kind,
@@ -122,7 +122,7 @@ def message(word: str) -> Callable[[type[_M]], type[_M]]:
             ),
             _answer(kind),
         )
-        _BY_WORD[word] = _BY_KIND[kind] = schema  # type: ignore[assignment]
+        _BY_WORD[word] = _BY_KIND[kind] = schema
         return kind
 
     return declare
@@ -263,14 +263,14 @@ def _integer_codec(low: int, high: int) -> _Codec:
 
 
 def _tuple_codec(item: _Codec, count: int) -> _Codec:
-    def check(value: Any, kind: type) -> Any:
-        if type(value) is not kind or len(value) > count:
+    def check(value: Any, is_list: bool) -> Any:
+        if not is_list or len(value) > count:
             raise ValueError(f"expected a list of at most {count}")
         return value
 
     return _Codec(
-        lambda value: [item.to_json(each) for each in check(value, tuple)],
-        lambda value: tuple(item.from_json(each) for each in check(value, list)),
+        lambda value: [item.to_json(each) for each in check(value, type(value) is tuple)],
+        lambda value: tuple(item.from_json(each) for each in check(value, type(value) is list)),
     )
 
 
