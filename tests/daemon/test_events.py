@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+from nvpn.daemon.event_lines import EventStream, format_event, format_time
+from nvpn.daemon.events import (
+    Admitted,
+    BreakerChanged,
+    Event,
+    EventBus,
+    Happening,
+    Leased,
+    LeaseEnded,
+    Lost,
+    PeerConnected,
+    PeerDisconnected,
+    Refused,
+    Revoked,
+    Roamed,
+)
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.prefixes import Interface, Prefix
+from tests.support.scenarios import ELSEWHERE, A, B, play
+
+NOON = 1_795_521_600_123_456_789
+
+
+def bus() -> EventBus:
+    return EventBus(lambda: NOON)
+
+
+def test_every_subscriber_hears_what_comes_after_it_came() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        stream.publish(Admitted(A))
+        early = stream.subscribe()
+        stream.publish(Admitted(B, "laptop"))
+        late = stream.subscribe()
+        stream.publish(Revoked(A))
+        assert [one.event for one in await early.next()] == [Admitted(B, "laptop"), Revoked(A)]
+        assert await late.next() == [Happening(NOON, Revoked(A))]
+        assert stream.counts == {"admitted": 2, "revoked": 1}
+
+    play(scenario)
+
+
+def test_a_reader_waits_until_there_is_something() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        subscription = stream.subscribe()
+        waiting = asyncio.ensure_future(subscription.next())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        stream.publish(Admitted(A))
+        assert [one.event for one in await waiting] == [Admitted(A)]
+
+    play(scenario)
+
+
+def test_who_reads_too_slowly_is_told_how_much_it_missed_and_nobody_else_misses_anything() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        slow, quick = stream.subscribe(3), stream.subscribe()
+        for _ in range(5):
+            stream.publish(Admitted(A))
+        assert [one.event for one in await slow.next()] == [Admitted(A)] * 3 + [Lost(2)]
+        assert len(await quick.next()) == 5
+        stream.publish(Revoked(A))
+        assert [one.event for one in await slow.next()] == [Revoked(A)]
+
+    play(scenario)
+
+
+def test_the_end_comes_after_what_is_there() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        subscription = stream.subscribe()
+        stream.publish(Admitted(A))
+        stream.close()
+        stream.publish(Admitted(B))
+        assert [one.event for one in await subscription.next()] == [Admitted(A)]
+        assert await subscription.next() == []
+        assert await stream.subscribe().next() == []
+
+    play(scenario)
+
+
+def test_a_reader_that_went_away_keeps_nothing() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        gone = stream.subscribe(1)
+        gone.close()
+        gone.close()
+        stream.publish(Admitted(A))
+        assert await gone.next() == []
+
+    play(scenario)
+
+
+def test_listeners_hear_at_once() -> None:
+    stream = bus()
+    heard: list[Event] = []
+    stream.listen(heard.append)
+    stream.publish(Admitted(A))
+    assert heard == [Admitted(A)]
+
+
+# --- lines --------------------------------------------------------------------------------
+
+
+def line(event: Event) -> dict[str, object]:
+    text = format_event("wg0", Happening(NOON, event))
+    assert text.isascii()
+    assert text.isprintable()
+    told: dict[str, object] = json.loads(text)
+    assert list(told)[:3] == ["time", "interface", "event"]
+    assert told.pop("time") == "2026-11-24T12:00:00.123456Z"
+    assert told.pop("interface") == "wg0"
+    return told
+
+
+def test_a_line_has_the_fields_of_its_event() -> None:
+    prefixes = (Prefix.parse("10.8.0.2/32"), Prefix.parse("fd42::2/128"))
+    texts = ["10.8.0.2/32", "fd42::2/128"]
+    addresses = (Interface.parse("10.8.0.2/24"),)
+    peer = A.base64
+    assert line(PeerConnected(A, "é\n", ELSEWHERE, prefixes)) == {
+        "event": "connected",
+        "peer": peer,
+        "name": "é\n",
+        "endpoint": "192.0.2.1:51820",
+        "addresses": texts,
+    }
+    assert line(PeerDisconnected(A, why="silent")) == {
+        "event": "disconnected",
+        "peer": peer,
+        "name": None,
+        "endpoint": None,
+        "addresses": [],
+        "why": "silent",
+    }
+    where = Endpoint.parse("[2001:db8::1]:7")
+    assert line(Roamed(A, "a", where))["endpoint"] == "[2001:db8::1]:7"
+    assert line(Leased(A, "a", addresses)) == {
+        "event": "leased",
+        "peer": peer,
+        "name": "a",
+        "addresses": ["10.8.0.2/24"],
+    }
+    assert line(LeaseEnded(A, "a", addresses, "expired"))["why"] == "expired"
+    assert line(Refused(A, "", "exhausted", "no address is free")) == {
+        "event": "refused",
+        "peer": peer,
+        "name": None,
+        "code": "exhausted",
+        "why": "no address is free",
+    }
+    assert line(Admitted(A, "a")) == {"event": "admitted", "peer": peer, "name": "a"}
+    assert line(Revoked(A, "a")) == {"event": "revoked", "peer": peer, "name": "a"}
+    assert line(BreakerChanged("etcd", "open")) == {
+        "event": "breaker",
+        "service": "etcd",
+        "state": "open",
+    }
+    assert line(Lost(7)) == {"event": "lost", "count": 7}
+
+
+def test_times_are_those_of_rfc_3339() -> None:
+    assert format_time(0) == "1970-01-01T00:00:00.000000Z"
+    assert format_time(1_000_000_000) == "1970-01-01T00:00:01.000000Z"
+
+
+def test_a_stream_begins_when_it_is_asked_for_and_ends_with_the_bus() -> None:
+    async def scenario() -> None:
+        events = bus()
+        stream = EventStream("wg0", events)(())
+        first = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0)
+        events.publish(Admitted(A))
+        events.publish(Admitted(B))
+        lines = (await first).splitlines()
+        assert [json.loads(text)["peer"] for text in lines] == [A.base64, B.base64]
+        events.close()
+        assert [text async for text in stream] == []
+
+    play(scenario)
