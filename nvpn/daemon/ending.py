@@ -1,9 +1,9 @@
-"""What is done for a tunnel's end while it still works: PreDown hooks, then saving."""
+"""What is done for a tunnel's end while it works: PreDown hooks, saving, farewells."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from nvpn.backend.api import Backend
 from nvpn.config.model import TunnelConfig
@@ -20,6 +20,7 @@ class Ending:
     Args:
         netconf: of the interface's namespace.
         config: as the tunnel is configured now; None for a bare device.
+        finish: the last thing: what the tunnel's services have to say.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class Ending:
         netconf: Netconf,
         hooks: HookMoments,
         config: Callable[[], TunnelConfig | None],
+        finish: Callable[[], Awaitable[None]],
     ) -> None:
         self._backend = backend
         self._host = host
         self._netconf = netconf
         self._hooks = hooks
         self._config = config
+        self._finish = finish
         self._preparing: asyncio.Task[list[str]] | None = None
 
     async def prepare(self) -> list[str]:
@@ -74,4 +77,6 @@ class Ending:
                 told += await self.save()
             except NvpnError as error:
                 told.append(str(error))
+        if config is not None:
+            await self._finish()
         return told

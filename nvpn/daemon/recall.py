@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nvpn.config.model import TunnelConfig
 from nvpn.daemon.memory import TunnelMemory
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
@@ -16,7 +15,7 @@ from nvpn.wire.constants import REJECT_AFTER_TIME
 class Recall:
     """``endpoints``: where to find each peer at the start.
 
-    ``in_session``: those who may still hold keys of ours, in the order of the file: to
+    ``in_session``: those who may still hold keys of ours, in the order of ``peers``: to
     them a handshake is begun at once, for they do not know yet that we forgot.
     """
 
@@ -25,7 +24,7 @@ class Recall:
 
 
 def recall(
-    config: TunnelConfig,
+    peers: Iterable[PublicKey],
     resolved: Mapping[PublicKey, Endpoint],
     memory: TunnelMemory,
     *,
@@ -38,13 +37,13 @@ def recall(
     is where it was only if it was there just now: within the life of a session.
 
     Args:
+        peers: whom to look for, in the order of their importance.
         resolved: configured endpoints that are known by now.
         wall, boot: now, in nanoseconds; endpoints count as learned now.
     """
     endpoints = {}
     in_session = []
-    for peer in config.peers:
-        key = peer.public_key
+    for key in peers:
         remembered = memory.peers.get(key)
         # A clock that went back leaves handshakes in the future: as good as just now.
         is_recent = (

@@ -12,13 +12,13 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 from nvpn.config.model import Hooks, TunnelConfig
-from nvpn.config.plan import diff
 from nvpn.control.client import is_running
+from nvpn.control.leased import spare_leased
 from nvpn.control.paths import leftovers_path, state_path
 from nvpn.control.server import ControlServer, Operation
 from nvpn.daemon.cleaning import clean_up
@@ -35,38 +35,17 @@ from nvpn.daemon.memory import read_memory
 from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.network_watch import NetworkWatch
 from nvpn.daemon.next_start import left_for_next_start
-from nvpn.daemon.recall import recall
+from nvpn.daemon.peer_side import PeerSide, wipe_keys
+from nvpn.daemon.services import Services
+from nvpn.daemon.surroundings import Surroundings
 from nvpn.daemon.whereabouts import Whereabouts
-from nvpn.errors import ControlError, NvpnError, PlatformError
-from nvpn.model.changes import SetEndpoint, SetListenPort
-from nvpn.model.clock import SECOND, boot_ns, read_clocks
+from nvpn.errors import NvpnError, PlatformError
+from nvpn.model.changes import Owner, Plan, SetFwmark
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.netconf.linux import LinuxNetconf
 
 _log: Final = logging.getLogger(__name__)
-
-_DAY: Final = 86_400 * SECOND
-_MIN_BURST: Final = 20
-_RECALLS_PER_SECOND: Final = 2000
-"""Handshakes that a start begins at most, with peers who believe in a session with us."""
-_RECALL_TICK: Final = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a session needs from the process it runs in.
-
-    ``spawn`` starts a background task whose failure ends the process; ``end`` ends it
-    with an exit status and a reason; ``warn`` tells the person who started it, and
-    ``show`` passes on a line that a hook wrote.
-    """
-
-    loop: asyncio.AbstractEventLoop
-    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    end: Callable[[int, str], None]
-    warn: Callable[[str], None]
-    show: Callable[[str], None]
 
 
 class Session:
@@ -105,6 +84,9 @@ class Session:
         self._around = around
         self._undo = undo
         self._config = config
+        # With what others tell us: as the host is.
+        self._effective = config
+        self._changing = asyncio.Lock()
         self._handed = handed
         self._leftovers = Leftovers(leftovers_path(name))
         self._namespaces = Namespaces(config)
@@ -166,8 +148,22 @@ class Session:
             outside = LinuxNetconf()
             undo.callback(outside.close)
             self._host.look_outside(outside)
-        self._peers = Whereabouts(self._backend, spawn=around.spawn, on_moved=self._follow_paths)
+        self._services = Services(name, self._backend, around=around, overlay=self._overlay)
+        undo.push_async_callback(self._services.close)
+        self._peers = Whereabouts(
+            self._backend,
+            spawn=around.spawn,
+            on_moved=self._follow_paths,
+            breakers=self._services.breakers,
+        )
         undo.callback(self._peers.close)
+        self._peer_side = PeerSide(
+            self._backend,
+            peers=self._peers,
+            keeper=self._keeper,
+            memory=self._memory,
+            around=around,
+        )
         is_apart = self._namespaces.is_apart
         self._network_watch = NetworkWatch(
             self._network_changed,
@@ -191,6 +187,7 @@ class Session:
             netconf=self._netconf,
             hooks=self._hooks,
             config=lambda: self._config,
+            finish=self._services.prepare_stop,
         )
         self._backend.subscribe(self._notice)
         if _log.isEnabledFor(logging.DEBUG):
@@ -221,11 +218,14 @@ class Session:
         """
         self._follower.start(self._netconf)
         self._network_watch.start()
+        if self._config is not None:
+            operations = operations | self._services.operations()
         server = ControlServer(
             self._name,
             self._backend,
             operations=operations,
             on_removed=lambda: self._around.end(0, "the control socket was removed"),
+            spare=lambda plan: spare_leased(plan, self._owner_of),
         )
         self._undo.push_async_callback(server.close)
         handed = self._handed.control
@@ -243,76 +243,24 @@ class Session:
         for sentence in config.warnings:
             self._around.warn(sentence)
         await self._hooks.pre_up()
-        config = self._config = self._host_side.with_mark(config)
-        for sentence in await self._peers.want(config):
-            self._around.warn(sentence)
-        now = read_clocks()
-        recalled = recall(config, self._peers.best, self._memory, wall=now.wall, boot=now.boot)
-        self._check_clock(now.wall)
-        self._keeper.timestamps.burst = max(_MIN_BURST, len(config.peers))
-        # Nothing, or an interface of the kernel's that is taken over, sessions and all.
-        running = self._backend.snapshot()
-        placed = {peer.public_key for peer in running.peers if peer.endpoint is not None}
-        elsewhere = tuple(
-            SetEndpoint(peer.public_key, recalled.endpoints[peer.public_key])
-            for peer in config.peers
-            if peer.endpoint is None
-            and peer.public_key in recalled.endpoints
-            and peer.public_key not in placed
-        )
-        try:
-            await self._backend.apply(
-                diff(running, config, recalled.endpoints, previous=config)
-                + elsewhere
-                + self._peers.plan()
-            )
-        finally:
-            _wipe_keys(config)
-        self._peers.told()
+        config = self._config = self._effective = self._host_side.with_mark(config)
+        await self._peer_side.fill(config)
         self._has_peers = True
-        await self._bind(config)
-        if recalled.in_session:
-            self._around.spawn(self._initiate(recalled.in_session))
+        await self._peer_side.recall_more(await self._services.prepare(config))
+        await self._peer_side.bind(config, self._follower)
 
     async def configure_host(self) -> None:
-        """MTU, addresses, link, routes, name servers, PostUp hooks. Raises PlatformError."""
+        """MTU, addresses, link, routes, name servers, PostUp hooks, services.
+
+        Raises:
+            NvpnError: the host refused, …
+        """
         config = self._config
         assert config is not None
         await self._host_side.set_up(self._host, config, self._peers.addresses)
         await self._hooks.post_up()
         self._is_up = True
-
-    async def _bind(self, config: TunnelConfig) -> None:
-        """Bind the configured port, or the one the kernel chose last time if it is free.
-
-        So peers that only know our last address and port still reach us.
-        """
-        is_free = config.interface.listen_port is None and not self._backend.listen_port
-        if is_free and self._memory.listen_port:
-            await self._backend.apply((SetListenPort(self._memory.listen_port),))
-            try:
-                await self._follower.serve()
-            except ControlError as error:
-                _log.info("the port of the last run is not free: %s", error)
-                await self._backend.apply((SetListenPort(0),))
-        await self._follower.serve()
-        self._remember_port(config)
-
-    def _check_clock(self, wall: int) -> None:
-        lead = self._keeper.timestamps.lead_ns(wall)
-        if lead > _DAY:
-            self._around.warn(
-                f"the clock is {lead // _DAY} days behind the handshakes of the last run;"
-                " it was wrong then, or it is wrong now"
-            )
-
-    async def _initiate(self, peers: Sequence[PublicKey]) -> None:
-        """Handshakes with those who believe in a session with us, spread over time."""
-        step = max(1, int(_RECALLS_PER_SECOND * _RECALL_TICK))
-        for start in range(0, len(peers), step):
-            for peer in peers[start : start + step]:
-                self._backend.initiate(peer)
-            await asyncio.sleep(_RECALL_TICK)
+        await self._services.start(config)
 
     # --- change -------------------------------------------------------------------------
 
@@ -324,44 +272,66 @@ class Session:
         Raises:
             NvpnError: the host or the backend refused; all is as before.
         """
-        assert self._config is not None
-        old, new = self._config, self._host_side.with_mark(new)
+        async with self._changing:
+            old = self._config
+            assert old is not None
+            effective = self._host_side.with_mark(self._services.effective(new))
+            new = _with_mark_of(effective, new)
+            try:
+                unresolved = await self._bring(
+                    effective,
+                    lambda: self._peer_side.plan(new, old) + self._services.leased(old, new),
+                )
+            finally:
+                wipe_keys(new)
+            self._config = new
+            self._peer_side.settle(new)
+            await self._host_side.change_name_servers(effective)
+            told = await self._services.change(old, new)
+        return [*new.warnings, *unresolved, *told, *left_for_next_start(old, new)]
+
+    async def _overlay(self, effective: TunnelConfig, leased: Plan) -> None:
+        """Be what others tell us, beside what the file says, or leave all as it is.
+
+        Raises:
+            NvpnError: the host or the backend refused; all is as before.
+        """
+        async with self._changing:
+            assert self._config is not None
+            effective = self._host_side.with_mark(effective)
+            mark = effective.interface.fwmark
+            if mark != self._config.interface.fwmark:
+                leased = (SetFwmark(mark), *leased)
+            for sentence in await self._bring(effective, lambda: leased + self._peers.plan()):
+                _log.warning("%s", sentence)
+            self._config = _with_mark_of(effective, self._config)
+            self._peers.told()
+            await self._host_side.change_name_servers(effective)
+
+    async def _bring(self, effective: TunnelConfig, plan: Callable[[], Plan]) -> list[str]:
+        """Host and peers, or none of both. Sentences of warning. Raises NvpnError."""
+        before = self._effective
+        assert before is not None
         try:
-            unresolved = await self._peers.want(new)
-            boot = boot_ns()
-            endpoints = {
-                peer: endpoint._replace(learned_at=boot)
-                for peer, endpoint in self._peers.best.items()
-            }
-            plan = diff(self._backend.snapshot(), new, endpoints, previous=old)
-            plan += self._peers.plan()
+            unresolved = await self._peers.want(effective)
+            changes = plan()
             with contextlib.ExitStack() as undo:
-                finish = self._host_side.extend(new, self._peers.addresses, undo)
-                await self._backend.apply(plan)
+                finish = self._host_side.extend(effective, self._peers.addresses, undo)
+                await self._backend.apply(changes)
                 undo.pop_all()
         except NvpnError:
-            await self._peers.want_again(old)
+            await self._peers.want_again(before)
             raise
-        finally:
-            _wipe_keys(new)
         finish()
         self._network_watch.pass_over()
-        self._config = new
-        self._peers.told()
-        await self._host_side.change_name_servers(new)
-        self._keeper.timestamps.burst = max(_MIN_BURST, len(new.peers))
-        self._remember_port(new)
-        _log.info("reloaded: %d changes", len(plan))
-        return [*new.warnings, *unresolved, *left_for_next_start(old, new)]
+        self._effective = effective
+        _log.info("reloaded: %d changes", len(changes))
+        return unresolved
 
     def _follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""
-        if self._config is not None:
-            self._host_side.follow_paths(self._config, self._peers.addresses)
-
-    def _remember_port(self, config: TunnelConfig) -> None:
-        is_chosen = config.interface.listen_port is None
-        self._keeper.remember_port(self._backend.listen_port if is_chosen else 0)
+        if self._effective is not None:
+            self._host_side.follow_paths(self._effective, self._peers.addresses)
 
     # --- what happens -------------------------------------------------------------------
 
@@ -372,6 +342,8 @@ class Session:
         is_unanswered = notice.kind is NoticeKind.HANDSHAKE_UNANSWERED
         _log.log(logging.DEBUG if is_unanswered else logging.INFO, notice.kind.value, extra=extra)
         self._keeper.remember(notice)
+        if self._config is not None:
+            self._services.notice(notice)
         if is_unanswered or notice.kind is NoticeKind.HANDSHAKE_GIVEN_UP:
             self._peers.look_again(notice.peer)
 
@@ -380,6 +352,7 @@ class Session:
         # The way out first: the handshakes that begin now are to take it.
         self._host_side.follow_network()
         self._backend.network_changed()
+        self._peers.network_changed()
         try:
             self._follow_paths()
         except NvpnError as error:
@@ -390,6 +363,10 @@ class Session:
 
     def _failed(self, error: BaseException) -> None:
         self._around.end(1, "an internal error")
+
+    def _owner_of(self, peer: PublicKey) -> Owner | None:
+        now = self._backend.peer(peer)
+        return None if now is None else now.owner
 
     def _is_known(self, peer: PublicKey) -> bool:
         # A start that fails early knows of no peer, and must not forget all of them.
@@ -423,10 +400,6 @@ def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
     return frozenset({"firewall"}) if has_guard else frozenset()
 
 
-def _wipe_keys(config: TunnelConfig) -> None:
-    """The device has copies of its own."""
-    if config.interface.private_key is not None:
-        config.interface.private_key.wipe()
-    for peer in config.peers:
-        if peer.preshared_key is not None:
-            peer.preshared_key.wipe()
+def _with_mark_of(effective: TunnelConfig, config: TunnelConfig) -> TunnelConfig:
+    mark = effective.interface.fwmark
+    return replace(config, interface=replace(config.interface, fwmark=mark))

@@ -19,7 +19,8 @@ from nvpn.config.load import load
 from nvpn.config.model import TunnelConfig
 from nvpn.daemon.background import Reporter
 from nvpn.daemon.handed import Handed
-from nvpn.daemon.session import Session, Surroundings
+from nvpn.daemon.session import Session
+from nvpn.daemon.surroundings import Surroundings
 from nvpn.daemon.threads import run_in_thread
 from nvpn.errors import ControlError, NvpnError
 

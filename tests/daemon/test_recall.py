@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.daemon.memory import PeerMemory, TunnelMemory
 from nvpn.daemon.recall import recall
 from nvpn.model.clock import SECOND
@@ -20,28 +17,20 @@ CONFIGURED = Endpoint.parse("192.0.2.1:1")
 REMEMBERED = Endpoint.parse("198.51.100.7:2")
 
 
-def config(endpoint: HostPort | None) -> TunnelConfig:
-    return TunnelConfig(
-        "wg0", Path("wg0.toml"), InterfaceConfig(), (PeerConfig(PEER, endpoint=endpoint),)
-    )
-
-
 @pytest.mark.parametrize(
-    ("is_configured", "is_resolved", "age", "expected", "initiates"),
+    ("is_resolved", "age", "expected", "initiates"),
     [
-        (True, True, None, CONFIGURED, False),
-        (True, True, 500, CONFIGURED, False),
-        (True, True, 179, REMEMBERED, True),
-        (True, False, 500, REMEMBERED, False),
-        (True, False, 20, REMEMBERED, True),
-        (False, False, None, None, False),
-        (False, False, 86_400, REMEMBERED, False),
-        (False, False, 20, REMEMBERED, True),
-        (False, False, -3600, REMEMBERED, True),
+        (True, None, CONFIGURED, False),
+        (True, 500, CONFIGURED, False),
+        (True, 179, REMEMBERED, True),
+        (False, None, None, False),
+        (False, 500, REMEMBERED, False),
+        (False, 86_400, REMEMBERED, False),
+        (False, 20, REMEMBERED, True),
+        (False, -3600, REMEMBERED, True),
     ],
 )
 def test_where_a_peer_is_looked_for(
-    is_configured: bool,
     is_resolved: bool,
     age: int | None,
     expected: Endpoint | None,
@@ -50,7 +39,7 @@ def test_where_a_peer_is_looked_for(
     peers = {} if age is None else {PEER: PeerMemory(REMEMBERED, WALL - age * SECOND)}
 
     found = recall(
-        config(HostPort("peer.example", 1) if is_configured else None),
+        [PEER],
         {PEER: CONFIGURED} if is_resolved else {},
         TunnelMemory(peers=peers),
         wall=WALL,
@@ -66,7 +55,7 @@ def test_an_endpoint_counts_as_learned_now_and_keeps_no_source() -> None:
     remembered = REMEMBERED._replace(source=Source(b"\x7f\0\0\1"), learned_at=5)
     memory = TunnelMemory(peers={PEER: PeerMemory(remembered, WALL)})
 
-    found = recall(config(None), {}, memory, wall=WALL, boot=BOOT)
+    found = recall([PEER], {}, memory, wall=WALL, boot=BOOT)
 
     assert found.endpoints[PEER] == REMEMBERED._replace(learned_at=BOOT)
 
@@ -75,7 +64,7 @@ def test_a_peer_that_is_not_configured_any_more_is_not_recalled() -> None:
     stranger = PublicKey(bytes(32))
     memory = TunnelMemory(peers={stranger: PeerMemory(REMEMBERED, WALL)})
 
-    found = recall(config(None), {}, memory, wall=WALL, boot=BOOT)
+    found = recall([PEER], {}, memory, wall=WALL, boot=BOOT)
 
     assert not found.endpoints
     assert not found.in_session
@@ -84,4 +73,4 @@ def test_a_peer_that_is_not_configured_any_more_is_not_recalled() -> None:
 def test_a_peer_in_session_without_a_place_to_reach_it_is_not_called() -> None:
     memory = TunnelMemory(peers={PEER: PeerMemory(None, WALL)})
 
-    assert recall(config(None), {}, memory, wall=WALL, boot=BOOT).in_session == ()
+    assert recall([PEER], {}, memory, wall=WALL, boot=BOOT).in_session == ()
