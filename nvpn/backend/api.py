@@ -85,3 +85,35 @@ class TunnelBackend(Backend, Protocol):
         Forget the source addresses that were stuck to, and seek a new session with every
         peer that has, or seeks, one.
         """
+
+    def open_channel(
+        self,
+        received: Callable[[PublicKey, bytes], None],
+        *,
+        only: frozenset[PublicKey] | None = None,
+    ) -> None:
+        """Take part in the control channel: call ``received`` on the loop with the payload
+        of each datagram that a peer sends there. It must not block or raise.
+
+        Again: with another ``received``, or other peers.
+
+        Args:
+            only: peers that matter. The kernel has to be told of each, so that there the
+                others are left out.
+        """
+
+    def send_channel(self, peer: PublicKey, payload: bytes) -> None:
+        """Send a datagram of at most 1192 bytes to the peer's end of the channel.
+
+        Begins a session if there is none. Nothing for an unknown peer, one that is nowhere,
+        or while the channel or the link is closed; datagrams may get lost anyway.
+        """
+
+    def close_channel(self) -> None:
+        """Take no part any more. Again: nothing."""
+
+    def data_received_at(self, peer: PublicKey) -> int:
+        """When data came from the peer last: boot-clock nanoseconds, 0 for never.
+
+        With the kernel as of a look at its counters.
+        """

@@ -248,6 +248,26 @@ class KernelBackend:
         if not self._closed and self._has_begun:
             self._spawn(self._place_again())
 
+    # --- the control channel ----------------------------------------------------------
+
+    def open_channel(
+        self,
+        received: Callable[[PublicKey, bytes], None],
+        *,
+        only: frozenset[PublicKey] | None = None,
+    ) -> None:
+        """Take part in the control channel."""
+
+    def send_channel(self, peer: PublicKey, payload: bytes) -> None:
+        """Send a datagram to the peer's end of the channel."""
+
+    def close_channel(self) -> None:
+        """Take no part any more."""
+
+    def data_received_at(self, peer: PublicKey) -> int:
+        """When data came from the peer last: boot-clock nanoseconds, 0 for never."""
+        return 0
+
     # --- looking ----------------------------------------------------------------------
 
     async def _look_on(self) -> None:

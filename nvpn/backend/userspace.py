@@ -18,9 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from nvpn.backend.alarm import open_alarm
+from nvpn.backend.datapath_channel import DatapathChannel
 from nvpn.backend.limits import MAX_PEERS
 from nvpn.backend.plans import PeerEntry, PlanApplier
-from nvpn.datapath.api import Command, Datapath, DeviceGone, ReplaceSockets, SetMtu
+from nvpn.datapath.api import (
+    Command,
+    Datapath,
+    DeviceGone,
+    InnerReceived,
+    ReplaceSockets,
+    SetMtu,
+)
 from nvpn.errors import ControlError, DropReason, PlatformError
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
 from nvpn.model.clock import MILLISECOND, Now, read_clocks
@@ -95,6 +103,7 @@ class UserspaceBackend:
         self._retired: list[UdpSockets] = []
         self._to_renew: deque[PublicKey] = deque()
         self._renewal: asyncio.TimerHandle | None = None
+        self._channel: DatapathChannel | None = None
         self._alarm = open_alarm(loop, self._turn)
 
     # --- Backend ----------------------------------------------------------------------
@@ -234,6 +243,36 @@ class UserspaceBackend:
         if self._renewal is None:
             self._renew_some()
 
+    def open_channel(
+        self,
+        received: Callable[[PublicKey, bytes], None],
+        *,
+        only: frozenset[PublicKey] | None = None,
+    ) -> None:
+        """Take part in the control channel, with all peers: that costs nothing here."""
+        if self._closed:
+            return
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = DatapathChannel(self._device, self._datapath, self._loop, received)
+
+    def send_channel(self, peer: PublicKey, payload: bytes) -> None:
+        """Send a datagram to the peer's end of the channel, if we know where it is."""
+        if self._channel is not None and self._up and self.endpoint_of(peer) is not None:
+            self._channel.send(peer, payload)
+
+    def close_channel(self) -> None:
+        """Take no part any more."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def data_received_at(self, peer: PublicKey) -> int:
+        """When data came from the peer last: boot-clock nanoseconds, 0 for never."""
+        if not self.has_peer(peer):
+            return 0
+        return self._datapath.activity(self._device.peer_state(peer).peer_id).last_data_received_at
+
     def handle_events(self) -> None:
         """The datapath has events. Cheap, and harmless when it has none."""
         self._turn()
@@ -270,9 +309,12 @@ class UserspaceBackend:
         device = self._device
         now = self._clocks()
         gone = False
+        inner = []
         for event in self._datapath.take_events():
             if isinstance(event, DeviceGone):
                 gone = True
+            elif isinstance(event, InnerReceived):
+                inner.append(event)
             else:
                 device.handle_event(event, now)
         deadline = device.next_timeout()
@@ -282,6 +324,9 @@ class UserspaceBackend:
         if commands:
             self._datapath.apply(commands)
         self._tell()
+        for event in inner:
+            if self._channel is not None:
+                self._channel.receive(event)
         self._alarm.set(device.next_timeout())
         if gone and self._on_device_gone is not None:
             callback, self._on_device_gone = self._on_device_gone, None
@@ -303,6 +348,7 @@ class UserspaceBackend:
         if self._closed:
             return
         self._closed = True
+        self._channel = None
         self._alarm.close()
         if self._renewal is not None:
             self._renewal.cancel()
@@ -340,6 +386,8 @@ class UserspaceBackend:
             self._fail(error)
             raise
         await self._send(self._device.take_commands())
+        if self._channel is not None:
+            self._channel.follow_key()
         self._turn()
 
     async def _send(self, commands: Sequence[Command], old: UdpSockets | None = None) -> None:

@@ -25,6 +25,7 @@ from nvpn.datapath.api import (
     Event,
     HandshakeReceived,
     HandshakeWanted,
+    InnerReceived,
     InsertPrefix,
     KeypairConfirmed,
     KeypairGone,
@@ -40,6 +41,7 @@ from nvpn.model.prefixes import Prefix
 from nvpn.protocol.context import ActivityReader, Context
 from nvpn.protocol.cookies import CookieSecret
 from nvpn.protocol.cryptokey_routing import CryptokeyRouting
+from nvpn.protocol.derived_prefixes import DerivedPrefixes
 from nvpn.protocol.handshake import ReceivedInitiation
 from nvpn.protocol.peer import Peer
 from nvpn.protocol.tai64n import TimestampSource
@@ -93,6 +95,7 @@ class Device:
         self._peers: Final[dict[PublicKey, Peer]] = {}
         self._by_id: Final[dict[PeerId, Peer]] = {}
         self._routing: Final = CryptokeyRouting()
+        self._derived: Final = DerivedPrefixes()
         self._last_peer_id = 0
         self._secret: CookieSecret | None = None
         self._secret_retry_at: int | None = None
@@ -136,6 +139,7 @@ class Device:
         self._last_peer_id += 1
         peer = Peer(self._context, PeerId(self._last_peer_id), public_key)
         self._peers[public_key] = self._by_id[peer.id] = peer
+        self.give_derived_prefix(public_key)
 
     def remove_peer(self, public_key: PublicKey, now: Now) -> None:
         """Forget a peer, its keys and its allowed IPs."""
@@ -143,7 +147,10 @@ class Device:
         if peer is not None:
             del self._by_id[peer.id]
             self._routing.forget(peer.id)
+            derived = self._derived.take(peer.id)
             peer.remove(now)
+            if derived is not None:
+                self._route_as_allowed(derived)
 
     def has_peer(self, public_key: PublicKey) -> bool:
         """Whether it is known."""
@@ -190,19 +197,56 @@ class Device:
     def add_allowed_ip(self, public_key: PublicKey, prefix: Prefix) -> None:
         """Route the prefix to the peer, whoever had it."""
         peer = self._peers.get(public_key)
-        if peer is not None and self._routing.insert(peer.id, prefix):
+        if peer is None or not self._routing.insert(peer.id, prefix):
+            return
+        if prefix not in self._derived:
             self._context.commands.append(InsertPrefix(peer.id, prefix))
 
     def remove_allowed_ip(self, public_key: PublicKey, prefix: Prefix) -> None:
         """Take the prefix away, if it is this peer's."""
         peer = self._peers.get(public_key)
-        if peer is not None and self._routing.delete(peer.id, prefix):
+        if peer is None or not self._routing.delete(peer.id, prefix):
+            return
+        if prefix not in self._derived:
             self._context.commands.append(DeletePrefix(peer.id, prefix))
 
     def allowed_ips(self, public_key: PublicKey) -> tuple[Prefix, ...]:
         """The peer's prefixes, in the order in which it got them."""
         peer = self._peers.get(public_key)
         return () if peer is None else self._routing.prefixes(peer.id)
+
+    def derive_prefixes(self, derive: Callable[[PublicKey], Prefix] | None) -> None:
+        """Give every peer that is added from now on a prefix beside its allowed IPs, where
+        nobody sees it. None: no more of that.
+
+        For those that are there already: :meth:`give_derived_prefix`.
+        """
+        self._derived.derive = derive
+
+    def give_derived_prefix(self, public_key: PublicKey) -> None:
+        """Route the derived prefix to a peer, before whoever is allowed the very same."""
+        peer = self._peers.get(public_key)
+        prefix = None if peer is None else self._derived.give(peer.id, public_key)
+        if peer is not None and prefix is not None:
+            self._context.commands.append(InsertPrefix(peer.id, prefix))
+
+    def take_derived_prefix(self, public_key: PublicKey) -> None:
+        """Take it away again."""
+        peer = self._peers.get(public_key)
+        prefix = None if peer is None else self._derived.take(peer.id)
+        if peer is not None and prefix is not None:
+            self._context.commands.append(DeletePrefix(peer.id, prefix))
+            self._route_as_allowed(prefix)
+
+    def _route_as_allowed(self, prefix: Prefix) -> None:
+        owner = self._routing.owner(prefix)
+        if owner is not None:
+            self._context.commands.append(InsertPrefix(owner, prefix))
+
+    def public_key_of(self, peer_id: PeerId) -> PublicKey | None:
+        """Who has this id; None for a peer that is gone."""
+        peer = self._by_id.get(peer_id)
+        return None if peer is None else peer.public_key
 
     def bring_up(self, now: Now) -> None:
         """The interface is up: peers with a persistent keepalive are called at once."""
@@ -249,8 +293,8 @@ class Device:
             if self._context.up:
                 self._receive(event, now)
             return
-        if isinstance(event, DeviceGone):
-            return  # the daemon's business
+        if isinstance(event, DeviceGone | InnerReceived):
+            return  # the backend's business
         peer = self._by_id.get(event.peer)
         if peer is None:
             return
