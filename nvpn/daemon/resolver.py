@@ -1,10 +1,13 @@
 """Finds the addresses behind the endpoints' names, without ever holding anything up.
 
-Each peer has a search of its own: it looks all the peer's endpoints up, tells what is new,
-and looks again when the names' time to live has passed, when the peer falls silent, or, less
-and less often, while a name does not resolve. At most eight look-ups run at once, on threads;
-a resolver that hangs costs one of them. An address that was found stays until a later look-up
-of its name finds others: a failed one changes nothing.
+Each name has a search of its own, however many peers are behind it: it looks the name up,
+tells what is new, and looks again when the name's time to live has passed, when a peer falls
+silent, or, less and less often, while it does not resolve. At most eight look-ups run at once,
+on threads; a resolver that hangs costs one of them. An address that was found stays until a
+later look-up of its name finds others: a failed one changes nothing.
+
+A name whose servers fail again and again is left alone for a while by a breaker of its own:
+one that is broken takes nothing from others. That a name does not exist is an answer.
 """
 
 from __future__ import annotations
@@ -12,31 +15,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import logging
-import random
+import os
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
+from random import uniform
 from typing import Any, Final, TypeVar
 
 from nvpn.config.model import HostPort
 from nvpn.daemon.name_ttl import current_ttl
+from nvpn.daemon.places import MAX_PLACES, arrange, look_up
 from nvpn.daemon.threads import run_in_thread
-from nvpn.model.changes import Plan, SetCandidates, SetEndpoint
+from nvpn.model.clock import SECOND, boot_ns
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
+from nvpn.resilience.backoff import Backoff
+from nvpn.resilience.breaker import Attempt
+from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 AT_ONCE: Final = 8
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
-_GROWTH: Final = 2.0
-
-MAX_PLACES: Final = 8
-"""Addresses of one peer that are used."""
 
 SHORTEST_TTL: Final = 30.0
 LONGEST_TTL: Final = 86_400.0
@@ -46,100 +47,29 @@ UNKNOWN_TTL: Final = 300.0
 _AFTER_EXPIRY: Final = 1.0
 """Seconds after which whoever keeps answers has let go of one that expires now."""
 
-
-def look_up(wanted: HostPort) -> tuple[Endpoint, ...]:
-    """The addresses of a name, in the order of RFC 6724. Blocks. Raises OSError."""
-    try:
-        found = socket.getaddrinfo(
-            wanted.host, wanted.port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP
-        )
-    except UnicodeError:
-        raise OSError("not a name that can be looked up") from None
-    addresses = tuple(
-        Endpoint.from_sockaddr(sockaddr)
-        for family, _, _, _, sockaddr in found
-        if family in (socket.AF_INET, socket.AF_INET6)
-    )
-    if not addresses:
-        raise OSError("no address")
-    return addresses
-
-
-def changes_for(
-    peer: PublicKey,
-    found: tuple[Endpoint, ...],
-    *,
-    before: tuple[Endpoint, ...],
-    current: Endpoint | None,
-    boot: int,
-) -> Plan:
-    """What a new result of a look-up changes about a running peer.
-
-    All that was found are places to look for it. Only a peer that is nowhere, or whose own
-    address has gone from its name, is moved: one that roamed knows better than its name.
-
-    Args:
-        found: best first; never empty.
-        before: the result that this one replaces; empty for none.
-        current: where the peer is.
-        boot: now, in nanoseconds; endpoints count as learned now.
-    """
-    candidates = SetCandidates(peer, found)
-    if current is not None:
-        was_there = any(place.remote == current.remote for place in before)
-        is_there = any(place.remote == current.remote for place in found)
-        if is_there or not was_there:
-            return (candidates,)
-    return (SetEndpoint(peer, found[0]._replace(learned_at=boot)), candidates)
-
-
-def arrange(found: Sequence[tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
-    """The places to use, best first, of what was found for each endpoint of a peer.
-
-    Endpoints stay in their order; among the addresses of one the families take turns, the
-    better one first (RFC 8305, section 4). If they are too many, each endpoint gives its
-    best ones.
-    """
-    taking_turns = [_alternate(addresses) for addresses in found]
-    by_rank = itertools.chain.from_iterable(itertools.zip_longest(*taking_turns))
-    ranked = dict.fromkeys(place.remote for place in by_rank if place is not None)
-    chosen = set(itertools.islice(ranked, MAX_PLACES))
-    places: dict[tuple[bytes, int, int, int], Endpoint] = {}
-    for place in itertools.chain.from_iterable(taking_turns):
-        if place.remote in chosen:
-            places.setdefault(place.remote, place)
-    return tuple(places.values())
-
-
-def _alternate(addresses: tuple[Endpoint, ...]) -> list[Endpoint]:
-    if not addresses:
-        return []
-    first = addresses[0].version
-    halves = (
-        [one for one in addresses if one.version == first],
-        [one for one in addresses if one.version != first],
-    )
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*halves))
-    return [one for one in turns if one is not None]
+_ANSWERS: Final = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
+)
+"""Errors by which the name servers say that there is nothing, not that they fail."""
 
 
 class _Search:
-    """One peer's endpoints, what is known of them, and the task that looks.
+    """One endpoint, what is known of it, and the task that looks."""
 
-    ``names`` is what may come to mean other addresses: a zone, too, is a name.
-    """
-
-    def __init__(self, wanted: tuple[HostPort, ...]) -> None:
-        self.wanted: Final = wanted
-        self.names: Final = tuple(
-            place for place in wanted if not place.is_literal or "%" in place.host
-        )
-        self.found: dict[HostPort, tuple[Endpoint, ...]] = {}
+    def __init__(self, place: HostPort) -> None:
+        self.place: Final = place
+        self.peers: list[PublicKey] = []
+        self.found: tuple[Endpoint, ...] = ()
         self.task: asyncio.Task[None] | None = None
         self.has_tried = asyncio.Event()
-        self.again = asyncio.Event()
+        self.wake = asyncio.Event()
+        self.is_failing = False
         self.reason = ""
-        self.has_told_of_too_many = False
+
+    @property
+    def may_change(self) -> bool:
+        """Whether it may come to mean other addresses: a zone, too, is a name."""
+        return not self.place.is_literal or "%" in self.place.host
 
 
 class EndpointResolver:
@@ -149,8 +79,12 @@ class EndpointResolver:
         on_found: called on the loop with each result after :meth:`wait` that has other
             places than the one before; those until then are in :attr:`known` when it returns.
         spawn: starts a background task of the daemon.
+        breakers: where each name has its breaker; its policies say how soon one that does not
+            resolve is looked up again, for ever.
         look_up: blocks on a thread; raises OSError for "not now".
         ask_ttl: blocks on a thread; seconds that a name's addresses are good for, or None.
+        clock: boot nanoseconds.
+        random: gives that many random bytes.
     """
 
     def __init__(
@@ -158,16 +92,24 @@ class EndpointResolver:
         on_found: Callable[[PublicKey, tuple[Endpoint, ...]], None],
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        breakers: Breakers,
         look_up: Callable[[HostPort], tuple[Endpoint, ...]] = look_up,
         ask_ttl: Callable[[str], int | None] = current_ttl,
+        clock: Callable[[], int] = boot_ns,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._on_found = on_found
         self._spawn = spawn
+        self._breakers = breakers
         self._look_up = look_up
         self._ask_ttl = ask_ttl
+        self._clock = clock
+        self._random = random
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._searches: dict[PublicKey, _Search] = {}
+        self._wanted: dict[PublicKey, tuple[HostPort, ...]] = {}
+        self._searches: dict[HostPort, _Search] = {}
         self._known: dict[PublicKey, tuple[Endpoint, ...]] = {}
+        self._told_of_too_many: set[PublicKey] = set()
         self._announces = True
 
     @property
@@ -182,23 +124,21 @@ class EndpointResolver:
             wanted: where each peer may be, best first; never empty.
         """
         self._announces = False
-        for peer, search in list(self._searches.items()):
-            if wanted.get(peer) != search.wanted:
-                self._forget(peer)
+        before, self._wanted = self._wanted, dict(wanted)
+        followers: dict[HostPort, list[PublicKey]] = {}
         for peer, places in wanted.items():
-            if peer in self._searches:
-                continue
-            search = self._searches[peer] = _Search(places)
-            for place in places:
-                if place.is_literal:  # needs no asking
-                    # It may have a zone whose interface is not there yet.
-                    with contextlib.suppress(OSError):
-                        search.found[place] = self._look_up(place)
-            self._use(peer, search)
-            if search.names:
-                search.task = self._spawn(self._follow(peer, search))
-            else:
-                search.has_tried.set()
+            for place in dict.fromkeys(places):
+                followers.setdefault(place, []).append(peer)
+        self._stop_searching(self._searches.keys() - followers.keys())
+        for place, peers in followers.items():
+            search = self._searches.get(place) or self._begin_search(place)
+            search.peers = peers
+        for peer in {**before, **wanted}:
+            if before.get(peer) != wanted.get(peer):
+                self._known.pop(peer, None)
+                self._told_of_too_many.discard(peer)
+                if peer in wanted:
+                    self._use(peer)
 
     async def wait(self, seconds: float) -> Mapping[PublicKey, str]:
         """Give the first look-up of each some time.
@@ -218,77 +158,137 @@ class EndpointResolver:
                     waiting.cancel()
         self._announces = True
         return {
-            peer: search.reason or "no answer yet"
-            for peer, search in self._searches.items()
+            peer: self._why_unknown(places)
+            for peer, places in self._wanted.items()
             if peer not in self._known
         }
 
     def look_again(self, peer: PublicKey) -> None:
-        """The peer does not answer where we thought it is: its name may have moved."""
-        search = self._searches.get(peer)
-        if search is not None:
-            search.again.set()
+        """The peer does not answer where we thought it is: its names may have moved."""
+        for place in self._wanted.get(peer, ()):
+            search = self._searches[place]
+            # One that fails is looked up again as it is, and not sooner: a silent peer says
+            # so every few seconds.
+            if not search.is_failing:
+                search.wake.set()
+
+    def network_changed(self) -> None:
+        """What did not resolve may do so now."""
+        for search in self._searches.values():
+            if search.is_failing:
+                if not search.place.is_literal:
+                    self._breakers.get(_breaker_name(search.place)).retry_now(self._clock())
+                search.wake.set()
 
     def close(self) -> None:
         """Stop looking."""
-        for peer in list(self._searches):
-            self._forget(peer)
-
-    def _forget(self, peer: PublicKey) -> None:
-        search = self._searches.pop(peer)
-        self._known.pop(peer, None)
-        if search.task is not None:
-            search.task.cancel()
+        self._wanted = {}
+        self._known.clear()
+        self._stop_searching(set(self._searches))
 
     # --- one search ---------------------------------------------------------------------
 
-    async def _follow(self, peer: PublicKey, search: _Search) -> None:
-        """Look, and look again."""
-        pause = FIRST_PAUSE
-        while True:
-            search.again.clear()
-            failed = await self._look(peer, search)
+    def _begin_search(self, place: HostPort) -> _Search:
+        search = self._searches[place] = _Search(place)
+        if place.is_literal:  # needs no asking
+            # It may have a zone whose interface is not there yet.
+            with contextlib.suppress(OSError):
+                search.found = self._look_up(place)
+        if search.may_change:
+            search.task = self._spawn(self._follow(search))
+        else:
             search.has_tried.set()
-            if failed:
-                # Jitter: a hundred names must not come back to the resolver all at once.
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
-                pause = min(pause * _GROWTH, LONGEST_PAUSE)
-                continue
-            pause = FIRST_PAUSE
-            ttl = await self._in_slot(functools.partial(self._shortest_ttl, search.names))
-            if ttl is not None:
-                ttl *= random.uniform(0.9, 1.1)
+        return search
+
+    def _stop_searching(self, places: Set[HostPort]) -> None:
+        for place in places:
+            search = self._searches.pop(place)
+            if search.task is not None:
+                search.task.cancel()
+        in_use = {place.host for place in self._searches}
+        for place in places:
+            if place.host not in in_use:
+                self._breakers.forget(_breaker_name(place))
+
+    async def _follow(self, search: _Search) -> None:
+        """Look, and look again."""
+        backoff = self._new_backoff()
+        while True:
+            search.wake.clear()
+            search.is_failing = not await self._look(search)
+            search.has_tried.set()
+            if search.is_failing:
+                delay = backoff.next_delay() or 0
+                pause: float | None = max(delay, self._rest(search.place)) / SECOND
+            else:
+                backoff = self._new_backoff()
+                pause = await self._in_slot(functools.partial(self._time_to_live, search.place))
+                if pause is not None:
+                    # A hundred names must not come back to the resolver all at once.
+                    pause *= uniform(0.9, 1.1)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(search.again.wait(), ttl)
+                await asyncio.wait_for(search.wake.wait(), pause)
+                backoff.reset()
 
-    async def _look(self, peer: PublicKey, search: _Search) -> bool:
-        """Look up what may have changed, one after the other; whether any was not found."""
-        failures: dict[str, str] = {}
-        for place in search.names:
-            try:
-                found = await self._in_slot(functools.partial(self._look_up, place))
-            except OSError as error:
-                failures[place.host] = _describe(error)
-                continue
-            search.found[place] = found
-            self._use(peer, search)
-        reason = " and ".join(dict.fromkeys(failures.values()))
-        if failures and reason != search.reason:
-            _log.warning(
-                "%s does not resolve; trying on in the background",
-                " and ".join(failures),
-                extra={"peer": peer.short, "reason": reason},
-            )
-        search.reason = reason
-        return bool(failures)
+    def _new_backoff(self) -> Backoff:
+        return Backoff(self._breakers.policies.retry.without_limit(), self._random)
 
-    def _use(self, peer: PublicKey, search: _Search) -> None:
+    def _rest(self, place: HostPort) -> int:
+        """Nanoseconds for which the name is left alone."""
+        if place.is_literal:
+            return 0
+        return self._breakers.get(_breaker_name(place)).retry_in(self._clock())
+
+    async def _look(self, search: _Search) -> bool:
+        """Look up once; whether it was found."""
+        attempt = None
+        if not search.place.is_literal:
+            attempt = self._breakers.get(_breaker_name(search.place)).attempt(self._clock())
+            if attempt is None:
+                return False
+        try:
+            search.found = await self._ask(search.place, attempt)
+        except OSError as error:
+            reason = _describe(error)
+            if reason != search.reason:
+                search.reason = reason
+                _log.warning(
+                    "%s does not resolve; trying on in the background",
+                    search.place.host,
+                    extra={"peer": search.peers[0].short, "reason": reason},
+                )
+            return False
+        search.reason = ""
+        for peer in search.peers:
+            self._use(peer)
+        return True
+
+    async def _ask(self, place: HostPort, attempt: Attempt | None) -> tuple[Endpoint, ...]:
+        """The addresses; the breaker hears how it went. Raises OSError."""
+        try:
+            found = await self._in_slot(functools.partial(self._look_up, place))
+        except BaseException as error:
+            if attempt is not None:
+                if not isinstance(error, OSError):
+                    attempt.abandoned()
+                elif _is_answer(error):
+                    attempt.succeeded(self._clock())
+                else:
+                    attempt.failed(self._clock())
+            raise
+        if attempt is not None:
+            attempt.succeeded(self._clock())
+        return found
+
+    # --- what was found -------------------------------------------------------------------
+
+    def _use(self, peer: PublicKey) -> None:
         """Tell what was found, if that is news. The order alone is none: servers shuffle."""
-        addresses = [search.found.get(place, ()) for place in search.wanted]
+        addresses = [self._searches[place].found for place in self._wanted[peer]]
         places = arrange(addresses)
         if not places:
             return
-        self._tell_of_too_many(peer, search, len({one for some in addresses for one in some}))
+        self._tell_of_too_many(peer, len({one for some in addresses for one in some}))
         before = self._known.get(peer, ())
         if {place.remote for place in places} == {place.remote for place in before}:
             return
@@ -296,15 +296,19 @@ class EndpointResolver:
         if self._announces:
             self._on_found(peer, places)
 
-    def _tell_of_too_many(self, peer: PublicKey, search: _Search, count: int) -> None:
-        if count > MAX_PLACES and not search.has_told_of_too_many:
-            search.has_told_of_too_many = True
+    def _tell_of_too_many(self, peer: PublicKey, count: int) -> None:
+        if count > MAX_PLACES and peer not in self._told_of_too_many:
+            self._told_of_too_many.add(peer)
             _log.info(
                 "%d addresses; the first %d are used",
                 count,
                 MAX_PLACES,
                 extra={"peer": peer.short},
             )
+
+    def _why_unknown(self, places: Sequence[HostPort]) -> str:
+        reasons = [self._searches[place].reason for place in places]
+        return " and ".join(filter(None, dict.fromkeys(reasons))) or "no answer yet"
 
     async def _in_slot(self, call: Callable[[], _T]) -> _T:
         """The call's result, from one of the eight threads.
@@ -322,16 +326,14 @@ class EndpointResolver:
     def _free_slot(self, done: asyncio.Future[Any]) -> None:
         self._slots.release()
 
-    def _shortest_ttl(self, names: Sequence[HostPort]) -> float | None:
-        """Seconds until some name should be looked up again; None when only zones may change."""
-        told = [self._ask_ttl(place.host) for place in names if not place.is_literal]
-        ttls = [
-            UNKNOWN_TTL
-            if ttl is None
-            else min(max(ttl + _AFTER_EXPIRY, SHORTEST_TTL), LONGEST_TTL)
-            for ttl in told
-        ]
-        return min(ttls, default=None)
+    def _time_to_live(self, place: HostPort) -> float | None:
+        """Seconds until it should be looked up again; None for a zone: nobody can tell."""
+        if place.is_literal:
+            return None
+        ttl = self._ask_ttl(place.host)
+        if ttl is None:
+            return UNKNOWN_TTL
+        return min(max(ttl + _AFTER_EXPIRY, SHORTEST_TTL), LONGEST_TTL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,3 +352,12 @@ def _attempt(call: Callable[[], _T]) -> _T | _Failed:
 
 def _describe(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
+
+
+def _is_answer(error: OSError) -> bool:
+    """Whether the name servers work, and what they say is no. Errors of our own are."""
+    return error.errno is None or error.errno in _ANSWERS
+
+
+def _breaker_name(place: HostPort) -> str:
+    return f"dns {place.host}"

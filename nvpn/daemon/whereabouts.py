@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from nvpn.backend.api import TunnelBackend
 from nvpn.config.model import HostPort, TunnelConfig
-from nvpn.daemon.resolver import EndpointResolver, changes_for
+from nvpn.daemon.places import changes_for
+from nvpn.daemon.resolver import EndpointResolver
 from nvpn.errors import NvpnError
 from nvpn.model.changes import Plan, SetCandidates, SetEndpoint
 from nvpn.model.clock import boot_ns
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
+from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class Whereabouts:
     Args:
         spawn: starts a background task of the daemon.
         on_moved: called when paths to peers may be others than before.
+        breakers: the tunnel's; names that do not resolve are looked up again by its policies.
     """
 
     def __init__(
@@ -39,11 +42,12 @@ class Whereabouts:
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         on_moved: Callable[[], None],
+        breakers: Breakers,
     ) -> None:
         self._backend = backend
         self._spawn = spawn
         self._on_moved = on_moved
-        self._resolver = EndpointResolver(self._found, spawn=spawn)
+        self._resolver = EndpointResolver(self._found, spawn=spawn, breakers=breakers)
         # What the resolver knew when it was last told to the backend.
         self._placed: dict[PublicKey, tuple[Endpoint, ...]] = {}
         self._telling: asyncio.Task[None] | None = None
@@ -103,6 +107,10 @@ class Whereabouts:
     def look_again(self, peer: PublicKey) -> None:
         """The peer does not answer where we thought it is: its name may have moved."""
         self._resolver.look_again(peer)
+
+    def network_changed(self) -> None:
+        """What did not resolve may do so now."""
+        self._resolver.network_changed()
 
     def _found(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
         self._spawn(self._use(peer, found))

@@ -66,7 +66,7 @@ class BreakerPolicy:
     """
 
     failure_threshold: int = 5
-    reset_timeout: int = 30 * _SECOND
+    reset_timeout: int = 10 * _SECOND
     success_threshold: int = 1
     half_open_max: int = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -10,49 +11,57 @@ import pytest
 
 from nvpn.config.model import HostPort
 from nvpn.daemon import resolver as module
-from nvpn.daemon.resolver import (
-    AT_ONCE,
-    MAX_PLACES,
-    EndpointResolver,
-    arrange,
-    changes_for,
-    look_up,
-)
-from nvpn.model.changes import SetCandidates, SetEndpoint
+from nvpn.daemon.places import look_up
+from nvpn.daemon.resolver import AT_ONCE, EndpointResolver
+from nvpn.model.clock import MILLISECOND, SECOND
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
+from nvpn.resilience.breaker import BreakerState
+from nvpn.resilience.policy import BreakerPolicy, Policies, RetryPolicy
+from nvpn.resilience.registry import Breakers
+from tests.support.places import places
 
 ALICE = PublicKey(bytes(range(32)))
 BOB = PublicKey(bytes(range(1, 33)))
+HASTY = RetryPolicy(initial=10 * MILLISECOND, maximum=SECOND, jitter=0.0)
 
 
 class World:
     """A resolver of names that answers as the test wants."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, retry: RetryPolicy | None = None, breaker: BreakerPolicy | None = None
+    ) -> None:
         self.answers: dict[str, str] = {}  # addresses, with blanks between them
+        self.broken: set[str] = set()  # names whose servers fail
         self.ttls: dict[str, int] = {}
         self.asked: list[str] = []
         self.found: list[tuple[PublicKey | str, ...]] = []
+        self.now = 0
+        self.breakers = Breakers(Policies(retry or RetryPolicy(), breaker or BreakerPolicy()))
         self.resolver = EndpointResolver(
             lambda peer, found: self.found.append((peer, *map(str, found))),
             spawn=asyncio.get_running_loop().create_task,
+            breakers=self.breakers,
             look_up=self.look_up,
             ask_ttl=self.ttls.get,
+            clock=lambda: self.now,
         )
 
     def look_up(self, wanted: HostPort) -> tuple[Endpoint, ...]:
         self.asked.append(wanted.host)
         if wanted.is_literal:
             return look_up(wanted)
+        if wanted.host in self.broken:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if wanted.host not in self.answers:
-            raise OSError(-2, "Name or service not known")
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return places(*self.answers[wanted.host].split(), port=wanted.port)
 
-
-def places(*addresses: str, port: int = 1) -> tuple[Endpoint, ...]:
-    texts = (f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in addresses)
-    return tuple(map(Endpoint.parse, texts))
+    def breaker(self, name: str) -> tuple[BreakerState, int]:
+        """Its state and failures."""
+        (one,) = (one for one in self.breakers.snapshots(self.now) if one.name == name)
+        return one.state, one.failures
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -92,11 +101,9 @@ def test_a_name_that_resolves_in_time_is_known_after_the_wait() -> None:
     run(test)
 
 
-def test_a_name_that_does_not_resolve_costs_one_attempt_and_is_tried_again(monkeypatch) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.02)
-
+def test_a_name_that_does_not_resolve_costs_one_attempt_and_is_tried_again() -> None:
     async def test() -> None:
-        world = World()
+        world = World(retry=HASTY)
         world.resolver.want({ALICE: (HostPort("a.example", 7),)})
 
         assert await world.resolver.wait(5) == {ALICE: "name or service not known"}
@@ -125,6 +132,7 @@ def test_a_resolver_that_hangs_holds_nobody_up_and_no_more_than_eight_threads() 
         resolver = EndpointResolver(
             lambda peer, endpoint: None,
             spawn=asyncio.get_running_loop().create_task,
+            breakers=Breakers(),
             look_up=hang,
             ask_ttl=lambda name: None,
         )
@@ -201,6 +209,7 @@ def test_a_slot_is_taken_until_its_thread_is_done_whoever_gave_up_waiting() -> N
         resolver = EndpointResolver(
             lambda peer, endpoint: None,
             spawn=asyncio.get_running_loop().create_task,
+            breakers=Breakers(),
             look_up=hang,
             ask_ttl=lambda name: None,
         )
@@ -249,20 +258,17 @@ def test_the_time_to_live_is_taken_within_reason(ttl: int | None, seconds: float
         world = World()
         if ttl is not None:
             world.ttls["a.example"] = ttl
-        names = [HostPort("a.example", 1), HostPort("192.0.2.1", 1)]
-        assert world.resolver._shortest_ttl(names) == seconds
-        assert world.resolver._shortest_ttl(names[1:]) is None
+        assert world.resolver._time_to_live(HostPort("a.example", 1)) == seconds
+        assert world.resolver._time_to_live(HostPort("fe80::1%eth0", 1)) is None
 
     run(test)
 
 
-def test_the_same_addresses_in_another_order_are_no_news_and_a_failure_takes_nothing_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
-
+def test_the_same_addresses_in_another_order_are_no_news_and_a_failure_takes_nothing_away() -> (
+    None
+):
     async def test() -> None:
-        world = World()
+        world = World(retry=HASTY)
         world.answers["a.example"] = "192.0.2.1 192.0.2.2"
         world.resolver.want({ALICE: (HostPort("a.example", 1),)})
         await world.resolver.wait(5)
@@ -300,6 +306,7 @@ def test_an_address_serves_while_a_name_beside_it_hangs() -> None:
         resolver = EndpointResolver(
             lambda peer, endpoint: None,
             spawn=asyncio.get_running_loop().create_task,
+            breakers=Breakers(),
             look_up=hang,
         )
         resolver.want({ALICE: (HostPort("a.example", 1), HostPort("192.0.2.7", 1))})
@@ -311,60 +318,117 @@ def test_an_address_serves_while_a_name_beside_it_hangs() -> None:
     run(test)
 
 
-def test_what_no_resolver_understands_does_not_resolve() -> None:
-    with pytest.raises(OSError, match="not a name"):
-        look_up(HostPort("x" * 64 + ".example", 1))
+# --- several peers, and names that fail ------------------------------------------------
 
 
-# --- what was found --------------------------------------------------------------------
+def test_a_name_is_looked_up_once_however_many_peers_are_behind_it() -> None:
+    async def test() -> None:
+        world = World()
+        peers = [PublicKey(bytes([number]) * 32) for number in range(100)]
+        world.answers["a.example"] = "192.0.2.1"
+        world.resolver.want({peer: (HostPort("a.example", 1),) for peer in peers})
+        assert await world.resolver.wait(5) == {}
+        assert world.asked == ["a.example"]
+        assert world.resolver.known == dict.fromkeys(peers, places("192.0.2.1"))
+
+        world.answers["a.example"] = "192.0.2.2"
+        world.resolver.look_again(peers[7])
+        await until(lambda: len(world.found) == 100)
+        assert world.asked == ["a.example"] * 2
+
+    run(test)
 
 
-def test_families_take_turns_within_a_name_and_endpoints_stay_in_their_order() -> None:
-    first = places("2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2")
-    second = places("192.0.2.9", "2001:db8::1")
-    assert arrange([first, (), second]) == places(
-        "2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.9"
-    )
-    assert arrange([]) == ()
+def test_a_peer_that_comes_later_has_what_is_known_of_its_name_at_once() -> None:
+    async def test() -> None:
+        world = World()
+        world.answers["a.example"] = "192.0.2.1"
+        world.resolver.want({ALICE: (HostPort("a.example", 1),)})
+        await world.resolver.wait(5)
+        both = (HostPort("a.example", 1), HostPort("192.0.2.9", 1))
+        world.resolver.want({ALICE: (HostPort("a.example", 1),), BOB: both})
+        assert world.resolver.known[BOB] == places("192.0.2.1", "192.0.2.9")
+        world.resolver.want({BOB: both[1:]})
+        assert world.resolver.known == {BOB: places("192.0.2.9")}
+        assert world.found == []
+
+    run(test)
 
 
-def test_of_too_many_addresses_every_endpoint_gives_its_best() -> None:
-    many = tuple(f"192.0.2.{number}" for number in range(1, 13))
-    two, one = places("198.51.100.1", "198.51.100.2"), places("203.0.113.1")
-    chosen = arrange([places(*many), two, one])
-    assert len(chosen) == MAX_PLACES
-    assert chosen == (*places(*many[:5]), *two, *one)
+def test_a_name_whose_servers_fail_is_left_alone_and_no_other_with_it() -> None:
+    async def test() -> None:
+        world = World(retry=HASTY, breaker=BreakerPolicy(failure_threshold=2))
+        world.broken = {"broken.example"}
+        world.answers["a.example"] = "192.0.2.1"
+        world.resolver.want(
+            {ALICE: (HostPort("broken.example", 1),), BOB: (HostPort("a.example", 1),)}
+        )
+        assert await world.resolver.wait(5) == {ALICE: "temporary failure in name resolution"}
+        await until(lambda: world.breaker("dns broken.example")[0] is BreakerState.OPEN)
+        await asyncio.sleep(0.05)  # five of the first pauses
+        assert world.asked.count("broken.example") == 2
+        assert world.breaker("dns a.example") == (BreakerState.CLOSED, 0)
+
+    run(test)
 
 
-HERE, THERE, ELSEWHERE = places("192.0.2.1", "192.0.2.2", "192.0.2.3")
+def test_after_its_rest_it_is_looked_up_again_and_used_as_before() -> None:
+    async def test() -> None:
+        policy = BreakerPolicy(failure_threshold=2, reset_timeout=30 * MILLISECOND)
+        world = World(retry=HASTY, breaker=policy)
+        world.broken = {"a.example"}
+        world.resolver.want({ALICE: (HostPort("a.example", 1),)})
+        await world.resolver.wait(5)
+        await until(lambda: world.breaker("dns a.example")[0] is BreakerState.OPEN)
+        world.broken, world.answers["a.example"] = set(), "192.0.2.1"
+        world.now += 30 * MILLISECOND
+        await until(lambda: bool(world.found))
+        assert world.breaker("dns a.example") == (BreakerState.CLOSED, 0)
+
+    run(test)
 
 
-def test_a_peer_that_is_nowhere_goes_to_the_first_place() -> None:
-    assert changes_for(ALICE, (HERE, THERE), before=(), current=None, boot=7) == (
-        SetEndpoint(ALICE, HERE._replace(learned_at=7)),
-        SetCandidates(ALICE, (HERE, THERE)),
-    )
+def test_that_a_name_does_not_exist_is_an_answer() -> None:
+    async def test() -> None:
+        world = World(retry=HASTY, breaker=BreakerPolicy(failure_threshold=2))
+        world.resolver.want({ALICE: (HostPort("a.example", 1),)})
+        await until(lambda: len(world.asked) >= 4)
+        assert world.breaker("dns a.example") == (BreakerState.CLOSED, 0)
+
+    run(test)
 
 
-@pytest.mark.parametrize(
-    ("before", "current"),
-    [
-        ((HERE, THERE), THERE),  # it is where it may be
-        ((HERE,), ELSEWHERE),  # it roamed, and knows better
-        ((), ELSEWHERE),  # it is remembered from the last run
-    ],
-)
-def test_a_peer_stays_where_it_is_and_may_be_in_the_new_places_too(
-    before: tuple[Endpoint, ...], current: Endpoint
-) -> None:
-    found = (HERE, THERE)
-    assert changes_for(ALICE, found, before=before, current=current, boot=7) == (
-        SetCandidates(ALICE, found),
-    )
+def test_when_the_network_changes_what_failed_is_looked_up_at_once_and_nothing_else() -> None:
+    async def test() -> None:
+        slow = RetryPolicy(initial=3600 * SECOND, maximum=3600 * SECOND)
+        world = World(retry=slow, breaker=BreakerPolicy(1, reset_timeout=3600 * SECOND))
+        world.broken = {"a.example"}
+        world.answers["b.example"] = "192.0.2.2"
+        world.resolver.want({ALICE: (HostPort("a.example", 1),), BOB: (HostPort("b.example", 1),)})
+        await world.resolver.wait(5)
+        world.broken, world.answers["a.example"] = set(), "192.0.2.1"
+        world.resolver.look_again(ALICE)  # a silent peer says so every few seconds: no reason
+        await asyncio.sleep(0.02)
+        assert world.asked.count("a.example") == 1
+
+        world.resolver.network_changed()
+        await until(lambda: bool(world.found))
+        assert world.found == [(ALICE, "192.0.2.1:1")]
+        assert world.asked.count("b.example") == 1
+
+    run(test)
 
 
-def test_a_peer_moves_with_its_name() -> None:
-    current = HERE._replace(learned_at=3)
-    moved, candidates = changes_for(ALICE, (THERE,), before=(HERE,), current=current, boot=7)
-    assert moved == SetEndpoint(ALICE, THERE._replace(learned_at=7))
-    assert candidates == SetCandidates(ALICE, (THERE,))
+def test_breakers_of_names_that_nobody_wants_any_more_are_forgotten() -> None:
+    async def test() -> None:
+        world = World()
+        here, there = HostPort("a.example", 1), HostPort("a.example", 2)
+        world.resolver.want({ALICE: (here,), BOB: (there, HostPort("b.example", 1))})
+        await world.resolver.wait(5)
+        world.resolver.want({BOB: (there,)})
+        assert [one.name for one in world.breakers.snapshots(0)] == ["dns a.example"]
+        world.resolver.close()
+        assert world.breakers.snapshots(0) == ()
+        assert world.resolver.known == {}
+
+    run(test)

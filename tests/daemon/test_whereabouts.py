@@ -12,6 +12,7 @@ from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.model.changes import Plan, SetCandidates, SetEndpoint
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
+from nvpn.resilience.registry import Breakers
 
 ALICE, BOB = PublicKey(bytes([1]) * 32), PublicKey(bytes([2]) * 32)
 HERE, THERE, ELSEWHERE = (Endpoint.parse(f"192.0.2.{number}:1") for number in (1, 2, 3))
@@ -46,6 +47,7 @@ class World:
             self.backend,  # type: ignore[arg-type]
             spawn=asyncio.get_running_loop().create_task,
             on_moved=self._note,
+            breakers=Breakers(),
         )
 
     def _note(self) -> None:
