@@ -170,7 +170,7 @@ def daemon_pid(name: str) -> int:
     Raises:
         PlatformError: nobody does.
     """
-    with _connect(name, TIMEOUT) as connection:
+    with connect(name, TIMEOUT) as connection:
         credentials = connection.getsockopt(
             socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
         )
@@ -209,7 +209,7 @@ def request(
         raise ValueError("a request line has no line end in it")
     text = "\n".join([f"{operation}=1", *(lines or ())]) + "\n\n"
     try:
-        connection = _connect(name, timeout)
+        connection = connect(name, timeout)
     except PlatformError as error:
         if error.errno != errno.ENODEV or not _may_ask_kernel(name, operation):
             raise
@@ -343,7 +343,13 @@ def _secret(digits: str) -> str:
     return "" if digits == _NO_KEY else _base64(digits)
 
 
-def _connect(name: str, timeout: float) -> socket.socket:
+def connect(name: str, timeout: float) -> socket.socket:
+    """A connection to the daemon of the interface, which waits for ``timeout`` seconds.
+
+    Raises:
+        PlatformError: no such interface, or not for us.
+        ControlError: the daemon does not answer.
+    """
     operation = f"access interface {name}"
     try:
         path = socket_path(name)

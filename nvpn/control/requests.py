@@ -26,10 +26,11 @@ class Limits:
 
     ``idle_seconds`` are allowed before the first byte of a request, ``request_seconds``
     from there to its end, ``answer_seconds`` to read an answer. Connections beyond
-    ``connections`` are closed at once.
+    ``connections`` are closed at once; of them ``streams`` may have answers that go on.
     """
 
     connections: int = 64
+    streams: int = 16
     request_bytes: int = 16 << 20
     request_seconds: float = 5.0
     idle_seconds: float = 60.0

@@ -1,7 +1,8 @@
 """The control socket of a running tunnel, as `wg` and every other tool expect it.
 
 One task a connection. ``get`` and ``set`` go to the backend; further operations of the
-daemon's own (``nvpn_reload=1``) come from a registry. The sign of ``errno`` is what `wg`
+daemon's own (``nvpn_reload=1``) come from a registry, and so do streams, whose answers go on
+until somebody ends them. The sign of ``errno`` is what `wg`
 makes sense of: positive after ``get``, negative after everything else.
 """
 
@@ -23,8 +24,9 @@ from nvpn.control.claim import BACKLOG, listen
 from nvpn.control.paths import socket_path
 from nvpn.control.removal import RemovalWatch
 from nvpn.control.requests import BadRequest, Limits, Request, RequestReader, UnknownOperation
+from nvpn.control.streams import Stream, send_stream
 from nvpn.control.uapi import SetParser, iter_get
-from nvpn.errors import NvpnError, PlatformError
+from nvpn.errors import ControlError, NvpnError, PlatformError
 from nvpn.model.changes import Plan, SetPresharedKey, SetPrivateKey
 
 Operation = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
@@ -48,6 +50,7 @@ class ControlServer:
     Args:
         name: the interface's; the socket is at :func:`nvpn.control.paths.socket_path`.
         operations: the daemon's own, by name, without ``=1``.
+        streams: those whose answer goes on; the last ones of their connection.
         on_removed: called once when somebody removed the socket: other daemons end then.
         spare: what of a ``set`` is to be done; all of it unless told otherwise.
     """
@@ -58,6 +61,7 @@ class ControlServer:
         backend: Backend,
         *,
         operations: Mapping[str, Operation] | None = None,
+        streams: Mapping[str, Stream] | None = None,
         on_removed: Callable[[], None] | None = None,
         spare: Callable[[Plan], Plan] = lambda plan: plan,
         limits: Limits | None = None,
@@ -66,7 +70,8 @@ class ControlServer:
         self._path = socket_path(name)
         self._backend = backend
         self._operations = dict(operations or {})
-        self._names = frozenset(("get", "set", *self._operations))
+        self._streams = dict(streams or {})
+        self._names = frozenset(("get", "set", *self._operations, *self._streams))
         self._on_removed = on_removed
         self._spare = spare
         self._limits = limits or Limits()
@@ -77,6 +82,7 @@ class ControlServer:
         self._tasks: dict[asyncio.Task[None], RequestReader] = {}
         # Those that have done what they were asked, and are telling so.
         self._telling: set[asyncio.Task[None]] = set()
+        self._streaming = 0
         self._is_closing = False
 
     @property
@@ -204,7 +210,7 @@ class ControlServer:
                     await self._answer(connection, request)
                 finally:
                     request.wipe()
-                if self._is_closing:
+                if self._is_closing or request.operation in self._streams:
                     return
         except BadRequest as refusal:
             await self._refuse(connection, refusal)
@@ -221,6 +227,9 @@ class ControlServer:
                 await self._get(answer)
             elif request.operation == "set":
                 await self._set(request)
+            elif request.operation in self._streams:
+                if not await self._stream(connection, request):
+                    return
             else:
                 await self._operate(request, answer)
         except NvpnError as error:
@@ -256,6 +265,18 @@ class ControlServer:
         messages = await self._operations[request.operation](list(request.lines()))
         with self._while_telling():
             await answer.say(messages)
+
+    async def _stream(self, connection: socket.socket, request: Request) -> bool:
+        """Whether it came to its end, and the client is still there to hear of it."""
+        # Streams may last for ever: others are to find room beside them.
+        if self._streaming >= self._limits.streams:
+            raise ControlError(errno.EBUSY, f"{self._streaming} others follow it already")
+        telling = self._streams[request.operation](list(request.lines()))
+        self._streaming += 1
+        try:
+            return await send_stream(connection, telling)
+        finally:
+            self._streaming -= 1
 
     @contextlib.contextmanager
     def _while_telling(self) -> Iterator[None]:

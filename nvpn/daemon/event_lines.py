@@ -7,12 +7,12 @@ always ``time`` (RFC 3339, UTC), ``interface`` and ``event``; null is "not known
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from typing import Final
 
-from nvpn.daemon.events import EventBus, Happening
+from nvpn.daemon.events import EventBus, Happening, Subscription
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 
@@ -46,14 +46,26 @@ class EventStream:
         self._interface = interface
         self._bus = bus
 
-    async def __call__(self, lines: Sequence[str]) -> AsyncIterator[str]:
-        """Every event from now on, several lines at a time, until the tunnel ends."""
-        subscription = self._bus.subscribe()
-        try:
-            while happenings := await subscription.next():
-                yield "\n".join(format_event(self._interface, one) for one in happenings)
-        finally:
-            subscription.close()
+    def __call__(self, lines: Sequence[str]) -> EventLines:
+        """Every event from now on, until the tunnel ends."""
+        return EventLines(self._interface, self._bus.subscribe())
+
+
+class EventLines:
+    """A subscription as text."""
+
+    def __init__(self, interface: str, subscription: Subscription) -> None:
+        self._interface = interface
+        self._subscription = subscription
+
+    async def next(self) -> str:
+        """One or more lines, waiting for them; empty: the end."""
+        happenings = await self._subscription.next()
+        return "\n".join(format_event(self._interface, one) for one in happenings)
+
+    def close(self) -> None:
+        """The reader is gone."""
+        self._subscription.close()
 
 
 def _plain(value: object) -> object:

@@ -175,13 +175,12 @@ def test_a_stream_begins_when_it_is_asked_for_and_ends_with_the_bus() -> None:
     async def scenario() -> None:
         events = bus()
         stream = EventStream("wg0", events)(())
-        first = asyncio.ensure_future(stream.__anext__())
-        await asyncio.sleep(0)
         events.publish(Admitted(A))
         events.publish(Admitted(B))
-        lines = (await first).splitlines()
+        lines = (await stream.next()).splitlines()
         assert [json.loads(text)["peer"] for text in lines] == [A.base64, B.base64]
         events.close()
-        assert [text async for text in stream] == []
+        assert await stream.next() == ""
+        stream.close()
 
     play(scenario)
