@@ -147,11 +147,13 @@ class Lifecycle:
         self._backoff.reset()
         self._begin_round()
         self._is_anew = False
+        if server not in self._servers:
+            self._drop("the file names its server no more")
+            return
         self._holder = server
         self._expires_at = now + lease * SECOND if lease else None
         self._ask_at = now + self._early(renew * SECOND)
-        if server in self._servers:
-            self._turn = self._servers.index(server)
+        self._turn = self._servers.index(server)
 
     def failed(self, server: PublicKey, now: int) -> None:
         """No answer, or one of which nothing could be made."""

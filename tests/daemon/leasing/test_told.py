@@ -32,11 +32,11 @@ AROUND = Surrounding(endpoints=(parse_address("192.0.2.1"),))
 ADDRESS = Interface.parse("10.8.0.7/24")
 
 
-def take(around: Surrounding = AROUND, **told: Any) -> tuple[Told, tuple[str, ...]]:
+def take(around: Any = AROUND, **told: Any) -> tuple[Told, tuple[str, ...]]:
     return take_settings(Settings(**{"addresses": (ADDRESS,), **told}), SERVER, FILE, around)
 
 
-def routes(*texts: str) -> dict[str, tuple[Prefix, ...]]:
+def routes(*texts: str) -> dict[str, Any]:
     return {"routes": tuple(map(Prefix.parse, texts))}
 
 

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nvpn.channel.messages import Done, Goodbye, LeaseRequest, Release, Settings
+from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
+from nvpn.daemon.leasing.client import LeaseClient
+from nvpn.daemon.leasing.memory import LeaseMemory, read_lease
+from nvpn.daemon.leasing.told import Surrounding
+from nvpn.errors import PlatformError, Refused, Unavailable
+from nvpn.model.changes import AddAllowedIp, Owner, Plan, RemoveAllowedIp
+from nvpn.model.clock import SECOND
+from nvpn.model.keys import PublicKey
+from nvpn.model.prefixes import Interface, Prefix
+from nvpn.resilience.policy import RetryPolicy
+
+A, B = (PublicKey(bytes([number]) * 32) for number in (1, 2))
+FILE = TunnelConfig(
+    "wg0",
+    Path("wg0.toml"),
+    InterfaceConfig(),
+    (
+        PeerConfig(A, "one", endpoint=HostPort("192.0.2.1", 51820), server=True),
+        PeerConfig(B, "two", endpoint=HostPort("192.0.2.2", 51820), server=True),
+    ),
+)
+SEVEN, EIGHT = Interface.parse("10.8.0.7/24"), Interface.parse("10.8.0.8/24")
+NET, OFFICE = Prefix.parse("10.8.0.0/24"), Prefix.parse("192.168.7.0/24")
+SETTINGS = Settings((SEVEN,), routes=(NET,), lease_seconds=600, renew_seconds=300)
+
+
+class Scene:
+    """A lease client whose servers, host and clock are the test's."""
+
+    def __init__(self, path: Path, memory: LeaseMemory | None = None) -> None:
+        self.now = 1000 * SECOND
+        self.answers: dict[PublicKey, Settings | Exception | None] = {A: SETTINGS, B: SETTINGS}
+        self.asked: list[tuple[PublicKey, Any]] = []
+        self.sought: list[PublicKey] = []
+        self.host = FILE
+        self.plans: list[Plan] = []
+        self.refusal: Exception | None = None
+        self.warnings: list[str] = []
+        self.due: int | None = None
+        self._ring: Callable[[], None] = lambda: None
+        self._notice: Callable[[PublicKey, Any], None] = lambda peer, notice: None
+        self.path = str(path / "wg0.lease")
+        self.client = LeaseClient(
+            FILE,
+            memory,
+            memory_path=self.path,
+            port=self,
+            initiate=self.sought.append,
+            apply=self._apply,
+            surrounding=Surrounding,
+            spawn=self._spawn,
+            warn=self.warnings.append,
+            retry=RetryPolicy(initial=SECOND, maximum=60 * SECOND, jitter=0),
+            random=bytes,
+            clock=lambda: self.now,
+            make_alarm=self._make_alarm,
+        )
+
+    # --- what the client sees -----------------------------------------------------------
+
+    async def ask(self, peer: PublicKey, request: Any) -> Any:
+        self.asked.append((peer, request))
+        answer = self.answers[peer]
+        if answer is None:
+            await asyncio.Event().wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return Done() if isinstance(request, Release) else answer
+
+    def on_notice(self, kind: Any, callback: Callable[[PublicKey, Any], None]) -> None:
+        assert kind is Goodbye
+        self._notice = callback
+
+    def set(self, at: int | None) -> None:
+        self.due = at
+
+    def close(self) -> None:
+        self.due = None
+
+    def _make_alarm(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> Scene:
+        self._ring = ring
+        return self
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def _apply(self, effective: TunnelConfig, plan: Plan) -> None:
+        await asyncio.sleep(0)
+        if self.refusal is not None:
+            raise self.refusal
+        self.host = effective
+        self.plans.append(plan)
+
+    # --- what the test does -------------------------------------------------------------
+
+    async def pass_to(self, seconds: float) -> None:
+        await settle()
+        self.now = 1000 * SECOND + int(seconds * SECOND)
+        if self.due is not None and self.due <= self.now:
+            self._ring()
+        await settle()
+
+    async def part(self, peer: PublicKey, reason: str) -> None:
+        self._notice(peer, Goodbye(reason))
+        await settle()
+
+    @property
+    def servers_asked(self) -> list[PublicKey]:
+        return [peer for peer, request in self.asked if isinstance(request, LeaseRequest)]
+
+
+async def settle() -> None:
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+def play(scene: Scene, script: Callable[[Scene], Awaitable[None]]) -> None:
+    async def run() -> None:
+        try:
+            await script(scene)
+        finally:
+            scene.client.close()
+            await settle()
+
+    asyncio.run(run())
+
+
+def test_the_start_returns_with_the_lease_in_force(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+
+        assert scene.host.interface.addresses == (SEVEN,)
+        assert scene.host.peers[0].allowed_ips == (NET,)
+        assert scene.plans == [(AddAllowedIp(A, NET, Owner.LEASE),)]
+        assert scene.warnings == []
+        assert scene.client.addresses() == (SEVEN,)
+
+    play(Scene(tmp_path), script)
+
+
+def test_the_start_goes_on_without_a_lease_and_says_so(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.answers = {A: None, B: None}
+        await scene.client.start(seconds=0.01)
+
+        assert scene.warnings == ["no lease yet; wg0 goes on asking"]
+        assert scene.host is FILE
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_refusal_ends_the_wait_and_is_told(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        no = Refused("the pool 10.8.0.0/24 is exhausted")
+        scene.answers = {A: no, B: no}
+        await scene.client.start(seconds=60)
+
+        (warning,) = scene.warnings
+        assert "10.8.0.0/24 is exhausted" in warning
+
+    play(Scene(tmp_path), script)
+
+
+def test_the_second_server_serves_when_the_first_is_silent(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.answers[A] = Unavailable("it did not answer")
+        await scene.client.start()
+
+        assert scene.host.peers[0].allowed_ips == ()
+        assert scene.host.peers[1].allowed_ips == (NET,)
+        assert scene.sought == [B]
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_renewal_that_changes_nothing_touches_nothing(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        await scene.pass_to(300)
+
+        assert scene.servers_asked == [A, A]
+        assert scene.asked[1][1].wanted == (SEVEN,)
+        assert len(scene.plans) == 1
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_renewal_may_bring_other_settings(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        scene.answers[A] = replace(SETTINGS, addresses=(EIGHT,), routes=(OFFICE,), mtu=1300)
+        await scene.pass_to(300)
+
+        assert scene.host.interface.addresses == (EIGHT,)
+        assert scene.host.interface.mtu == 1300
+        assert scene.plans[1] == (
+            RemoveAllowedIp(A, NET),
+            AddAllowedIp(A, OFFICE, Owner.LEASE),
+        )
+
+    play(Scene(tmp_path), script)
+
+
+def test_an_expired_lease_is_taken_away_even_while_servers_are_being_asked(
+    tmp_path: Path,
+) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        scene.answers = {A: None, B: None}
+        await scene.pass_to(300)
+        await scene.pass_to(600)
+
+        assert scene.host.interface.addresses == ()
+        assert scene.host.peers[0].allowed_ips == ()
+        assert scene.client.told is None
+
+    play(Scene(tmp_path), script)
+
+
+def test_the_other_server_is_asked_at_once_when_one_says_goodbye(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        await scene.pass_to(50)
+        await scene.part(A, "stopping")
+
+        assert scene.servers_asked == [A, B]
+        assert scene.sought == [B]
+        assert scene.host.peers[0].allowed_ips == ()
+        assert scene.host.peers[1].allowed_ips == (NET,)
+        assert scene.host.interface.addresses == (SEVEN,)
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_goodbye_ends_the_wait_for_the_one_who_said_it(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        scene.answers[A] = None
+        await scene.pass_to(300)
+        await scene.part(A, "stopping")
+        await scene.pass_to(301)
+
+        assert scene.servers_asked == [A, A, B]
+
+    play(Scene(tmp_path), script)
+
+
+def test_what_the_host_refuses_is_tried_again_later_and_changes_nothing(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.refusal = PlatformError("add the address 10.8.0.7/24")
+        scene.answers[B] = Unavailable("it did not answer")
+        await scene.client.start()
+        assert scene.host is FILE
+        assert "cannot add the address" in scene.warnings[0] or "did not" in scene.warnings[0]
+
+        scene.refusal = None
+        await scene.pass_to(61)
+        assert scene.host.interface.addresses == (SEVEN,)
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_reload_keeps_the_lease_upon_the_new_file(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        own = replace(FILE.interface, addresses=(EIGHT,))
+        peers = (replace(FILE.peers[0], allowed_ips=(NET,)), FILE.peers[1])
+        new = replace(FILE, interface=own, peers=peers)
+
+        assert scene.client.effective(new).interface.addresses == (EIGHT, SEVEN)
+        assert scene.client.changes(FILE, new) == ()
+        scene.client.change(new)
+        await settle()
+        assert scene.servers_asked == [A]
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_reload_that_drops_the_server_drops_its_lease(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        new = replace(FILE, peers=FILE.peers[1:])
+
+        assert scene.client.effective(new) == new
+        assert scene.client.changes(FILE, new) == (RemoveAllowedIp(A, NET),)
+        scene.client.change(new)
+        await scene.pass_to(2)
+        assert scene.servers_asked == [A, B]
+        assert scene.host.peers[0].allowed_ips == (NET,)
+
+    play(Scene(tmp_path), script)
+
+
+def test_the_end_gives_the_lease_back(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        await scene.client.release()
+        await scene.pass_to(10_000)
+
+        assert scene.asked[1:] == [(A, Release())]
+
+    play(Scene(tmp_path), script)
+
+
+def test_the_end_does_not_wait_for_a_server_that_is_silent(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        scene.answers[A] = None
+        await asyncio.wait_for(scene.client.release(), 5)
+
+        assert scene.asked[-1] == (A, Release())
+
+    play(Scene(tmp_path), script)
+
+
+def test_what_the_server_said_of_itself_is_remembered_and_used_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    async def first(scene: Scene) -> None:
+        scene.answers[A] = replace(SETTINGS, endpoints=("198.51.100.9:51820",))
+        await scene.client.start()
+        for _ in range(100):
+            if Path(scene.path).exists():
+                break
+            await asyncio.sleep(0.01)
+
+    scene = Scene(tmp_path)
+    play(scene, first)
+    memory, problem = read_lease(scene.path)
+    assert problem == ""
+    assert memory == LeaseMemory(A, (SEVEN,), (HostPort("198.51.100.9", 51820),))
+
+    async def second(scene: Scene) -> None:
+        scene.answers[A] = None
+        await scene.client.start(seconds=0.01)
+        assert HostPort("198.51.100.9", 51820) in scene.host.peers[0].endpoints
+        assert scene.host.interface.addresses == ()
+        assert scene.asked[0][1].wanted == (SEVEN,)
+
+    play(Scene(tmp_path, memory), second)
+
+
+def test_a_broken_memory_is_as_good_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.lease"
+    for content in (b"", b"{}", b'{"version": 1, "server": 3}', b"[[[", b"\xff"):
+        path.write_bytes(content)
+        assert read_lease(str(path)) == (None, "it is no lease of ours")
+    assert read_lease(str(tmp_path / "none")) == (None, "")
+
+
+def test_it_tells_what_it_has(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        await scene.pass_to(100)
+
+        described = scene.client.describe()
+        assert described is not None
+        assert described["state"] == "leased"
+        assert described["addresses"] == ["10.8.0.7/24"]
+        assert described["server"] == A.base64
+        assert described["expires_in_seconds"] == 500
+        assert described["asks_again_in_seconds"] == 200
+
+    play(Scene(tmp_path), script)
+
+
+def test_without_servers_there_is_nothing_to_do_or_to_tell(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.client.change(replace(FILE, peers=()))
+        await scene.client.start(seconds=60)
+
+        assert scene.asked == []
+        assert scene.warnings == []
+        assert scene.client.describe() is None
+
+    play(Scene(tmp_path), script)
