@@ -5,14 +5,23 @@ mirror, decides, and commits its edits under the condition that nothing it read 
 something has, it looks again. So two servers on one store follow the same rules without
 speaking to each other, and what happened is told from the mirror alone (``on_change``),
 whoever did it.
+
+While the store is away nothing new is given and nothing ends: leases that are over then are
+put off until it is back.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from typing import Final
 
-from nvpn.model.clock import Now
+from nvpn.errors import Unavailable
+from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
+from nvpn.registry.admissions import INVITATION_KEPT, REVOCATION_KEPT, Admissions
+from nvpn.registry.leasing import PUT_OFF, Leasing
+from nvpn.registry.ledger import Ledger
 from nvpn.registry.model import (
     Client,
     Ending,
@@ -20,10 +29,19 @@ from nvpn.registry.model import (
     Invitation,
     Lease,
     NewInvitation,
+    Origin,
     RegistryChange,
     RegistrySettings,
 )
-from nvpn.registry.store import Store
+from nvpn.registry.records import client_key, invitation_key
+from nvpn.registry.store import Delete, Store
+from nvpn.registry.telling import is_welcome
+
+_log: Final = logging.getLogger(__name__)
+
+CLEANING_INTERVAL: Final = 3600 * SECOND
+MAX_FORMER: Final = 10_000
+"""Revoked clients that are remembered, and former peers of the file: the last ones."""
 
 
 class Registry:
@@ -49,49 +67,68 @@ class Registry:
         random: Callable[[int], bytes],
         on_change: Callable[[RegistryChange], None],
     ) -> None:
-        raise NotImplementedError
+        self._ledger: Final = Ledger(
+            store, server=settings.server, clocks=clocks, random=random, on_change=on_change
+        )
+        self._admissions: Final = Admissions(self._ledger, file_peers)
+        self._leasing: Final = Leasing(self._ledger, self._admissions, settings)
+        self._next_cleaning = 0
 
     async def open(self) -> None:
         """Read what the store has, and follow it. Raises what Store.load does."""
-        raise NotImplementedError
+        await self._ledger.open()
+        self._next_cleaning = self._ledger.clocks().boot
 
     async def close(self) -> None:
         """Let go of the store. Leases stay as they are."""
-        raise NotImplementedError
+        await self._ledger.close()
 
     async def reconfigure(
         self, settings: RegistrySettings, file_peers: Mapping[PublicKey, FilePeer]
     ) -> None:
-        """Go by these from now on; leases that they do not allow end (``Ending.MOVED``)."""
-        raise NotImplementedError
+        """Go by these from now on; leases that they do not allow end (``Ending.MOVED``).
+
+        While the store is away they end later.
+        """
+        self._admissions.configure(file_peers)
+        self._leasing.configure(settings)
+        await self._clean()
 
     # --- invitations ------------------------------------------------------------------------
 
     async def invite(self, name: str, *, expires_at: int, uses: int = 1) -> NewInvitation:
-        """Let somebody come. ``expires_at`` is Unix nanoseconds."""
-        raise NotImplementedError
+        """Let somebody come. ``expires_at`` is Unix nanoseconds.
+
+        A client that comes is called ``name``; ``name-2``, ``name-3``, … where that is taken.
+        The same name cannot be invited twice, nor one that somebody has, unless ``uses`` is
+        more than 1.
+        """
+        return await self._admissions.invite(name, expires_at=expires_at, uses=uses)
 
     async def enrol(self, one_time: PublicKey, client: PublicKey, host: str = "") -> Client:
-        """Admit who holds an invitation's key; the same client again is the same client."""
-        raise NotImplementedError
+        """Admit who holds an invitation's key; the same client again is the same client.
+
+        ``host`` is what the client calls itself.
+        """
+        return await self._admissions.enrol(one_time, client, host)
 
     async def revoke_invitation(self, name_or_key: str) -> Invitation:
         """Nobody comes with it any more; those who came stay."""
-        raise NotImplementedError
+        return await self._admissions.revoke_invitation(name_or_key)
 
     # --- clients ----------------------------------------------------------------------------
 
     async def admit(self, client: PublicKey, name: str) -> Lease:
         """Admit a client that asks for nothing, and give it addresses for good."""
-        raise NotImplementedError
+        return await self._leasing.admit(client, name)
 
     async def revoke(self, name_or_key: str) -> Client:
         """Throw a client out: its lease ends, and it gets no other."""
-        raise NotImplementedError
+        return await self._admissions.revoke(name_or_key)
 
     async def rename(self, old: str, new: str) -> Client:
         """Call a client something else. ``old`` may be its key."""
-        raise NotImplementedError
+        return await self._admissions.rename(old, new)
 
     # --- leases -----------------------------------------------------------------------------
 
@@ -101,47 +138,94 @@ class Registry:
         """Give a client its addresses, or renew them.
 
         ``wanted`` are 4 or 16 bytes each. ``host`` is what the client calls itself.
+        A client that asks again soon gets the same lease, and nothing is written. One that
+        holds a lease keeps it while the store is away.
         """
-        raise NotImplementedError
+        return await self._leasing.lease(client, wanted, host)
 
     async def release(self, client: PublicKey, why: Ending = Ending.RELEASED) -> None:
-        """Take its addresses back; it gets the same ones next time if it can."""
-        raise NotImplementedError
+        """Take its addresses back; it gets the same ones next time if it can.
+
+        What was given for good stays until the client is revoked.
+        """
+        await self._leasing.release(client, why)
 
     async def return_leases(self) -> None:
         """Take back what this server gave or renewed last: it goes away."""
-        raise NotImplementedError
+        await self._leasing.return_leases()
 
     async def expire(self) -> None:
         """End what is over. Silent when the store is away: it is tried again later."""
-        raise NotImplementedError
+        now = self._ledger.clocks()
+        await self._leasing.expire(now)
+        if now.boot >= self._next_cleaning:
+            await self._clean()
 
     def next_expiry(self) -> int | None:
         """When ``expire`` has something to do, boot-clock nanoseconds."""
-        raise NotImplementedError
+        end = self._ledger.ends.next()
+        return self._next_cleaning if end is None else min(end, self._next_cleaning)
 
     # --- what there is ----------------------------------------------------------------------
 
     def remaining(self, lease: Lease) -> int | None:
         """Seconds that the lease is good for, None: for ever."""
-        raise NotImplementedError
+        return self._leasing.remaining(lease)
 
     def may_speak(self, key: PublicKey) -> bool:
         """Whether this is a client, a peer of the file, or neither."""
-        raise NotImplementedError
+        known = self._ledger.mirror.clients.get(key)
+        return key in self._admissions.file_peers or is_welcome(known)
 
     def clients(self) -> tuple[Client, ...]:
         """Who was admitted and not revoked, by name."""
-        raise NotImplementedError
+        welcome = filter(is_welcome, self._ledger.mirror.clients.values())
+        return tuple(sorted(welcome, key=lambda one: one.name))
 
     def invitations(self) -> tuple[Invitation, ...]:
         """All that are remembered, by name; their state tells what they are good for."""
-        raise NotImplementedError
+        return tuple(sorted(self._ledger.mirror.invitations.values(), key=lambda one: one.name))
 
     def leases(self) -> tuple[Lease, ...]:
         """What is given now, by client."""
-        raise NotImplementedError
+        holders = sorted({one.client for one in self._ledger.mirror.leases.values()})
+        leases = map(self._leasing.lease_of, holders)
+        return tuple(lease for lease in leases if lease is not None)
 
     def lease_of(self, client: PublicKey) -> Lease | None:
         """What this client holds."""
-        raise NotImplementedError
+        return self._leasing.lease_of(client)
+
+    # --- details ----------------------------------------------------------------------------
+
+    async def _clean(self) -> None:
+        """End what may not be held any more, and forget what nobody asks about."""
+        mirror, wall = self._ledger.mirror, self._ledger.clocks().wall
+        old = [
+            invitation_key(one.public_key)
+            for one in mirror.invitations.values()
+            if one.expires_at + INVITATION_KEPT <= wall
+        ]
+        former = sorted(
+            (one for one in mirror.clients.values() if self._is_former(one)),
+            key=lambda one: max(one.revoked_at, one.last_seen),
+            reverse=True,
+        )
+        old += [
+            client_key(one.public_key)
+            for place, one in enumerate(former)
+            if place >= MAX_FORMER or max(one.revoked_at, one.last_seen) + REVOCATION_KEPT <= wall
+        ]
+        self._next_cleaning = self._ledger.clocks().boot + CLEANING_INTERVAL
+        try:
+            await self._leasing.sweep()
+            for key in old:
+                await self._ledger.commit((mirror.unchanged(key),), (Delete(key),))
+        except Unavailable as error:
+            self._next_cleaning = self._ledger.clocks().boot + PUT_OFF
+            _log.info("the registry cannot be cleaned now: %s", error)
+
+    def _is_former(self, client: Client) -> bool:
+        if client.origin is Origin.FILE:
+            return client.public_key not in self._admissions.file_peers
+        return bool(client.revoked_at)

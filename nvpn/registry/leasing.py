@@ -1,0 +1,345 @@
+"""Who holds which addresses: giving, renewing, ending."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from nvpn.errors import Unavailable
+from nvpn.model.clock import SECOND, Now
+from nvpn.model.keys import PublicKey
+from nvpn.model.prefixes import Prefix
+from nvpn.registry.admissions import Admissions, clean_host
+from nvpn.registry.allocation import choose
+from nvpn.registry.ledger import Ledger
+from nvpn.registry.model import (
+    Client,
+    Ending,
+    FilePeer,
+    Lease,
+    Origin,
+    Refusal,
+    RegistryRefused,
+    RegistrySettings,
+)
+from nvpn.registry.pools import Pools
+from nvpn.registry.records import (
+    AddressLease,
+    client_key,
+    lease_key,
+    name_key,
+    put_client,
+    put_lease,
+    put_name,
+)
+from nvpn.registry.store import Condition, Delete, Edit
+from nvpn.registry.telling import is_welcome
+
+_log: Final = logging.getLogger(__name__)
+
+PUT_OFF: Final = 60 * SECOND
+"""An end that the store was too far away for is tried again after this long, so that clients
+have the time to renew when it is back."""
+
+_FRESH: Final = 0.95
+"""A lease with more of its time before it than this is as good as a new one."""
+
+_AT_ONCE: Final = 32
+"""Clients whose leases end in one commit."""
+
+_MAX_WISHES: Final = 8
+
+
+class Leasing:
+    """The rules of leases. See Registry for what each operation is."""
+
+    def __init__(self, ledger: Ledger, admissions: Admissions, settings: RegistrySettings) -> None:
+        self._ledger: Final = ledger
+        self._admissions: Final = admissions
+        # What is being given right now: the mirror learns it when it is done.
+        self._pending: Final[dict[bytes, PublicKey]] = {}
+        self.settings = settings
+        self._pools = Pools(settings, _fixed(admissions.file_peers))
+
+    def configure(self, settings: RegistrySettings) -> None:
+        """Go by these, and by the peers that the admissions know, from now on."""
+        self.settings = settings
+        self._ledger.server = settings.server
+        self._pools = Pools(settings, _fixed(self._admissions.file_peers))
+
+    # --- giving -----------------------------------------------------------------------------
+
+    async def lease(self, client: PublicKey, wanted: tuple[bytes, ...], host: str) -> Lease:
+        """See Registry.lease."""
+        tries = self._ledger.tries()
+        while True:
+            now = self._ledger.clocks()
+            record = self._holder(client, now)
+            if isinstance(record, Lease):
+                return record
+            record = replace(record, host=clean_host(host) or record.host, last_seen=now.wall)
+            given = await self._give(record, wanted[:_MAX_WISHES], now)
+            if given is not None:
+                return given
+            await tries.again()
+
+    async def admit(self, client: PublicKey, name: str) -> Lease:
+        """See Registry.admit."""
+        tries = self._ledger.tries()
+        while True:
+            self._admissions.check_new(client, name)
+            now = self._ledger.clocks()
+            record = Client(client, name, Origin.STATIC, now.wall)
+            given = await self._give(record, (), now)
+            if given is not None:
+                return given
+            await tries.again()
+
+    def _holder(self, client: PublicKey, now: Now) -> Client | Lease:
+        """The record of who asks, or what the file gives it. Raises RegistryRefused."""
+        known = self._ledger.mirror.clients.get(client)
+        peer = self._admissions.file_peers.get(client)
+        if peer is None:
+            if known is None or not is_welcome(known):
+                raise RegistryRefused(
+                    Refusal.NOT_ADMITTED,
+                    "this server admits nobody under this key: ask for an invitation",
+                )
+            return known
+        fixed = _single_addresses(peer)
+        if fixed and not self._pools.reserved_for(client, peer.name):
+            return Lease(
+                client,
+                tuple(map(self._pools.interface, fixed)),
+                now.wall,
+                None,
+                self._ledger.server,
+            )
+        if known is not None and not known.revoked_at:
+            return known
+        return Client(client, peer.name, Origin.FILE, now.wall)
+
+    async def _give(self, record: Client, wanted: tuple[bytes, ...], now: Now) -> Lease | None:
+        """The lease, or None: somebody was faster."""
+        ledger, client = self._ledger, record.public_key
+        held = ledger.mirror.held_by(client)
+        reserved = self._pools.reserved_for(client, self._name(record))
+        chosen = choose(
+            client,
+            reserved=reserved,
+            wanted=wanted,
+            pools=self._pools,
+            mirror=ledger.mirror,
+            is_pending=lambda one: self._pending.get(one, client) != client,
+        )
+        if not chosen:
+            raise RegistryRefused(Refusal.EXHAUSTED, "this server has no address left to lease")
+        if {one.address for one in held} == set(chosen) and self._is_fresh(held, now):
+            return self.lease_of(client)
+        conditions, edits = self._transaction(record, held, chosen, now)
+        self._pending.update(dict.fromkeys(chosen, client))
+        try:
+            done = await ledger.commit(conditions, edits, ending=(client,), why=Ending.MOVED)
+        except Unavailable:
+            # What was given stays given while the store is away.
+            if held and (lease := self.lease_of(client)) is not None and self.remaining(lease):
+                return lease
+            raise
+        finally:
+            for address in chosen:
+                if self._pending.get(address) == client:
+                    del self._pending[address]
+        return self.lease_of(client) if done else None
+
+    def _transaction(
+        self,
+        record: Client,
+        held: tuple[AddressLease, ...],
+        chosen: tuple[bytes, ...],
+        now: Now,
+    ) -> tuple[list[Condition], list[Edit]]:
+        mirror, client = self._ledger.mirror, record.public_key
+        seconds = 0 if record.origin is Origin.STATIC else self.settings.lease_seconds
+        given_at = {one.address: one.given_at for one in held}
+        edits: list[Edit] = [
+            put_lease(
+                AddressLease(
+                    address,
+                    client,
+                    given_at.get(address, now.wall),
+                    seconds,
+                    now.wall + seconds * SECOND if seconds else 0,
+                    self._ledger.server,
+                )
+            )
+            for address in chosen
+        ]
+        edits += [Delete(lease_key(one)) for one in given_at if one not in chosen]
+        families = {len(one) for one in chosen}
+        before = tuple(one for one in record.addresses if len(one) not in families)
+        edits.append(put_client(replace(record, addresses=chosen + before)))
+        conditions = [mirror.unchanged(edit.key) for edit in edits]
+        if record.origin is Origin.STATIC and not mirror.has(name_key(record.name)):
+            conditions.append(Condition(name_key(record.name), 0))
+            edits.append(put_name(record.name, client))
+        for other, lost in self._losers(client, chosen):
+            kept = tuple(one for one in other.addresses if one not in lost)
+            conditions.append(mirror.unchanged(client_key(other.public_key)))
+            edits.append(put_client(replace(other, addresses=kept)))
+        return conditions, edits
+
+    def _losers(
+        self, client: PublicKey, chosen: tuple[bytes, ...]
+    ) -> Iterable[tuple[Client, set[bytes]]]:
+        """Who had one of these last, and does not get it again."""
+        mirror = self._ledger.mirror
+        lost: dict[PublicKey, set[bytes]] = {}
+        for address in chosen:
+            other = mirror.last_holder(address)
+            if other is not None and other != client:
+                lost.setdefault(other, set()).add(address)
+        return [(mirror.clients[other], addresses) for other, addresses in lost.items()]
+
+    def _is_fresh(self, held: tuple[AddressLease, ...], now: Now) -> bool:
+        whole = self.settings.lease_seconds
+        for one in held:
+            end = self._ledger.ends.get(one.address)
+            if end is None:
+                continue
+            left = (end - now.boot) / SECOND
+            if one.server != self._ledger.server or not _FRESH * whole < left <= whole:
+                return False
+        return True
+
+    def _name(self, record: Client) -> str:
+        peer = self._admissions.file_peers.get(record.public_key)
+        return record.name if peer is None else peer.name
+
+    # --- ending -----------------------------------------------------------------------------
+
+    async def release(self, client: PublicKey, why: Ending) -> None:
+        """See Registry.release."""
+        mirror = self._ledger.mirror
+        tries = self._ledger.tries()
+        while True:
+            keys = [lease_key(one.address) for one in mirror.held_by(client) if one.seconds]
+            if not keys or await self._ledger.commit(
+                map(mirror.unchanged, keys), tuple(map(Delete, keys)), ending=(client,), why=why
+            ):
+                return
+            await tries.again()
+
+    async def return_leases(self) -> None:
+        """See Registry.return_leases."""
+        mine = {
+            one.client
+            for one in self._ledger.mirror.leases.values()
+            if one.seconds and one.server == self._ledger.server
+        }
+        await self._end_all({client: self._addresses(client) for client in mine}, Ending.SHUTDOWN)
+
+    async def expire(self, now: Now) -> None:
+        """End what is over, and put off what cannot be ended now."""
+        mirror, due = self._ledger.mirror, self._ledger.ends.take_due(now.boot)
+        over: dict[PublicKey, list[bytes]] = {}
+        for address in due:
+            over.setdefault(mirror.leases[address].client, []).append(address)
+        try:
+            await self._end_all(over, Ending.EXPIRED)
+        except Unavailable as error:
+            _log.info("%d leases are over but cannot be ended now: %s", len(due), error)
+        finally:
+            later = self._ledger.clocks().boot + PUT_OFF
+            for address in due:
+                lease = mirror.leases.get(address)
+                if lease and lease.seconds and self._ledger.ends.get(address) is None:
+                    self._ledger.ends.set(address, later)
+
+    async def sweep(self) -> None:
+        """End those of our leases that the configuration does not allow. Raises Unavailable."""
+        over: dict[PublicKey, list[bytes]] = {}
+        for one in self._ledger.mirror.leases.values():
+            if one.server == self._ledger.server and not self._may_hold(one):
+                over.setdefault(one.client, []).append(one.address)
+        await self._end_all(over, Ending.MOVED)
+
+    def _may_hold(self, lease: AddressLease) -> bool:
+        peer = self._admissions.file_peers.get(lease.client)
+        client = self._ledger.mirror.clients.get(lease.client)
+        name = client.name if client is not None else ""
+        if peer is not None:
+            name = peer.name
+        reserved = self._pools.reserved_for(lease.client, name)
+        if peer is not None and not reserved and _single_addresses(peer):
+            return False
+        if peer is None and not is_welcome(client):
+            return False
+        return lease.address in reserved or self._pools.is_leasable(lease.address)
+
+    async def _end_all(self, over: Mapping[PublicKey, list[bytes]], why: Ending) -> None:
+        """End these leases, many in one commit. Raises Unavailable."""
+        clients = list(over)
+        groups = [clients[at : at + _AT_ONCE] for at in range(0, len(clients), _AT_ONCE)]
+        results = await asyncio.gather(
+            *(self._end({client: over[client] for client in group}, why) for group in groups),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _end(self, over: Mapping[PublicKey, list[bytes]], why: Ending) -> None:
+        mirror = self._ledger.mirror
+        leases = [
+            lease
+            for client, addresses in over.items()
+            for address in addresses
+            if (lease := mirror.leases.get(address)) is not None and lease.client == client
+        ]
+        keys = [lease_key(one.address) for one in leases]
+        if not keys or await self._ledger.commit(
+            map(mirror.unchanged, keys), tuple(map(Delete, keys)), ending=tuple(over), why=why
+        ):
+            return
+        # Somebody changed one of them in between; that must not keep the others.
+        if len(over) > 1:
+            for client, addresses in over.items():
+                await self._end({client: addresses}, why)
+
+    def _addresses(self, client: PublicKey) -> list[bytes]:
+        return [one.address for one in self._ledger.mirror.held_by(client)]
+
+    # --- what there is ----------------------------------------------------------------------
+
+    def remaining(self, lease: Lease) -> int | None:
+        """See Registry.remaining."""
+        if lease.expires_at is None:
+            return None
+        boot = self._ledger.clocks().boot
+        ends = [self._ledger.ends.get(one.address) for one in lease.addresses]
+        return min((max(0, end - boot) // SECOND for end in ends if end is not None), default=0)
+
+    def lease_of(self, client: PublicKey) -> Lease | None:
+        """See Registry.lease_of."""
+        held = self._ledger.mirror.held_by(client)
+        if not held:
+            return None
+        ends = [one.expires_at for one in held if one.seconds]
+        return Lease(
+            client,
+            tuple(self._pools.interface(one.address) for one in held),
+            min(one.given_at for one in held),
+            min(ends) if ends else None,
+            held[0].server,
+        )
+
+
+def _single_addresses(peer: FilePeer) -> tuple[bytes, ...]:
+    return tuple(one.packed for one in peer.fixed if one.length == one.bits)
+
+
+def _fixed(file_peers: Mapping[PublicKey, FilePeer]) -> list[Prefix]:
+    return [prefix for peer in file_peers.values() for prefix in peer.fixed]

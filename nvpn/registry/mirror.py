@@ -1,0 +1,146 @@
+"""What a store has, as clients, invitations and leases, and what each change of it means.
+
+The same change may come twice (from a commit and from the watch), and the two may overtake
+each other: of what is said about a key the greatest revision counts, also of its absence.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from nvpn.model.keys import PublicKey
+from nvpn.registry.model import Client, Invitation
+from nvpn.registry.records import AddressLease, NameHolder, Value, name_key, read
+from nvpn.registry.store import Changes, Condition
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One record became another; None: there was or is none that we can read."""
+
+    before: Value | None
+    after: Value | None
+
+
+class Mirror:
+    """A copy of the store in memory, indexed by everything that is asked for."""
+
+    def __init__(self) -> None:
+        self.clients: Final[dict[PublicKey, Client]] = {}
+        self.invitations: Final[dict[PublicKey, Invitation]] = {}
+        self.leases: Final[dict[bytes, AddressLease]] = {}
+        # Addresses of one client, and whose an address was last (they may differ).
+        self._held: dict[PublicKey, set[bytes]] = {}
+        self._last_holders: dict[bytes, PublicKey] = {}
+        self._values: dict[str, Value | None] = {}
+        self._revisions: dict[str, int] = {}
+        # What was removed when: until the watch has passed it, older news may follow.
+        self._removed: dict[str, int] = {}
+
+    # --- asking -------------------------------------------------------------------------
+
+    def unchanged(self, key: str) -> Condition:
+        """That nobody changes this record before us."""
+        return Condition(key, self._revisions.get(key, 0))
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a record, be it one that we cannot read."""
+        return key in self._revisions
+
+    def client_named(self, name: str) -> Client | None:
+        """Who is called that."""
+        holder = self._values.get(name_key(name))
+        return self.clients.get(holder.client) if isinstance(holder, NameHolder) else None
+
+    def held_by(self, client: PublicKey) -> tuple[AddressLease, ...]:
+        """The client's leases, IPv4 first."""
+        held = self._held.get(client, ())
+        return tuple(self.leases[one] for one in sorted(held, key=lambda one: (len(one), one)))
+
+    def last_holder(self, address: bytes) -> PublicKey | None:
+        """Who had the address last and may want it again."""
+        return self._last_holders.get(address)
+
+    @property
+    def known_addresses(self) -> int:
+        """No more addresses than this are held or remembered for somebody."""
+        return len(self.leases) + len(self._last_holders)
+
+    # --- following ----------------------------------------------------------------------
+
+    def apply(self, changes: Changes, *, watched: bool = False) -> list[Difference]:
+        """Learn what the store says, and tell what is new in it.
+
+        Args:
+            watched: it comes from the watch, so that nothing older follows.
+        """
+        differences = []
+        for record in changes.records:
+            if record.revision <= self._known(record.key):
+                continue
+            self._removed.pop(record.key, None)
+            self._revisions[record.key] = record.revision
+            value = read(record.key, record.value)
+            if value is None:
+                _log.warning("%s in the registry cannot be read and is left alone", record.key)
+            differences.append(self._replace(record.key, value))
+        missing = changes.missing
+        if changes.whole:
+            present = {record.key for record in changes.records}
+            missing = tuple(key for key in self._revisions if key not in present)
+        for key in missing:
+            if changes.revision <= self._known(key):
+                continue
+            self._removed[key] = changes.revision
+            if self._revisions.pop(key, 0):
+                differences.append(self._replace(key, None))
+        if watched:
+            self._removed = {
+                key: revision
+                for key, revision in self._removed.items()
+                if revision > changes.revision
+            }
+        return [one for one in differences if one.before != one.after]
+
+    def _known(self, key: str) -> int:
+        return self._revisions.get(key) or self._removed.get(key, 0)
+
+    def _replace(self, key: str, after: Value | None) -> Difference:
+        before = self._values.pop(key, None)
+        if before is not None:
+            self._forget(before)
+        if key in self._revisions:
+            self._values[key] = after
+        if after is not None:
+            self._remember(after)
+        return Difference(before, after)
+
+    def _forget(self, value: Value) -> None:
+        if isinstance(value, Client):
+            del self.clients[value.public_key]
+            for address in value.addresses:
+                if self._last_holders.get(address) == value.public_key:
+                    del self._last_holders[address]
+        elif isinstance(value, Invitation):
+            del self.invitations[value.public_key]
+        elif isinstance(value, AddressLease):
+            del self.leases[value.address]
+            held = self._held[value.client]
+            held.discard(value.address)
+            if not held:
+                del self._held[value.client]
+
+    def _remember(self, value: Value) -> None:
+        if isinstance(value, Client):
+            self.clients[value.public_key] = value
+            for address in value.addresses:
+                self._last_holders.setdefault(address, value.public_key)
+        elif isinstance(value, Invitation):
+            self.invitations[value.public_key] = value
+        elif isinstance(value, AddressLease):
+            self.leases[value.address] = value
+            self._held.setdefault(value.client, set()).add(value.address)

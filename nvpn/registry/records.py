@@ -1,0 +1,216 @@
+"""How clients, invitations and leases are written: keys that say what they are, values in JSON.
+
+::
+
+    client/<public key, hex>        who it is, its last addresses, or when it was revoked
+    name/<name, percent-encoded>    whose name it is: so a name is given once, on every server
+    invitation/<public key, hex>    for whom, until when, who came; never the secret
+    lease/<address>                 who holds it: so an address is given once
+
+Fields that are not known are left out, so that later versions may add some. A record that
+cannot be read is None to us, but is there: nobody else gets its key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar, Union
+from urllib.parse import quote
+
+from nvpn.model.keys import PublicKey
+from nvpn.model.prefixes import format_address, parse_address
+from nvpn.registry.model import Client, Invitation, Origin
+from nvpn.registry.store import Put
+
+CLIENT: Final = "client/"
+NAME: Final = "name/"
+INVITATION: Final = "invitation/"
+LEASE: Final = "lease/"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLease:
+    """One address of a lease.
+
+    ``seconds`` is for how long it was given when ``server`` last renewed it; 0: for good.
+    ``expires_at`` is when that ends by that server's wall clock, in Unix nanoseconds.
+    """
+
+    address: bytes
+    client: PublicKey
+    given_at: int
+    seconds: int
+    expires_at: int
+    server: str
+
+
+class NameHolder(NamedTuple):
+    """Whose name it is."""
+
+    client: PublicKey
+
+
+Value = Union[Client, Invitation, AddressLease, NameHolder]  # noqa: UP007 - on Python 3.10, too
+
+
+def client_key(client: PublicKey) -> str:
+    """Where a client is kept."""
+    return CLIENT + client.hex
+
+
+def invitation_key(one_time: PublicKey) -> str:
+    """Where an invitation is kept."""
+    return INVITATION + one_time.hex
+
+
+def lease_key(address: bytes) -> str:
+    """Where the holder of an address is kept."""
+    return LEASE + format_address(address)
+
+
+def name_key(name: str) -> str:
+    """Where the holder of a name is kept."""
+    return NAME + quote(name, safe="")
+
+
+def put_client(client: Client, *, expires_at: int | None = None) -> Put:
+    """Write a client."""
+    return _put(
+        client_key(client.public_key),
+        {
+            "name": client.name,
+            "origin": client.origin.value,
+            "admitted_at": client.admitted_at,
+            "host": client.host,
+            "last_seen": client.last_seen,
+            "addresses": [format_address(one) for one in client.addresses],
+            "invitation": client.invitation.hex if client.invitation else "",
+            "revoked_at": client.revoked_at,
+        },
+        expires_at,
+    )
+
+
+def put_name(name: str, client: PublicKey) -> Put:
+    """Give a client its name."""
+    return _put(name_key(name), {"client": client.hex})
+
+
+def put_invitation(invitation: Invitation, *, expires_at: int | None = None) -> Put:
+    """Write an invitation."""
+    return _put(
+        invitation_key(invitation.public_key),
+        {
+            "name": invitation.name,
+            "made_at": invitation.made_at,
+            "expires_at": invitation.expires_at,
+            "uses": invitation.uses,
+            "enrolled": [one.hex for one in invitation.enrolled],
+            "revoked_at": invitation.revoked_at,
+        },
+        expires_at,
+    )
+
+
+def put_lease(lease: AddressLease) -> Put:
+    """Write who holds an address."""
+    return _put(
+        lease_key(lease.address),
+        {
+            "client": lease.client.hex,
+            "given_at": lease.given_at,
+            "seconds": lease.seconds,
+            "expires_at": lease.expires_at,
+            "server": lease.server,
+        },
+        lease.expires_at if lease.seconds else None,
+    )
+
+
+def read(key: str, value: bytes) -> Value | None:
+    """What a record says; None when it is none of ours or cannot be read."""
+    try:
+        fields = json.loads(value)
+        if not isinstance(fields, dict):
+            return None
+        for prefix, reader in _READERS:
+            if key.startswith(prefix):
+                return reader(key[len(prefix) :], fields)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
+
+
+# --- details ----------------------------------------------------------------------------
+
+_T = TypeVar("_T", str, int)
+
+
+def _put(key: str, fields: dict[str, Any], expires_at: int | None = None) -> Put:
+    return Put(key, json.dumps(fields, separators=(",", ":")).encode(), expires_at)
+
+
+def _read_client(rest: str, fields: dict[str, Any]) -> Client:
+    invitation = _field(fields, "invitation", str)
+    return Client(
+        PublicKey.from_hex(rest),
+        _field(fields, "name", str),
+        Origin(fields["origin"]),
+        _field(fields, "admitted_at", int),
+        _field(fields, "host", str),
+        _field(fields, "last_seen", int),
+        tuple(parse_address(one) for one in _strings(fields, "addresses")),
+        PublicKey.from_hex(invitation) if invitation else None,
+        _field(fields, "revoked_at", int),
+    )
+
+
+def _read_name(rest: str, fields: dict[str, Any]) -> NameHolder:
+    return NameHolder(PublicKey.from_hex(_field(fields, "client", str)))
+
+
+def _read_invitation(rest: str, fields: dict[str, Any]) -> Invitation:
+    return Invitation(
+        PublicKey.from_hex(rest),
+        _field(fields, "name", str),
+        _field(fields, "made_at", int),
+        _field(fields, "expires_at", int),
+        _field(fields, "uses", int),
+        tuple(PublicKey.from_hex(one) for one in _strings(fields, "enrolled")),
+        _field(fields, "revoked_at", int),
+    )
+
+
+def _read_lease(rest: str, fields: dict[str, Any]) -> AddressLease:
+    return AddressLease(
+        parse_address(rest),
+        PublicKey.from_hex(_field(fields, "client", str)),
+        _field(fields, "given_at", int),
+        _field(fields, "seconds", int),
+        _field(fields, "expires_at", int),
+        _field(fields, "server", str),
+    )
+
+
+def _field(fields: dict[str, Any], name: str, kind: type[_T]) -> _T:
+    value = fields[name]
+    if type(value) is not kind:
+        raise TypeError(name)
+    return value
+
+
+def _strings(fields: dict[str, Any], name: str) -> list[str]:
+    value = fields[name]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise TypeError(name)
+    return value
+
+
+_READERS: Final[tuple[tuple[str, Callable[[str, dict[str, Any]], Value]], ...]] = (
+    (CLIENT, _read_client),
+    (NAME, _read_name),
+    (INVITATION, _read_invitation),
+    (LEASE, _read_lease),
+)
