@@ -14,6 +14,7 @@ from nvpn.errors import ConfigError, ConfigErrors
 
 MAX_CONFIG_BYTES: Final = 16 << 20
 MAX_SECRET_BYTES: Final = 4096
+MAX_PEM_BYTES: Final = 1 << 20
 MAX_SHOWN_PATH: Final = 1024
 
 
@@ -96,26 +97,81 @@ def read_secret(text: str, config: TextFile, place: Place, findings: Findings) -
 
     ``place`` is that of the key which names it. None if there is none: see ``findings``.
     """
-    if text.startswith("~"):
-        findings.error(place, "~ is not expanded here", "write the whole path")
+    wanted = "expected a key of 44 base64 characters"
+    data = _read_secret(text, config, place, findings, wanted=wanted, what="the key")
+    return None if data is None else data.decode("ascii", "replace").strip()
+
+
+def read_password(text: str, config: TextFile, place: Place, findings: Findings) -> str | None:
+    """The first line of such a file, blanks within it included; None as above."""
+    wanted = "expected a password on one line"
+    data = _read_secret(text, config, place, findings, wanted=wanted, what="the password")
+    if data is None:
         return None
-    if not text or "\0" in text:
-        findings.error(place, "expected the path of a file that holds the key")
+    try:
+        password = data.decode().strip("\r\n")
+    except UnicodeDecodeError:
+        password = "\n"
+    if not password.isprintable():
+        findings.error(
+            place, f"{_shown(config.path.parent / text)} is no text of one line", wanted
+        )
         return None
-    path = config.path.parent / text
-    shown = quote(str(path), limit=MAX_SHOWN_PATH)
-    opened = _read(path, MAX_SECRET_BYTES, place, shown, findings)
-    if opened is None:
+    return password
+
+
+def find_file(
+    text: str, place: Place, config: TextFile, findings: Findings, *, is_secret: bool = False
+) -> Path | None:
+    """The path of a file that can be read, as above. With ``is_secret`` by its owner alone."""
+    path = _find(text, config, place, findings, what="a certificate or a key")
+    opened = path and _read(path, MAX_PEM_BYTES, place, f"{_shown(path)} ", findings)
+    if not path or not opened:
         return None
     data, mode = opened
+    if b"-----BEGIN " not in data:
+        findings.error(place, f"{_shown(path)} holds no PEM, which begins with -----BEGIN")
+        return None
+    if is_secret:
+        _warn_if_shared(path, mode, place, findings)
+    return path
+
+
+def _read_secret(
+    text: str, config: TextFile, place: Place, findings: Findings, *, wanted: str, what: str
+) -> bytes | None:
+    path = _find(text, config, place, findings, what=what)
+    opened = path and _read(path, MAX_SECRET_BYTES, place, f"{_shown(path)} ", findings)
+    if not path or not opened:
+        return None
+    data, mode = opened
+    _warn_if_shared(path, mode, place, findings)
+    if not data.strip():
+        findings.error(place, f"{_shown(path)} is empty", wanted)
+        return None
+    return data
+
+
+def _find(
+    text: str, config: TextFile, place: Place, findings: Findings, *, what: str
+) -> Path | None:
+    if text.startswith("~"):
+        findings.error(place, "~ is not expanded here", "write the whole path")
+    elif not text or "\0" in text:
+        findings.error(place, f"expected the path of a file that holds {what}")
+    else:
+        return config.path.parent / text
+    return None
+
+
+def _warn_if_shared(path: Path, mode: int, place: Place, findings: Findings) -> None:
     who = _others(mode)
     if who:
-        findings.warn(place, f"{shown} is accessible to {who}", "try: chmod 600 on it")
-    word = data.decode("ascii", "replace").strip()
-    if not word:
-        findings.error(place, f"{shown} is empty", "expected a key of 44 base64 characters")
-        return None
-    return word
+        findings.warn(place, f"{_shown(path)} is accessible to {who}", "try: chmod 600 on it")
+
+
+def _shown(path: Path) -> str:
+    return quote(str(path), limit=MAX_SHOWN_PATH)
 
 
 def how_to_read(path: Path) -> str:
@@ -127,10 +183,9 @@ def how_to_read(path: Path) -> str:
 
 
 def _read(
-    path: Path, limit: int, place: Place, shown: str, findings: Findings
+    path: Path, limit: int, place: Place, subject: str, findings: Findings
 ) -> tuple[bytes, int] | None:
-    """Content and mode. ``shown`` names the file unless the place does already."""
-    subject = f"{shown} " if shown else ""
+    """Content and mode. ``subject`` names the file, with a blank, unless the place does."""
     try:
         # Non-blocking, so that a FIFO is refused below instead of waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nvpn.config.draft import Draft, finish
+from nvpn.config.draft import Draft
 from nvpn.config.files import TextFile, how_to_read, read_config
 from nvpn.config.findings import Findings, Place, may_hold_key, quote
+from nvpn.config.finish import finish
 from nvpn.config.model import TunnelConfig
 from nvpn.errors import ConfigError, ConfigErrors
 from nvpn.model.interface_name import NAME_RULE, is_interface_name

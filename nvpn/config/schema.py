@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from nvpn.config.findings import did_you_mean, plain
@@ -29,8 +29,16 @@ INTERFACE_KEYS: Final = (
     "netns",
     "birth_netns",
     "backend",
+    "channel",
+    "allowed_ports",
+    "disallowed_ports",
+    "on_connect",
+    "on_disconnect",
 )
-HOOK_KEYS: Final = ("pre_up", "post_up", "pre_down", "post_down")
+HOOK_KEYS: Final = (
+    "pre_up", "post_up", "pre_down", "post_down", "on_connect", "on_disconnect",
+)  # fmt: skip
+PORT_KEYS: Final = ("allowed_ports", "disallowed_ports")
 PEER_KEYS: Final = (
     "name",
     "public_key",
@@ -40,8 +48,62 @@ PEER_KEYS: Final = (
     "endpoints",
     "allowed_ips",
     "persistent_keepalive",
+    "server",
+    "allowed_ports",
+    "disallowed_ports",
 )
-SECTIONS: Final = ("interface", "peer")
+SERVER_KEYS: Final = (
+    "pool",
+    "endpoint",
+    "lease_time",
+    "reserved",
+    "routes",
+    "dns",
+    "dns_search",
+    "mtu",
+    "forward",
+    "nat",
+    "idle_timeout",
+    "invitation_time",
+    "store",
+    "etcd",
+    "etcd_prefix",
+    "etcd_user",
+    "etcd_password_file",
+    "etcd_ca",
+    "etcd_cert",
+    "etcd_key",
+    "reservation",
+)
+RESERVATION_KEYS: Final = ("public_key", "name", "address")
+METRICS_KEYS: Final = ("listen",)
+RESILIENCE_KEYS: Final = (
+    "max_attempts",
+    "initial_interval",
+    "max_interval",
+    "jitter",
+    "failure_threshold",
+    "reset_timeout",
+    "success_threshold",
+)
+SECTIONS: Final = ("interface", "peer", "server", "metrics", "resilience")
+HEADERS: Final = {
+    "interface": "[interface]",
+    "peer": "[[peer]]",
+    "server": "[server]",
+    "reservation": "[[server.reservation]]",
+    "metrics": "[metrics]",
+    "resilience": "[resilience]",
+}
+"""How each section is written, and the tables inside of one."""
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "interface": INTERFACE_KEYS,
+    "peer": PEER_KEYS,
+    "server": SERVER_KEYS,
+    "reservation": RESERVATION_KEYS,
+    "metrics": METRICS_KEYS,
+    "resilience": RESILIENCE_KEYS,
+}
 
 ALIASES: Final = {
     "addresses": "address",
@@ -65,6 +127,39 @@ ALIASES: Final = {
     "keepalive": "persistent_keepalive",
     "persistentkeepaliveinterval": "persistent_keepalive",
     "allowedip": "allowed_ips",
+    "ports": "allowed_ports",
+    "openports": "allowed_ports",
+    "deniedports": "disallowed_ports",
+    "blockedports": "disallowed_ports",
+    "closedports": "disallowed_ports",
+    "pools": "pool",
+    "range": "pool",
+    "endpoints": "endpoint",
+    "leasetimeout": "lease_time",
+    "leaselifetime": "lease_time",
+    "ttl": "lease_time",
+    "exclude": "reserved",
+    "excluded": "reserved",
+    "route": "routes",
+    "pushroutes": "routes",
+    "forwarding": "forward",
+    "ipforward": "forward",
+    "masquerade": "nat",
+    "timeout": "idle_timeout",
+    "expires": "invitation_time",
+    "invitationexpires": "invitation_time",
+    "reservations": "reservation",
+    "static": "reservation",
+    "etcdendpoints": "etcd",
+    "etcdpassword": "etcd_password_file",
+    "etcdcafile": "etcd_ca",
+    "etcdcertfile": "etcd_cert",
+    "etcdkeyfile": "etcd_key",
+    "bind": "listen",
+    "attempts": "max_attempts",
+    "retries": "max_attempts",
+    "initialdelay": "initial_interval",
+    "maxdelay": "max_interval",
 }
 """What people write instead, plain and in lower case. Only those known in a table serve."""
 
@@ -75,20 +170,19 @@ EXAMPLE_KEY: Final = (
 
 
 def unknown_key(
-    word: str,
-    known: Iterable[str],
-    other: tuple[str, Iterable[str]],
+    word: str, known: Iterable[str], others: Sequence[tuple[str, Iterable[str]]]
 ) -> tuple[str, str]:
     """What to say about a key that its section does not have, and the hint.
 
     Args:
         known: the keys of its section, as they are written in this kind of file.
-        other: how the other section is written, and its keys.
+        others: how each other section is written, and its keys.
     """
     here = {plain(name): name for name in known}
-    header, there = other
-    if plain(word) not in here and plain(word) in {plain(name) for name in there}:
-        return "is unknown here", f"it belongs to {header}"
+    if plain(word) not in here:
+        for header, there in others:
+            if plain(word) in {plain(name) for name in there}:
+                return "is unknown here", f"it belongs to {header}"
     aliases = {alias: here[plain(name)] for alias, name in ALIASES.items() if plain(name) in here}
     hint = did_you_mean(word, here.values(), aliases)
     return "is unknown", hint or f"known are {', '.join(known)}"

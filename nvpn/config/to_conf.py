@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import tomli
 
-from nvpn.config.draft import Draft, finish
+from nvpn.config.draft import Draft
 from nvpn.config.files import TextFile, read_config
 from nvpn.config.findings import Findings
+from nvpn.config.finish import finish
 from nvpn.config.locate import Kind, Mark, Position, outline
 from nvpn.config.model import TunnelConfig
 from nvpn.config.schema import HOOK_KEYS

@@ -14,9 +14,10 @@ from typing import Final
 
 from nvpn.config import values
 from nvpn.config.conf_lines import ConfLine, read_lines
-from nvpn.config.draft import Draft, finish
+from nvpn.config.draft import Draft
 from nvpn.config.files import TextFile
 from nvpn.config.findings import Findings, label
+from nvpn.config.finish import finish
 from nvpn.config.schema import HOOK_KEYS
 from nvpn.config.toml_text import format_pair, format_text, format_value
 from nvpn.config.wgquick_reader import (

@@ -259,7 +259,7 @@ class _Reader:
             "[Interface]": _INTERFACE_KEYS, "[Peer]": _PEER_KEYS,
         }  # fmt: skip
         here, there = ("[Peer]", "[Interface]") if section == "Peer" else ("[Interface]", "[Peer]")
-        self._findings.error(place, *unknown_key(name, tables[here], (there, tables[there])))
+        self._findings.error(place, *unknown_key(name, tables[here], [(there, tables[there])]))
 
     def _read_addresses(self, text: str, place: Place) -> None:
         interface = self._draft.interface

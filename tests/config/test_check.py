@@ -144,19 +144,25 @@ def test_fragments_of_the_example_are_part_of_it() -> None:
 
 
 def test_the_manual_tells_every_key_and_its_examples_are_valid(tmp_path: Path) -> None:
-    from nvpn.config.schema import INTERFACE_KEYS, PEER_KEYS
+    from nvpn.config.schema import HEADERS, KEYS, SECTIONS
 
     page = (ROOT / "man" / "nvpn.toml.5").read_text()
-    for key in (*INTERFACE_KEYS, *PEER_KEYS):
-        assert f".TP\n.B {key}\n" in page
+    told = {section: page.split(f"THE {HEADERS[section]} SECTION")[1] for section in SECTIONS}
+    told = {section: text.split(".SH ")[0] for section, text in told.items()}
+    told["reservation"] = told["server"].split(".SS ")[1]
+    for section, keys in KEYS.items():
+        for key in keys:
+            assert f".TP\n.B {key}\n" in told[section] or key == "reservation", (section, key)
     examples = [part.split(".EE")[0] for part in page.split(".EX\n")[1:]]
-    assert len(examples) == 2
+    assert len(examples) == 4
     (tmp_path / "wg0.key").write_text(OWN)
     (tmp_path / "laptop.psk").write_text(OWN)
     for example in examples:
         path = tmp_path / "wg0.toml"
         path.write_text(example)
         assert examine(path).problems == ()
+        path.chmod(0o600)
+        assert [said for said in examine(path).warnings if "accessible" not in said] == []
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="needs man(1)")

@@ -18,6 +18,7 @@ BOB = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
 ZEROS = "A" * 43 + "="
 KEY = "expected a key of 44 base64 characters, as nvpn genkey and nvpn pubkey print it"
 ENDPOINT = "expected host:port, such as vpn.example.com:51820 or [2001:db8::1]:51820"
+KNOWN = "known are [interface], [[peer]], [server], [metrics] and [resilience]"
 NO_PATH = "expected the path of a file that holds the key"
 
 HEAD = f"[interface]\nprivate_key = '{OWN}'\n"
@@ -55,20 +56,20 @@ TOML = [
     # --- sections
     ("[Interface]\nmtu = 1420\n", ":1: Interface: is an unknown section; did you mean [interface]?"),
     (f"{HEAD}[[peers]]\n", ":3: peers: is an unknown section; did you mean [[peer]]?"),
-    (f"{HEAD}[wormhole]\n", ":3: wormhole: is an unknown section; known are [interface] and [[peer]]"),
+    (f"{HEAD}[wormhole]\n", f":3: wormhole: is an unknown section; {KNOWN}"),
     (f"{HEAD}[peer]\npublic_key = '{ALICE}'\n", ":3: peer: expected a list of tables, found one table; write [[peer]] for each peer"),
     ("[[interface]]\n", ":1: interface: expected one table, found a list; write [interface] in single brackets, once"),
     ("interface = 1\n", ":1: interface: expected a table, found 1; write [interface]"),
     (f"peer = 'x'\n{HEAD}", ":1: peer: expected a list of tables, found \"x\"; write [[peer]] for each peer"),
     (f"peer = ['x']\n{HEAD}", ":1: peer[1]: expected a table, found a text; write [[peer]] for each peer"),
     (f"mtu = 1420\n{HEAD}", ":1: mtu: stands outside of any section; put it below [interface]"),
-    (f"version = 1\n{HEAD}", ":1: version: stands outside of any section; known are [interface] and [[peer]]"),
+    (f"version = 1\n{HEAD}", f":1: version: stands outside of any section; {KNOWN}"),
     # --- keys
     (f"{HEAD}listenport = 1\n", ":3: interface.listenport: is unknown; did you mean \"listen_port\"?"),
     (f"{HEAD}ListenPort = 1\n", ":3: interface.ListenPort: is unknown; did you mean \"listen_port\"?"),
     (f"{HEAD}port = 1\n", ":3: interface.port: is unknown; did you mean \"listen_port\"?"),
     (f"{HEAD}adress = '10.0.0.1'\n", ":3: interface.adress: is unknown; did you mean \"address\"?"),
-    (f"{HEAD}colour = 'red'\n", ":3: interface.colour: is unknown; known are private_key, private_key_file, address, listen_port, mtu, fwmark, datapath, workers, queues, dns, dns_search, table, kill_switch, pre_up, post_up, pre_down, post_down, save_config, netns, birth_netns, backend"),
+    (f"{HEAD}colour = 'red'\n", ":3: interface.colour: is unknown; known are private_key, private_key_file, address, listen_port, mtu, fwmark, datapath, workers, queues, dns, dns_search, table, kill_switch, pre_up, post_up, pre_down, post_down, save_config, netns, birth_netns, backend, channel, allowed_ports, disallowed_ports, on_connect, on_disconnect"),
     (f"{PEER}psk = 'x'\n", ":5: peer[1].psk: is unknown; did you mean \"preshared_key\"?"),
     (f"{PEER}AllowedIPs = 'x'\n", ":5: peer[1].AllowedIPs: is unknown; did you mean \"allowed_ips\"?"),
     (f"{HEAD}allowed_ips = '10.0.0.0/8'\n", ":3: interface.allowed_ips: is unknown here; it belongs to [[peer]]"),
