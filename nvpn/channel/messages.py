@@ -30,6 +30,7 @@ __all__ = [
     "CAPABILITY_ENROL",
     "CAPABILITY_LEASE",
     "MAX_NAME",
+    "MAX_SENTENCE",
     "Done",
     "Enrol",
     "Enrolled",
@@ -50,6 +51,9 @@ __all__ = [
 
 MAX_NAME: Final = 64
 """Characters of what people call a machine."""
+
+MAX_SENTENCE: Final = 300
+"""Characters of why something is refused."""
 
 Name = Annotated[str, MaxLength(MAX_NAME)]
 Version = Annotated[str, MaxLength(32)]
@@ -82,7 +86,7 @@ class Failure(Message):
     """The answer that says no: ``code`` for programs, ``sentence`` for people."""
 
     code: Annotated[str, MaxLength(32)]
-    sentence: Annotated[str, MaxLength(300)]
+    sentence: Annotated[str, MaxLength(MAX_SENTENCE)]
 
 
 @message("hello")

@@ -93,12 +93,15 @@ class Requester:
         """Ask, and return the id under which the outcome will be told.
 
         Raises:
-            Unavailable: too much is being asked already.
+            Unavailable: too much is being asked already, or there is no randomness.
             ValueError: the request is out of the bounds of its schema.
         """
         if len(self._questions) >= MAX_QUESTIONS:
             raise Unavailable(f"{MAX_QUESTIONS} requests wait for their answers already")
-        message_id = self._random(ID_BYTES)
+        try:
+            message_id = self._random(ID_BYTES)
+        except OSError as error:
+            raise Unavailable(f"the system gives no random bytes: {error.strerror}") from None
         question = _Question(
             peer,
             cut(FrameKind.REQUEST, message_id, encode(request)),

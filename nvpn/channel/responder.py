@@ -72,19 +72,9 @@ class Responder:
 
     def receive(self, peer: PublicKey, message_id: bytes, body: bytes, now: int) -> Message | None:
         """The request, if it is to be served: then :meth:`answer` or :meth:`give_up` follows."""
-        self._forget_old(now)
-        asker = self._askers.get(peer)
+        asker = self._admit(peer, now)
         if asker is None:
-            asker = _Asker()
-        full_again = _A_PEER.take(asker.full_again, now)
-        all_full_again = _ALL.take(self._all_full_again, now)
-        if full_again is None or all_full_again is None:
-            self._drops[ChannelDrop.RATE_LIMITED] += 1
             return None
-        asker.full_again, self._all_full_again = full_again, all_full_again
-        asker.heard_at = now
-        self._askers[peer] = asker
-        self._askers.move_to_end(peer)
         for kept in asker.answers:
             if kept.id == message_id:
                 self._datagrams += ((peer, datagram) for datagram in kept.datagrams)
@@ -102,6 +92,16 @@ class Responder:
             return None
         asker.under_way = message_id
         return request
+
+    def receive_notice(self, peer: PublicKey, body: bytes, now: int) -> Message | None:
+        """What a peer tells without asking anything; it counts as a request does."""
+        if self._admit(peer, now) is None:
+            return None
+        try:
+            return decode(body)
+        except MalformedMessage:
+            self._drops[ChannelDrop.MALFORMED] += 1
+            return None
 
     def answer(self, peer: PublicKey, message_id: bytes, answer: Message, now: int) -> None:
         """What is said to the request that is under way; too late, or unknown: nothing.
@@ -133,6 +133,20 @@ class Responder:
         """What is to be sent, to whom."""
         taken, self._datagrams = self._datagrams, []
         return taken
+
+    def _admit(self, peer: PublicKey, now: int) -> _Asker | None:
+        self._forget_old(now)
+        asker = self._askers.get(peer) or _Asker()
+        full_again = _A_PEER.take(asker.full_again, now)
+        all_full_again = _ALL.take(self._all_full_again, now)
+        if full_again is None or all_full_again is None:
+            self._drops[ChannelDrop.RATE_LIMITED] += 1
+            return None
+        asker.full_again, self._all_full_again = full_again, all_full_again
+        asker.heard_at = now
+        self._askers[peer] = asker
+        self._askers.move_to_end(peer)
+        return asker
 
     def _keep(
         self, peer: PublicKey, asker: _Asker, message_id: bytes, body: bytes, now: int
