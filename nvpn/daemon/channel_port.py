@@ -236,10 +236,9 @@ class ChannelPort:
                 self._serve(peer, frame.id, request, now)
         else:
             notice = self._responder.receive_notice(peer, frame.body, now)
-            callback = self._callbacks.get(type(notice))
-            if notice is not None and callback is not None:
+            if notice is not None and type(notice) in self._callbacks:
                 self._counts["notices_received"] += 1
-                callback(peer, notice)
+                self._callbacks[type(notice)](peer, notice)
 
     def _serve(self, peer: PublicKey, message_id: bytes, request: Message, now: int) -> None:
         if isinstance(request, Hello):
