@@ -53,6 +53,7 @@ async def run_hooks(
     announce: Callable[[str], None] | None = None,
     first: int = 1,
     namespace: int = -1,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """Run commands one after the other, each to its end.
 
@@ -64,6 +65,8 @@ async def run_hooks(
         announce: gets every command before it runs, which may hold secrets; None: ``show``.
         first: what number the first one has, for messages.
         namespace: descriptor of the network namespace to run them in; -1 for ours.
+        variables: what their environment has beside ours; for what others chose, which a
+            command line is no place for.
 
     Raises:
         PlatformError: which hook failed, its exit status, the last line it wrote.
@@ -73,7 +76,7 @@ async def run_hooks(
         (announce or show)(f"[#] {text}")
         _log.info("%s hook %d", kind, number)
         hook = _Hook(f"run {kind} hook {number} of {name}", show)
-        hook.start(text, namespace)
+        hook.start(text, namespace, variables or {})
         await hook.finish(limit)
 
 
@@ -88,7 +91,7 @@ class _Hook:
         self._last_line = ""
         self._closed = asyncio.Event()
 
-    def start(self, command: str, namespace: int) -> None:
+    def start(self, command: str, namespace: int, variables: Mapping[str, str]) -> None:
         """Raises PlatformError: no shell, no more processes."""
         shell = _find_shell()
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -100,7 +103,7 @@ class _Hook:
                 stdout=writing,
                 stderr=writing,
                 cwd="/",
-                env={**_environment(os.environ), _VARIABLE: command},
+                env={**_environment(os.environ), **variables, _VARIABLE: command},
                 umask=0o022,
                 start_new_session=True,
             )
