@@ -5,12 +5,16 @@ A tunnel that nvpn brings up itself never waits like this: see nvpn.daemon.resol
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nvpn.control.wg_words import WgError, told
+from nvpn.model.clock import SECOND
+from nvpn.resilience.backoff import Backoff
+from nvpn.resilience.policy import RetryPolicy
 
 RETRIES = 15
 """How often a name is looked up again, unless the environment says otherwise."""
@@ -18,9 +22,11 @@ RETRIES = 15
 _VARIABLE = "WG_ENDPOINT_RESOLUTION_RETRIES"
 _MAX_RETRIES = 2**31 - 1
 _MAX_PORT = 65535
-_FIRST_PAUSE = 1.0
-_PAUSE_GROWTH = 1.2
-_LONGEST_PAUSE = 20.0
+_PATIENCE = RetryPolicy(
+    max_attempts=0, initial=SECOND, maximum=20 * SECOND, multiplier=1.2, jitter=0.0
+)
+"""wg's own figures, whatever a configuration says."""
+
 # What another look would not change. wg(8) tries an unknown service again, too, and again.
 _FINAL = frozenset(
     getattr(socket, name)
@@ -52,7 +58,8 @@ def resolve_endpoint(
         WgError: no endpoint, or no address for it.
     """
     host, port = _split(text)
-    pause = _FIRST_PAUSE
+    attempts = 0 if retries is None else retries + 1
+    backoff = Backoff(dataclasses.replace(_PATIENCE, max_attempts=attempts), os.urandom)
     while True:
         try:
             # Bytes, as wg(8) does: what is no name for the resolver is its to say.
@@ -65,13 +72,12 @@ def resolve_endpoint(
             return _format(found[0][4])
         except OSError as error:
             sentence = f"{error.strerror}{told(text)}"
-            if error.errno in _FINAL or retries == 0:
+            delay = None if error.errno in _FINAL else backoff.next_delay()
+            if delay is None:
                 raise WgError(sentence) from None
-        if retries is not None:
-            retries -= 1
+        pause = delay / SECOND
         tell(f"{sentence}. Trying again in {pause:.2f} seconds...")
         sleep(pause)
-        pause = min(_LONGEST_PAUSE, pause * _PAUSE_GROWTH)
 
 
 def retries_from(environment: Mapping[str, str]) -> int | None:

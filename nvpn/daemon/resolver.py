@@ -32,6 +32,7 @@ from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.resilience.backoff import Backoff
 from nvpn.resilience.breaker import Attempt
+from nvpn.resilience.policy import RetryPolicy
 from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
@@ -212,16 +213,17 @@ class EndpointResolver:
 
     async def _follow(self, search: _Search) -> None:
         """Look, and look again."""
-        backoff = self._new_backoff()
+        backoff = Backoff(self._retry_policy, self._random)
         while True:
             search.wake.clear()
             search.is_failing = not await self._look(search)
             search.has_tried.set()
             if search.is_failing:
+                backoff.policy = self._retry_policy  # a reload may have changed it
                 delay = backoff.next_delay() or 0
                 pause: float | None = max(delay, self._rest(search.place)) / SECOND
             else:
-                backoff = self._new_backoff()
+                backoff.reset()
                 pause = await self._in_slot(functools.partial(self._time_to_live, search.place))
                 if pause is not None:
                     # A hundred names must not come back to the resolver all at once.
@@ -230,8 +232,9 @@ class EndpointResolver:
                 await asyncio.wait_for(search.wake.wait(), pause)
                 backoff.reset()
 
-    def _new_backoff(self) -> Backoff:
-        return Backoff(self._breakers.policies.retry.without_limit(), self._random)
+    @property
+    def _retry_policy(self) -> RetryPolicy:
+        return self._breakers.policies.retry.without_limit()
 
     def _rest(self, place: HostPort) -> int:
         """Nanoseconds for which the name is left alone."""

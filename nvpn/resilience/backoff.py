@@ -21,13 +21,14 @@ class Backoff:
     Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
     Args:
+        policy: may be changed at any time, and holds from the next wait on.
         random: gives that many random bytes; when it raises OSError waits have no jitter.
     """
 
-    __slots__ = ("_attempts", "_policy", "_random")
+    __slots__ = ("_attempts", "_random", "policy")
 
     def __init__(self, policy: RetryPolicy, random: Callable[[int], bytes]) -> None:
-        self._policy: Final = policy
+        self.policy = policy
         self._random: Final = random
         self._attempts = 0
 
@@ -38,7 +39,7 @@ class Backoff:
 
     def next_delay(self) -> int | None:
         """An attempt failed: nanoseconds until the next one; None when it was the last."""
-        policy = self._policy
+        policy = self.policy
         if policy.max_attempts and self._attempts + 1 >= policy.max_attempts:
             return None
         self._attempts += 1
@@ -46,7 +47,7 @@ class Backoff:
 
     def last_delay(self) -> int:
         """How long to wait for an answer to the last attempt: as if another were to follow."""
-        policy = self._policy
+        policy = self.policy
         return _spread(_wait_after(policy, self._attempts + 1), policy.jitter, self._random)
 
     def reset(self) -> None:

@@ -388,6 +388,22 @@ def test_after_its_rest_it_is_looked_up_again_and_used_as_before() -> None:
     run(test)
 
 
+def test_other_figures_of_a_reload_hold_for_a_name_that_fails_already() -> None:
+    async def test() -> None:
+        # The second wait would be hours.
+        world = World(
+            retry=RetryPolicy(
+                initial=20 * MILLISECOND, maximum=36_000 * SECOND, multiplier=1e6, jitter=0.0
+            )
+        )
+        world.resolver.want({ALICE: (HostPort("a.example", 1),)})
+        await world.resolver.wait(5)
+        world.breakers.change(Policies(HASTY))
+        await until(lambda: len(world.asked) >= 4)
+
+    run(test)
+
+
 def test_that_a_name_does_not_exist_is_an_answer() -> None:
     async def test() -> None:
         world = World(retry=HASTY, breaker=BreakerPolicy(failure_threshold=2))

@@ -39,6 +39,13 @@ def test_a_success_begins_anew() -> None:
     assert delays(backoff, 2) == [100, 200]
 
 
+def test_another_policy_holds_from_the_next_wait_on() -> None:
+    backoff = Backoff(STEADY, drawing(0))
+    assert delays(backoff, 2) == [100, 200]
+    backoff.policy = RetryPolicy(max_attempts=4, initial=1, maximum=1000, jitter=0.0)
+    assert delays(backoff, 2) == [4, None]
+
+
 def test_the_first_attempt_counts_as_one() -> None:
     policy = RetryPolicy(max_attempts=3, initial=100, maximum=1000, jitter=0.0)
     assert delays(Backoff(policy, drawing(0)), 4) == [100, 200, None, None]
