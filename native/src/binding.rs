@@ -243,9 +243,9 @@ fn command(item: &Bound<'_, PyAny>, peers: &mut Peers) -> PyResult<Command> {
                 let rules = rules
                     .try_iter()?
                     .map(|item| rule(&item?))
-                    .collect::<PyResult<_>>()?;
-                let otherwise = field(2)?.extract()?;
-                Some(PortFilter { rules, otherwise })
+                    .collect::<PyResult<Vec<_>>>()?;
+                let (otherwise, remember) = (field(2)?.extract()?, field(3)?.extract()?);
+                Some(PortFilter::new(&rules, otherwise, remember))
             };
             Command::SetFilter { filter }
         }

@@ -8,7 +8,7 @@ use nvpn_core::datagrams::MAX_DATAGRAMS;
 use nvpn_core::lane::Ticket;
 use nvpn_core::runs::{Run, chosen};
 use nvpn_core::secret::KEY_SIZE;
-use nvpn_core::{DropReason, Endpoint, Instant, Source, UDP_PATH};
+use nvpn_core::{DropReason, Endpoint, Instant, Seen, Source, UDP_PATH};
 use zeroize::Zeroize;
 
 use crate::common::Common;
@@ -195,7 +195,7 @@ impl Inbound {
             let accepted = device.settle(run, &admitted, opened, endpoint, *now, &mut tools.mail);
             // What waited for this session goes first; nothing must overtake it.
             tools.mail.send(device, &mut tools.udp, *now);
-            let mut allowed = None;
+            let mut seen = Seen::default();
             for range in chosen(&run.messages, accepted) {
                 let body = plaintext(range.len());
                 if body.is_empty() {
@@ -204,7 +204,7 @@ impl Inbound {
                 let at = start + range.start + body.start;
                 let plain = &mut self.buffer[at..start + range.start + body.end];
                 let peer = admitted.session.peer;
-                if let Some(size) = device.judge(peer, plain, *tos, &mut allowed) {
+                if let Some(size) = device.judge(peer, plain, *tos, *now, &mut seen) {
                     tools.tun.coalescer().push(&self.buffer[..], at..at + size);
                 }
             }

@@ -257,6 +257,8 @@ impl Sealer {
                 device.stage(peer, &packet[..inner.length]);
                 return None;
             }
+            let packet = &packet[..inner.length];
+            device.remember(peer, inner.source, inner.destination, packet, now);
             Some((peer, padded_size(inner.length, device.mtu())))
         });
         let Some((peer, padded)) = way else { return };
@@ -311,8 +313,10 @@ impl Sealer {
         }
         let count = split.count() as u64;
         common.with_device(|device| {
-            let peer = device.route(packet, &split.inner()).ok()?;
+            let inner = split.inner();
+            let peer = device.route(packet, &inner).ok()?;
             let sending = device.begin_send(peer, count, now, &mut self.big_key)?;
+            device.remember(peer, inner.source, inner.destination, packet, now);
             Some((peer, sending))
         })
     }

@@ -233,10 +233,16 @@ class SetFilter:
     matches decides; ``rules`` None: all of them pass.
 
     ``otherwise``: whether a packet that no rule matches may pass.
+    ``remember``: what we send, so that what answers it passes before the rules, and errors
+    about it; and first fragments, so that later ones pass after them and only then. What is
+    remembered survives other rules.
+
+    What is diverted is asked nothing.
     """
 
     rules: tuple[Rule, ...] | None
     otherwise: bool = False
+    remember: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,120 +1,131 @@
 """Which authentic packets may pass into the device, and which are somebody's own.
 
-A table of rules; the first that matches decides. It looks at one packet at a time and
-remembers nothing. A later fragment shows no ports; it passes where its first one could
-have passed, and is worth nothing without it. So no packet passes that ends before its
-ports: a fragment could bring them past the rules.
+A table of rules; the first that matches decides. With a memory (:class:`Connections`), what
+answers to something that we have said passes before the rules, and a later fragment, which
+shows no ports, passes after its first one. Without a memory a later fragment passes where
+its first one could have passed, and is worth nothing without it. So no packet passes that
+ends before its ports: a fragment could bring them past the rules.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Union
+from typing import Final, NamedTuple
 
 from nvpn.datapath.api import Diversion, PeerId, Rule, SetFilter
 from nvpn.datapath.buffers import Bytes
-from nvpn.datapath.inner import (
-    IPV4_HEADER_SIZE,
-    IPV6_HEADER_SIZE,
-    Inner,
-    is_fragment,
-    udp_payload,
-)
+from nvpn.datapath.connections import Connections
+from nvpn.datapath.flow import Flow, NoPorts, Ports, flow_of
+from nvpn.datapath.inner import Inner, is_fragment, parse_inner, udp_payload
 from nvpn.model.prefixes import Prefix
 
 _UDP_HEADER_SIZE: Final = 8
-_WITH_PORTS: Final = frozenset((6, 17, 132, 136))  # TCP, UDP, SCTP, UDP-Lite
-_FRAGMENT: Final = 44
-# Hop-by-hop, routing, destination options: ``(next header, length in 8 bytes - 1)``.
-_EXTENSIONS: Final = frozenset((0, 43, 60))
-
-
-class NoPorts(enum.Enum):
-    """Why a packet shows no ports."""
-
-    NONE = "has none"
-    CUT_OFF = "ends before them, or before what tells whether there are any"
-    ELSEWHERE = "they were in another fragment"
-
-
-Ports = Union[tuple[int, int], NoPorts]  # noqa: UP007 - a runtime value
-
-
-class Flow(NamedTuple):
-    """What is above IP: the protocol (of IPv6 that behind the extension headers), and the
-    sender's and the receiver's port."""
-
-    protocol: int
-    ports: Ports
-
-
-def flow_of(packet: Bytes) -> Flow:
-    """The flow of a packet that is past ``parse_inner`` and cut to its length."""
-    protocol, at = _ipv4_payload(packet) if packet[0] >> 4 == 4 else _ipv6_payload(packet)
-    if at is None:
-        return Flow(protocol, NoPorts.ELSEWHERE)
-    if protocol in _EXTENSIONS or protocol == _FRAGMENT:
-        # Still one of these: the packet has ended. (IPv4 carries none of them.)
-        return Flow(protocol, NoPorts.CUT_OFF)
-    if protocol not in _WITH_PORTS:
-        return Flow(protocol, NoPorts.NONE)
-    if at + 4 > len(packet):
-        return Flow(protocol, NoPorts.CUT_OFF)
-    return Flow(protocol, (packet[at] << 8 | packet[at + 1], packet[at + 2] << 8 | packet[at + 3]))
-
-
-def _ipv4_payload(packet: Bytes) -> tuple[int, int | None]:
-    is_later_fragment = packet[6] & 0x1F or packet[7]
-    size = max((packet[0] & 0x0F) * 4, IPV4_HEADER_SIZE)
-    return packet[9], None if is_later_fragment else size
-
-
-def _ipv6_payload(packet: Bytes) -> tuple[int, int | None]:
-    protocol, at = packet[6], IPV6_HEADER_SIZE
-    while (protocol in _EXTENSIONS or protocol == _FRAGMENT) and at + 8 <= len(packet):
-        following = packet[at]
-        if protocol == _FRAGMENT:
-            if packet[at + 2] or packet[at + 3] & 0xF8:
-                return following, None
-            at += 8
-        else:
-            at += (packet[at + 1] + 1) * 8
-        protocol = following
-    return protocol, at
 
 
 class PortFilter:
-    """The rules of a device."""
+    """The rules of a device, and what it remembers.
 
-    __slots__ = ("_otherwise", "_rules")
+    Args:
+        otherwise: whether a packet that no rule matches may pass.
+        connections: None: remember nothing.
+    """
 
-    def __init__(self, rules: Sequence[Rule], *, otherwise: bool) -> None:
-        self._rules: Final = tuple(rules)
-        self._otherwise: Final = otherwise
+    __slots__ = ("_common", "_connections", "_own")
+
+    def __init__(
+        self, rules: Sequence[Rule], *, otherwise: bool, connections: Connections | None = None
+    ) -> None:
+        self._connections: Final = connections
+        # Thousands of peers may have rules of their own, and none is asked another one's.
+        common: list[Rule] = []
+        own: dict[PeerId, list[Rule]] = {}
+        for rule in rules:
+            if rule.peer is not None:
+                own.setdefault(rule.peer, list(common)).append(rule)
+                continue
+            common.append(rule)
+            for its in own.values():
+                if not _matches_all(its[-1]):
+                    its.append(rule)
+        self._common: Final = _Rules.of(common, otherwise)
+        self._own: Final = {peer: _Rules.of(its, otherwise) for peer, its in own.items()}
 
     @classmethod
-    def of(cls, command: SetFilter) -> PortFilter | None:
-        """What the command asks for; None when everything may pass."""
+    def of(cls, command: SetFilter, before: PortFilter | None = None) -> PortFilter | None:
+        """What the command asks for; None when everything may pass.
+
+        What ``before`` remembers is remembered still.
+        """
         if command.rules is None:
             return None
-        return cls(command.rules, otherwise=command.otherwise)
+        connections = None
+        if command.remember:
+            connections = before._connections if before is not None else None
+            connections = connections or Connections()
+        return cls(command.rules, otherwise=command.otherwise, connections=connections)
 
-    def accepts(self, peer: PeerId, inner: Inner, packet: Bytes) -> bool:
+    def accepts(self, peer: PeerId, inner: Inner, packet: Bytes, now: int) -> bool:
         """Whether a packet from this peer, past ``parse_inner`` and cut, may pass."""
+        rules = self._own.get(peer, self._common)
+        if rules.are_open:
+            return True
         flow = flow_of(packet)
         if flow.ports is NoPorts.CUT_OFF:
             return False
-        for rule in self._rules:
-            if _matches(rule, peer, inner, flow):
+        connections, fragment = self._connections, flow.fragment
+        if connections is None:
+            return rules.accept(inner, flow)
+        if flow.ports is NoPorts.ELSEWHERE:
+            return fragment is not None and connections.continues(peer, inner, fragment, now)
+        is_expected = connections.expects(peer, inner, flow, packet, now)
+        if not is_expected and not rules.accept(inner, flow):
+            return False
+        if fragment is not None:
+            connections.note_first(peer, inner, fragment, now)
+        return True
+
+    def note_sent(self, peer: PeerId, packet: Bytes, now: int) -> None:
+        """A packet, or a superpacket, goes to this peer."""
+        connections = self._connections
+        if connections is None or self._own.get(peer, self._common).are_open:
+            return
+        inner = parse_inner(packet)
+        if inner is not None:
+            connections.note_sent(peer, inner, packet, now)
+
+    def forget(self, peer: PeerId) -> None:
+        """The peer is gone."""
+        if self._connections is not None:
+            self._connections.forget(peer)
+
+
+class _Rules(NamedTuple):
+    """What a peer's packets are asked, in this order."""
+
+    rules: tuple[Rule, ...]
+    otherwise: bool
+    are_open: bool
+
+    @classmethod
+    def of(cls, rules: Sequence[Rule], otherwise: bool) -> _Rules:
+        first = rules[0] if rules else Rule(accept=otherwise)
+        return cls(tuple(rules), otherwise, first.accept and _matches_all(first))
+
+    def accept(self, inner: Inner, flow: Flow) -> bool:
+        for rule in self.rules:
+            if _matches(rule, inner, flow):
                 return rule.accept
-        return self._otherwise
+        return self.otherwise
 
 
-def _matches(rule: Rule, peer: PeerId, inner: Inner, flow: Flow) -> bool:
+def _matches_all(rule: Rule) -> bool:
+    """Whether it matches every packet of the peers that it is about."""
+    return rule == Rule(accept=rule.accept, peer=rule.peer)
+
+
+def _matches(rule: Rule, inner: Inner, flow: Flow) -> bool:
     return (
-        rule.peer in (None, peer)
-        and rule.protocol in (None, flow.protocol)
+        rule.protocol in (None, flow.protocol)
         and _ports_match(rule, flow.ports)
         and _is_within(rule.source, inner.version, inner.source)
         and _is_within(rule.destination, inner.version, inner.destination)

@@ -15,6 +15,7 @@ from typing import Final
 
 from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.checksum import complement, pseudo_sum, word_sum
+from nvpn.datapath.flow import ICMPV4, ICMPV6, ipv6_payload, is_extension
 from nvpn.datapath.inner import parse_inner
 from nvpn.model.clock import SECOND
 from nvpn.wire.token_bucket import TokenBucket
@@ -30,16 +31,10 @@ _MAX_IPV6_ERROR: Final = 1280
 _HOPS: Final = 64
 _INTERNET_CONTROL: Final = 0xC0  # the precedence that routers give to ICMP errors
 
-_ICMPV4: Final = 1
-_ICMPV6: Final = 58
 _HOST_UNREACHABLE: Final = (3, 1)
 _ADDRESS_UNREACHABLE: Final = (1, 3)
 _ICMPV4_ERRORS: Final = frozenset((3, 4, 5, 11, 12))
 _ICMPV6_REDIRECT: Final = 137
-
-_FRAGMENT: Final = 44
-# Hop-by-hop, routing, destination options: ``(next header, length in 8 bytes - 1)``.
-_EXTENSIONS: Final = frozenset((0, 43, 60))
 
 
 class ErrorLimit:
@@ -90,14 +85,14 @@ def _unreachable_ipv4(quoted: bytes) -> bytes | None:
         return None
     if not _is_host_ipv4(source) or not _is_host_ipv4(destination):
         return None
-    if quoted[9] == _ICMPV4 and (len(quoted) == header or quoted[header] in _ICMPV4_ERRORS):
+    if quoted[9] == ICMPV4 and (len(quoted) == header or quoted[header] in _ICMPV4_ERRORS):
         return None
     kind, code = _HOST_UNREACHABLE
     body = _ICMP.pack(kind, code, 0, 0) + quoted
     body = _ICMP.pack(kind, code, complement(word_sum(body)), 0) + quoted
     size = _IPV4.size + len(body)
     tos = quoted[1] & 0x1E | _INTERNET_CONTROL
-    fields = (0x45, tos, size, 0, 0, _HOPS, _ICMPV4)
+    fields = (0x45, tos, size, 0, 0, _HOPS, ICMPV4)
     checksum = complement(word_sum(_IPV4.pack(*fields, 0, destination, source)))
     return _IPV4.pack(*fields, checksum, destination, source) + body
 
@@ -110,9 +105,9 @@ def _unreachable_ipv6(quoted: bytes) -> bytes | None:
         return None
     kind, code = _ADDRESS_UNREACHABLE
     body = _ICMP.pack(kind, code, 0, 0) + quoted
-    pseudo = pseudo_sum(source + destination, _ICMPV6, len(body))
+    pseudo = pseudo_sum(source + destination, ICMPV6, len(body))
     body = _ICMP.pack(kind, code, complement(pseudo + word_sum(body)), 0) + quoted
-    return _IPV6.pack(6 << 28, len(body), _ICMPV6, _HOPS, destination, source) + body
+    return _IPV6.pack(6 << 28, len(body), ICMPV6, _HOPS, destination, source) + body
 
 
 def _is_host_ipv4(address: bytes) -> bool:
@@ -126,20 +121,12 @@ def _is_host_ipv6(address: bytes) -> bool:
 
 
 def _may_answer_ipv6(quoted: bytes) -> bool:
-    """Follow the extension headers to what the packet carries."""
-    protocol, at = quoted[6], 40
-    while protocol in _EXTENSIONS or protocol == _FRAGMENT:
-        if at + 8 > len(quoted):
-            return False
-        if protocol == _FRAGMENT:
-            if (quoted[at + 2] << 8 | quoted[at + 3]) & 0xFFF8:
-                return False
-            size = 8
-        else:
-            size = (quoted[at + 1] + 1) * 8
-        protocol, at = quoted[at], at + size
-    if protocol != _ICMPV6:
-        return True
+    """Not what is an ICMP error or redirect, or hides what it is."""
+    protocol, at, _ = ipv6_payload(quoted)
+    if at is None:
+        return False
+    if protocol != ICMPV6:
+        return not is_extension(protocol)
     if at >= len(quoted):
         return False
     return quoted[at] >= 128 and quoted[at] != _ICMPV6_REDIRECT

@@ -20,13 +20,14 @@ from nvpn.datapath.api import (
     SendInner,
     SetFilter,
 )
-from nvpn.datapath.filter import Flow, NoPorts, PortFilter, flow_of, is_diverted
+from nvpn.datapath.filter import PortFilter, is_diverted
+from nvpn.datapath.flow import flow_of
 from nvpn.datapath.inner import parse_inner
 from nvpn.errors import DropReason
 from nvpn.model.prefixes import Prefix
 from tests.support.cores import THEM, Ends, ipv4, ipv6
 
-TCP, UDP, SCTP, ICMP = 6, 17, 132, 1
+TCP, UDP, ICMP = 6, 17, 1
 
 
 def ports(source: int, destination: int, more: bytes = bytes(16)) -> bytes:
@@ -38,35 +39,6 @@ def udp(destination: int, payload: bytes = b"control") -> bytes:
 
 
 FRAGMENT_FIRST = bytes([UDP, 0, 0, 1, 0, 0, 0, 7])
-FRAGMENT_LATER = bytes([UDP, 0, 0, 9, 0, 0, 0, 7])
-HOP_BY_HOP = bytes([TCP, 1]) + bytes(14)
-
-
-@pytest.mark.parametrize(
-    ("packet", "flow"),
-    [
-        (ipv4(protocol=TCP, payload=ports(1, 2)), Flow(TCP, (1, 2))),
-        (ipv4(protocol=UDP, payload=ports(0xFFFF, 53)), Flow(UDP, (0xFFFF, 53))),
-        (ipv4(protocol=SCTP, payload=ports(3, 4)), Flow(SCTP, (3, 4))),
-        (ipv4(protocol=ICMP, payload=ports(1, 2)), Flow(ICMP, NoPorts.NONE)),
-        (ipv4(protocol=TCP, payload=b"abc"), Flow(TCP, NoPorts.CUT_OFF)),
-        (b"\x4f" + ipv4(protocol=TCP, payload=ports(1, 2))[1:], Flow(TCP, NoPorts.CUT_OFF)),
-        (b"\x41" + ipv4(protocol=TCP, payload=ports(1, 2))[1:], Flow(TCP, (1, 2))),
-        (ipv4(protocol=UDP, payload=ports(1, 2), fragment=0x2000), Flow(UDP, (1, 2))),
-        (ipv4(protocol=UDP, payload=ports(1, 2), fragment=1), Flow(UDP, NoPorts.ELSEWHERE)),
-        (ipv6(protocol=TCP, payload=ports(1, 2)), Flow(TCP, (1, 2))),
-        (ipv6(protocol=0, payload=HOP_BY_HOP + ports(1, 2)), Flow(TCP, (1, 2))),
-        (ipv6(protocol=0, payload=HOP_BY_HOP[:7]), Flow(0, NoPorts.CUT_OFF)),
-        (ipv6(protocol=0, payload=HOP_BY_HOP[:8]), Flow(TCP, NoPorts.CUT_OFF)),
-        (ipv6(protocol=44, payload=FRAGMENT_FIRST), Flow(UDP, NoPorts.CUT_OFF)),
-        (ipv6(protocol=44, payload=FRAGMENT_FIRST[:7]), Flow(44, NoPorts.CUT_OFF)),
-        (ipv6(protocol=44, payload=FRAGMENT_FIRST + ports(1, 2)), Flow(UDP, (1, 2))),
-        (ipv6(protocol=44, payload=FRAGMENT_LATER), Flow(UDP, NoPorts.ELSEWHERE)),
-        (ipv6(protocol=59), Flow(59, NoPorts.NONE)),
-    ],
-)
-def test_each_packet_shows_its_flow(packet: bytes, flow: Flow) -> None:
-    assert flow_of(packet) == flow
 
 
 ACCEPT_SSH = Rule(accept=True, protocol=TCP, destination_ports=(22, 22))
@@ -119,7 +91,7 @@ def test_the_first_rule_that_matches_decides(
     inner = parse_inner(packet)
     assert inner is not None
     port_filter = PortFilter(rules, otherwise=otherwise)
-    assert port_filter.accepts(THEM, inner, packet) is passes
+    assert port_filter.accepts(THEM, inner, packet, 0) is passes
 
 
 def test_what_is_filtered_is_counted_and_goes_nowhere() -> None:
@@ -215,5 +187,5 @@ def test_no_packet_raises(head: bytes, tail: bytes) -> None:
     if inner is not None:
         packet = (head + tail)[: inner.length]
         flow_of(packet)
-        PortFilter([ACCEPT_SSH, DROP_HIGH], otherwise=False).accepts(THEM, inner, packet)
+        PortFilter([ACCEPT_SSH, DROP_HIGH], otherwise=False).accepts(THEM, inner, packet, 0)
         is_diverted(PLACES, inner, packet)

@@ -194,7 +194,10 @@ impl Device {
             }
             Command::SetAdmission { keys } => self.admission.configure(keys),
             Command::SetMtu { mtu } => self.mtu = mtu as usize,
-            Command::SetFilter { filter } => self.filter = filter,
+            Command::SetFilter { filter } => {
+                let before = self.filter.take();
+                self.filter = filter.map(|filter| filter.after(before));
+            }
             Command::Divert { diversions } => self.diversions = diversions,
             Command::SendInner { packet } => self.send_inner(&packet, now, out),
             Command::AddPath { .. } | Command::RemovePath { .. } => {}
@@ -221,6 +224,9 @@ impl Device {
         if let Some((at, mut peer)) = self.peers.remove(name) {
             self.routes.remove_peer(at);
             peer.destroy(&mut self.register);
+            if let Some(filter) = &mut self.filter {
+                filter.forget(at);
+            }
         }
     }
 

@@ -10,7 +10,7 @@
 use crate::Instant;
 use crate::checksum::{complement, pseudo_sum, word_sum};
 use crate::constants::SECOND;
-use crate::flow::{ipv6_payload, is_extension};
+use crate::flow::{ICMPV4, ICMPV6, ipv6_payload, is_extension};
 use crate::inner::{IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, parse_inner};
 
 const ERROR_INTERVAL: Instant = SECOND / 100;
@@ -23,8 +23,6 @@ const HOPS: u8 = 64;
 /// The precedence that routers give to ICMP errors.
 const INTERNET_CONTROL: u8 = 0xC0;
 
-const ICMPV4: u8 = 1;
-const ICMPV6: u8 = 58;
 const HOST_UNREACHABLE: [u8; 2] = [3, 1];
 const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 const ICMPV4_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
@@ -146,7 +144,8 @@ const fn is_host_ipv6(address: &[u8; 16]) -> bool {
 
 /// Not for what is an ICMP error or redirect, or hides what it is.
 fn may_answer_ipv6(quoted: &[u8]) -> bool {
-    let (protocol, Some(at)) = ipv6_payload(quoted) else {
+    let upper = ipv6_payload(quoted);
+    let (protocol, Some(at)) = (upper.protocol, upper.at) else {
         return false;
     };
     if protocol != ICMPV6 {

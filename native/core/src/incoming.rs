@@ -12,6 +12,7 @@ use crate::datagrams::Datagrams;
 use crate::device::{Device, Outbox};
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
+use crate::filter::LastVerdict;
 use crate::inner::{Inner, is_fragment, merge_ecn, parse_inner, udp_payload};
 use crate::keypair::Keypair;
 use crate::message::{MessageType, read_u32, read_u64, receiver_of};
@@ -27,6 +28,14 @@ pub struct SessionRef {
     pub peer: PeerRef,
     /// What it is named by.
     pub our_index: u32,
+}
+
+/// What was found of the message before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// A source that the peer may use.
+    allowed: Option<IpAddr>,
+    verdict: LastVerdict,
 }
 
 impl Device {
@@ -126,7 +135,7 @@ impl Device {
         };
         self.note_authentic(session, endpoint, now, traffic, out);
         if !plain.is_empty() {
-            self.deliver(session.peer, plain, tos, out);
+            self.deliver(session.peer, plain, tos, now, out);
         }
         Ok(())
     }
@@ -134,8 +143,15 @@ impl Device {
     /// Judge what an authentic, non-empty message holds, and pass it to the TUN device.
     ///
     /// `plain` is changed in place; `tos` as in [`Device::receive`].
-    pub fn deliver(&self, peer: PeerRef, plain: &mut [u8], tos: u8, out: &mut dyn Outbox) {
-        if let Some(size) = self.judge(peer, plain, tos, &mut None) {
+    pub fn deliver(
+        &mut self,
+        peer: PeerRef,
+        plain: &mut [u8],
+        tos: u8,
+        now: Instant,
+        out: &mut dyn Outbox,
+    ) {
+        if let Some(size) = self.judge(peer, plain, tos, now, &mut Seen::default()) {
             out.inner(&mut plain[..size]);
         }
     }
@@ -143,38 +159,43 @@ impl Device {
     /// Judge what an authentic, non-empty message holds: how much of it is a packet for the
     /// TUN device. `None` if there is none, which is counted, or if it was diverted.
     ///
-    /// `plain` is changed in place; `tos` as in [`Device::receive`]. `allowed` spares the
-    /// look at the table: keep it between messages of the same peer, `None` at first.
+    /// `plain` is changed in place; `tos` as in [`Device::receive`]. `seen` spares looks at
+    /// tables: keep it between messages of the same peer that came together.
     pub fn judge(
-        &self,
+        &mut self,
         peer: PeerRef,
         plain: &mut [u8],
         tos: u8,
-        allowed: &mut Option<IpAddr>,
+        now: Instant,
+        seen: &mut Seen,
     ) -> Option<usize> {
         let Some(inner) = parse_inner(plain) else {
             self.drop_packets(DropReason::BadInner, 1);
             return None;
         };
-        if *allowed != Some(inner.source) {
+        if seen.allowed != Some(inner.source) {
             if !self.source_allowed(peer, inner.source) {
                 self.drop_packets(DropReason::SourceNotAllowed, 1);
                 return None;
             }
-            *allowed = Some(inner.source);
+            seen.allowed = Some(inner.source);
         }
         let packet = &mut plain[..inner.length];
-        if let Some(filter) = &self.filter
-            && !filter.accepts(self.peers.get(peer)?.id, &inner, packet)
+        let is_diverted = !self.diversions.is_empty() && self.is_diverted(&inner, packet);
+        if let Some(filter) = &mut self.filter
+            && !is_diverted
         {
-            self.drop_packets(DropReason::Filtered, 1);
-            return None;
+            let name = (peer, self.peers.get(peer)?.id);
+            if !filter.accepts(name, &inner, packet, now, &mut seen.verdict) {
+                self.drop_packets(DropReason::Filtered, 1);
+                return None;
+            }
         }
         if !merge_ecn(packet, tos) {
             self.drop_packets(DropReason::BadInner, 1);
             return None;
         }
-        if !self.diversions.is_empty() && self.is_diverted(&inner, packet) {
+        if is_diverted {
             if !self.events().add_diverted(self.peers.get(peer)?.id, packet) {
                 self.drop_packets(DropReason::QueueFull, 1);
             }

@@ -1,5 +1,7 @@
 //! From the TUN device to the peers.
 
+use core::net::IpAddr;
+
 use crate::constants::{
     MAX_IPV4_DATAGRAM, MAX_IPV6_DATAGRAM, PADDING, TAG_SIZE, TRANSPORT_HEADER_SIZE,
     TRANSPORT_OVERHEAD,
@@ -9,7 +11,7 @@ use crate::device::{Device, Outbox};
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
 use crate::icmp::unreachable;
-use crate::inner::{Inner, outer_tos, padded_size, parse_inner, traffic_class};
+use crate::inner::{Inner, addresses, outer_tos, padded_size, parse_inner, traffic_class};
 use crate::peer::PeerRef;
 use crate::secret::KEY_SIZE;
 use crate::shared::Traffic;
@@ -143,6 +145,11 @@ impl Device {
         scratch.resize(end + TAG_SIZE, 0);
         scratch[TRANSPORT_HEADER_SIZE..TRANSPORT_HEADER_SIZE + size].copy_from_slice(packet);
         if let Some((endpoint, id)) = self.seal_into(at, &mut scratch, now) {
+            if self.filter.is_some()
+                && let Some((source, destination)) = addresses(packet)
+            {
+                self.remember(at, source, destination, packet, now);
+            }
             let tos = outer_tos(traffic_class(packet));
             out.datagram(&endpoint, &scratch, tos, Some(id));
             self.note_sent(
@@ -172,6 +179,24 @@ impl Device {
         let (key, header) = (current.send_key(), current.header());
         self.aead.seal(key, &header, counter, datagram, &one).ok()?;
         Some((endpoint, peer.id))
+    }
+
+    /// The port filter's to remember: a packet, or a superpacket, goes to a peer. It is cut to
+    /// its length.
+    #[inline]
+    pub fn remember(
+        &mut self,
+        peer: PeerRef,
+        source: IpAddr,
+        destination: IpAddr,
+        packet: &[u8],
+        now: Instant,
+    ) {
+        if let Some(filter) = &mut self.filter
+            && let Some(id) = self.peers.get(peer).map(|peer| peer.id)
+        {
+            filter.note_sent((peer, id), (source, destination), packet, now);
+        }
     }
 
     // --- out, in batches --------------------------------------------------------------

@@ -4,9 +4,10 @@
 
 mod support;
 
-use nvpn_core::flow::{Flow, Ports, TCP, UDP, flow_hash, flow_of};
+use nvpn_core::filter::LastVerdict;
+use nvpn_core::flow::{Ports, TCP, UDP, flow_hash, flow_of};
 use nvpn_core::inner::parse_inner;
-use nvpn_core::{Command, Diversion, DropReason, Event, PeerId, PortFilter, Rule};
+use nvpn_core::{Command, Diversion, DropReason, Event, PeerId, PeerRef, PortFilter, Rule};
 use proptest::prelude::*;
 use support::*;
 
@@ -14,6 +15,10 @@ const SCTP: u8 = 132;
 const ICMP: u8 = 1;
 const FIRST: [u8; 8] = [UDP, 0, 0, 1, 0, 0, 0, 7];
 const LATER: [u8; 8] = [UDP, 0, 0, 9, 0, 0, 0, 7];
+const ATOMIC: [u8; 8] = [UDP, 0, 0, 0, 0, 0, 0, 7];
+const INTO_FRAGMENT: [u8; 8] = [44, 0, 0, 1, 0, 0, 0, 7];
+const OPTIONS: [u8; 8] = [60, 0, 0, 0, 0, 0, 0, 0];
+const LAST_OPTIONS: [u8; 8] = [TCP, 0, 0, 0, 0, 0, 0, 0];
 const HOP_BY_HOP: [u8; 16] = [TCP, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn ports(source: u16, destination: u16) -> Vec<u8> {
@@ -73,9 +78,37 @@ fn each_packet_shows_its_flow() {
         (v6(44, &behind(&FIRST)), UDP, shown(1, 2)),
         (v6(44, &LATER), UDP, Ports::Elsewhere),
         (v6(59, &[]), 59, Ports::None),
+        (v6(51, &behind(&FIRST)), 51, Ports::CutOff),
+        (v6(44, &behind(&ATOMIC)), UDP, shown(1, 2)),
+        (
+            v6(44, &[&INTO_FRAGMENT[..], &FIRST, &ports(1, 2)].concat()),
+            44,
+            Ports::CutOff,
+        ),
+        (
+            v6(
+                60,
+                &[&OPTIONS.repeat(7)[..], &LAST_OPTIONS, &ports(1, 2)].concat(),
+            ),
+            TCP,
+            shown(1, 2),
+        ),
+        (
+            v6(
+                60,
+                &[&OPTIONS.repeat(8)[..], &LAST_OPTIONS, &ports(1, 2)].concat(),
+            ),
+            60,
+            Ports::CutOff,
+        ),
     ];
     for (packet, protocol, ports) in table {
-        assert_eq!(flow_of(&packet), Flow { protocol, ports }, "{packet:02x?}");
+        let flow = flow_of(&packet);
+        assert_eq!(
+            (flow.protocol, flow.ports),
+            (protocol, ports),
+            "{packet:02x?}"
+        );
     }
 }
 
@@ -178,22 +211,21 @@ fn the_first_rule_that_matches_decides() {
     ];
     for (number, (rules, otherwise, packet, passes)) in cases.into_iter().enumerate() {
         let inner = parse_inner(packet).unwrap();
-        let rules = rules.into();
-        let filter = PortFilter { rules, otherwise };
-        assert_eq!(
-            filter.accepts(THEM, &inner, packet),
-            passes,
-            "case {number}"
-        );
+        let mut filter = PortFilter::new(&rules, otherwise, false);
+        let mut last = LastVerdict::default();
+        let who = (PeerRef::from(0), THEM);
+        // Once more: what was found the first time may be used.
+        for _ in 0..2 {
+            let verdict = filter.accepts(who, &inner, packet, 0, &mut last);
+            assert_eq!(verdict, passes, "case {number}");
+        }
     }
 }
 
 fn set_filter(rules: &[Rule]) -> Command {
-    let filter = Some(PortFilter {
-        rules: rules.into(),
-        otherwise: false,
-    });
-    Command::SetFilter { filter }
+    Command::SetFilter {
+        filter: Some(PortFilter::new(rules, false, false)),
+    }
 }
 
 #[test]

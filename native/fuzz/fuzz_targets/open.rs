@@ -60,6 +60,7 @@ enum Step {
     Filter {
         accept: bool,
         otherwise: bool,
+        remember: bool,
         protocol: Option<u8>,
         ports: Option<(u16, u16)>,
         off: bool,
@@ -352,6 +353,7 @@ impl World {
             Step::Filter {
                 accept,
                 otherwise,
+                remember,
                 protocol,
                 ports,
                 off,
@@ -365,8 +367,7 @@ impl World {
                     source_ports: None,
                     destination_ports: ports,
                 };
-                let rules = Box::new([rule]);
-                let filter = (!off).then_some(PortFilter { rules, otherwise });
+                let filter = (!off).then(|| PortFilter::new(&[rule], otherwise, remember));
                 self.tell(Command::SetFilter { filter });
             }
             Step::Divert { port, all } => {

@@ -16,7 +16,7 @@ use nvpn_core::datagrams::{Datagrams, MAX_DATAGRAMS};
 use nvpn_core::runs::{Admitted, Run, chosen};
 use nvpn_core::{
     AdmissionKeys, Command, Device, Diversion, DropReason, Drops, Endpoint, Event, EventQueue,
-    NewKeypair, Outbox, PeerId, PeerShared, PortFilter, Prefix, Role, Rule, Secret,
+    NewKeypair, Outbox, PeerId, PeerShared, PortFilter, Prefix, Role, Rule, Secret, Seen,
 };
 
 const PEERS: [PeerId; 2] = [PeerId(1), PeerId(2)];
@@ -38,6 +38,7 @@ enum Step {
     Filter {
         accept: bool,
         otherwise: bool,
+        remember: bool,
         port: Option<u16>,
     },
     Divert(Option<u16>),
@@ -272,7 +273,7 @@ impl Side {
                 .device
                 .settle(&run, &admitted, opened, from, *now, &mut self.out);
             assert_eq!(accepted & !opened, 0, "accepted what did not open");
-            let mut allowed = None;
+            let mut seen = Seen::default();
             for range in chosen(&run.messages, accepted) {
                 let body = plaintext(range.len());
                 if body.is_empty() {
@@ -281,7 +282,7 @@ impl Side {
                 let message = &mut bytes[at.start + range.start..at.start + range.end];
                 let plain = &mut message[body];
                 let peer = admitted.session.peer;
-                if let Some(size) = self.device.judge(peer, plain, *tos, &mut allowed) {
+                if let Some(size) = self.device.judge(peer, plain, *tos, *now, &mut seen) {
                     self.out.inner(&mut plain[..size]);
                 }
             }
@@ -467,6 +468,7 @@ impl World {
             Step::Filter {
                 accept,
                 otherwise,
+                remember,
                 port,
             } => self.tell(|| {
                 let rule = Rule {
@@ -478,9 +480,9 @@ impl World {
                     source_ports: None,
                     destination_ports: port.map(|port| (port, port)),
                 };
-                let rules = Box::new([rule]);
-                let filter = Some(PortFilter { rules, otherwise });
-                Command::SetFilter { filter }
+                Command::SetFilter {
+                    filter: Some(PortFilter::new(&[rule], otherwise, remember)),
+                }
             }),
             Step::Divert(port) => self.tell(|| {
                 let everywhere = Prefix::new([0, 0, 0, 0].into(), 0).expect("a prefix");

@@ -79,9 +79,8 @@ def _pack_handshake(one: SendHandshake) -> Fields:
 
 
 def _pack_filter(one: SetFilter) -> Fields:
-    if one.rules is None:
-        return ("filter", None, one.otherwise)
-    return ("filter", [_pack_rule(rule) for rule in one.rules], one.otherwise)
+    rules = None if one.rules is None else [_pack_rule(rule) for rule in one.rules]
+    return ("filter", rules, one.otherwise, one.remember)
 
 
 def _pack_rule(one: Rule) -> Fields:

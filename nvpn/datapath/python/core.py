@@ -54,6 +54,7 @@ from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.filter import PortFilter, is_diverted
 from nvpn.datapath.icmp import ErrorLimit, unreachable
 from nvpn.datapath.inner import (
+    Inner,
     merge_ecn,
     outer_tos,
     padded_size,
@@ -146,7 +147,7 @@ class Core:
             self.mtu = command.mtu
             return
         if isinstance(command, SetFilter):
-            self._filter = PortFilter.of(command)
+            self._filter = PortFilter.of(command, self._filter)
             return
         if isinstance(command, Divert):
             self._diversions = command.diversions
@@ -198,6 +199,8 @@ class Core:
             self._expect_answer(peer, None)
             peer.destroy()
             del self.peers[peer.id]
+            if self._filter is not None:
+                self._filter.forget(peer.id)
 
     def _install(self, peer: Peer, command: InstallKeypair, now: int) -> None:
         peer.install(Keypair(command))
@@ -311,6 +314,8 @@ class Core:
         datagram[TRANSPORT_HEADER_SIZE : TRANSPORT_HEADER_SIZE + size] = packet
         body = memoryview(datagram)[TRANSPORT_HEADER_SIZE:]
         keypair.seal(nonce, body[:-TAG_SIZE], None, body)
+        if size:
+            self.note_sent(peer, packet, now)
         tos = outer_tos(traffic_class(packet)) if size else 0
         self._datagrams.append(Outgoing(endpoint, bytes(datagram), tos, peer.id))
         peer.note_sent(now, len(datagram), data=size > 0, keypair=keypair)
@@ -382,7 +387,7 @@ class Core:
             return
         self.note_authentic(peer, keypair, endpoint, now, len(datagram), data=len(plain) > 0)
         if plain:
-            self.deliver(peer, plain, tos)
+            self.deliver(peer, plain, tos, now)
 
     def note_authentic(
         self,
@@ -406,7 +411,7 @@ class Core:
         if promoted:
             self.flush(peer, now)
 
-    def deliver(self, peer: Peer, plain: bytearray, tos: int) -> None:
+    def deliver(self, peer: Peer, plain: bytearray, tos: int, now: int) -> None:
         """Judge what an authentic, non-empty message holds, and pass it to the TUN device.
 
         ``plain`` is changed in place; ``tos`` as in ``receive``.
@@ -421,22 +426,31 @@ class Core:
             self.drop(DropReason.SOURCE_NOT_ALLOWED)
             return
         del plain[inner.length :]
-        if self._filter is not None and not self._filter.accepts(peer.id, inner, plain):
+        diverted = self.is_diverted(inner, plain)
+        if not diverted and not self.lets_pass(peer, inner, plain, now):
             self.drop(DropReason.FILTERED)
             return
         if not merge_ecn(plain, tos):
             self.drop(DropReason.BAD_INNER)
             return
-        if self._diversions and is_diverted(self._diversions, inner, plain):
-            if not self.events.add_diverted(InnerReceived(peer.id, bytes(plain))):
-                self.drop(DropReason.QUEUE_FULL)
-            return
-        self._inner.append(bytes(plain))
+        if not diverted:
+            self._inner.append(bytes(plain))
+        elif not self.events.add_diverted(InnerReceived(peer.id, bytes(plain))):
+            self.drop(DropReason.QUEUE_FULL)
 
-    @property
-    def looks_inside(self) -> bool:
-        """Whether each packet has to be looked at: then they are not delivered merged."""
-        return self._filter is not None or bool(self._diversions)
+    def is_diverted(self, inner: Inner, packet: Bytes) -> bool:
+        """Whether a packet is lifted out of the stream, and so not filtered."""
+        return bool(self._diversions) and is_diverted(self._diversions, inner, packet)
+
+    def lets_pass(self, peer: Peer, inner: Inner, packet: Bytes, now: int) -> bool:
+        """Whether the port filter lets a packet from a peer pass. One of a flow that does
+        not begin or end here speaks for all of them."""
+        return self._filter is None or self._filter.accepts(peer.id, inner, packet, now)
+
+    def note_sent(self, peer: Peer, packet: Bytes, now: int) -> None:
+        """The port filter's to remember: a packet, or a superpacket, goes to a peer."""
+        if self._filter is not None:
+            self._filter.note_sent(peer.id, packet, now)
 
     # --- what is taken ----------------------------------------------------------------
 

@@ -101,10 +101,10 @@ class BatchOpener:
             return True
         _accept(keypair, counters)
         core.note_authentic(peer, keypair, endpoint, now, size, count, data=True)
-        if core.looks_inside or not self._deliver_merged(peer, views, tos):
+        if not self._deliver_merged(peer, views, tos, now):
             for plain in views.plains:
                 if plain:
-                    core.deliver(peer, bytearray(plain), tos)
+                    core.deliver(peer, bytearray(plain), tos, now)
         return True
 
     def _take_up_to(
@@ -124,23 +124,23 @@ class BatchOpener:
             _accept(keypair, counters[:forged])
             core.note_authentic(peer, keypair, endpoint, now, forged * segment, forged, data=True)
             for plain in views.plains[:forged]:
-                core.deliver(peer, bytearray(plain), tos)
+                core.deliver(peer, bytearray(plain), tos, now)
         core.drop(DropReason.BAD_TAG)
         buffer = memoryview(self._buffer)
         for start in range((forged + 1) * segment, size, segment):
             datagram = buffer[start : min(start + segment, size)]
             core.receive(datagram, endpoint, now, tos=tos)
 
-    def _deliver_merged(self, peer: Peer, views: _Views, tos: int) -> bool:
+    def _deliver_merged(self, peer: Peer, views: _Views, tos: int, now: int) -> bool:
         """Write the packets as one, if they are a flow that the device takes merged."""
-        tun = self._tun
+        core, tun = self._core, self._tun
         first = views.plains[0]
         inner = parse_inner(first)
         # Outer marks of these kinds change nothing inside (RFC 6040, 4.2).
         if inner is None or tos & ECN_MASK not in (NOT_ECT, ECT0):
             return False
         version, length, source, _ = inner
-        if self._core.routes.lookup(version, source) is not peer:
+        if core.routes.lookup(version, source) is not peer:
             return False
         train = views.train(version, length)
         if train is None or not (tun.tso if train.protocol == TCP else tun.uso):
@@ -159,13 +159,19 @@ class BatchOpener:
             last = tail
         if size > MAX_PACKET or (train.protocol == UDP and len(packets) > MAX_UDP_SEGMENTS):
             return False
+        # They are alike in all that is asked here, and none of them begins or ends a flow.
+        if core.is_diverted(inner, packets[0]):
+            return False
+        if not core.lets_pass(peer, inner, packets[0], now):
+            core.drop(DropReason.FILTERED, len(packets))
+            return True
         head = bytearray(first[: train.head_size])
         if train.protocol == TCP:
             head[train.flags_at] |= last[train.flags_at] & PSH
         finish_head(head, size)
         if not train.virtio:
             train.virtio = virtio_header(head, train.head_size, length - train.head_size)
-        waiting = self._core.take_inner()
+        waiting = core.take_inner()
         if waiting:
             tun.write(waiting)
         tun.write_merged(TunWrite([train.virtio, head, *pieces], packets))
