@@ -1,0 +1,245 @@
+"""``nvpn join``: become the client of a server that has invited us."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nvpn.errors import ConfigError, PlatformError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from nvpn.daemon.leasing.joining import Enrolment, Joining
+    from nvpn.registry.invitation_text import InvitationText
+
+_SCHEME: Final = "nvpn:"
+_MAX_INPUT: Final = 64 << 10
+_MAX_NUMBER: Final = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """INVITATION, --name, --config, -o, --no-up."""
+    parser.add_argument(
+        "invitation",
+        metavar="INVITATION|FILE|-",
+        help="What nvpn invite printed, or a file that holds it; - for standard input",
+    )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--name", metavar="IF", help="The interface; by default the first free of nvpn0, nvpn1 …"
+    )
+    place.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write the configuration to this new .toml file, which names the interface",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        help="Write the configuration into this directory instead of /etc/nvpn",
+    )
+    parser.add_argument("--no-up", action="store_true", help="Do not bring the tunnel up")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 once the client is up, or with ``--no-up`` once its configuration is there.
+
+    Raises:
+        NvpnError: nothing is left behind; or, when no server answered, the key only.
+    """
+    invitation = _read(args.invitation)
+    path, joining = _prepare(args, invitation)
+    enrolment = _enrol(invitation, joining)
+    _write(path, invitation, joining, enrolment)
+    if args.no_up:
+        from nvpn.cli.output import write_output
+
+        write_output(f"{path}\n")
+        return 0
+    return _bring_up(path)
+
+
+# --- the invitation ---------------------------------------------------------------------
+
+
+def _read(given: str) -> InvitationText:
+    """What the argument stands for. It is never repeated: it is a secret. Raises ConfigError."""
+    from nvpn.registry.invitation_text import parse_invitation
+
+    try:
+        return parse_invitation(_text(given), wall=time.time_ns())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _text(given: str) -> str:
+    if given.strip().lower().startswith(_SCHEME):
+        return given
+    try:
+        if given == "-":
+            with open(0, "rb", closefd=False) as stream:
+                data = stream.read(_MAX_INPUT)
+        else:
+            with open(given, "rb") as stream:
+                data = stream.read(_MAX_INPUT)
+    except (FileNotFoundError, ValueError):
+        raise ConfigError(
+            "expected an invitation, which begins with nvpn:, or a file that holds one"
+        ) from None
+    except OSError as error:
+        raise PlatformError("read the invitation", errno=error.errno or 0) from None
+    return data.decode(errors="replace")
+
+
+# --- where it goes ----------------------------------------------------------------------
+
+
+def _prepare(args: argparse.Namespace, invitation: InvitationText) -> tuple[Path, Joining]:
+    """The place of the configuration, which is free, and the key, which is kept there.
+
+    Raises:
+        ConfigError: the name cannot be one, or is taken.
+        PlatformError: the directory cannot be written.
+    """
+    from nvpn.config.load import SEARCHED
+    from nvpn.daemon.leasing.joining import begin_joining, find_joining
+
+    if args.output is not None:
+        file = Path(args.output).absolute()
+        if args.config is not None:
+            raise ConfigError(
+                "does not go with --output, which names the directory as well", key="--config"
+            )
+        _check_output(file)
+        directory, name = file.parent, file.stem
+    else:
+        directory, name = Path(args.config or SEARCHED[0]).absolute(), args.name or ""
+    before = find_joining(directory, invitation)
+    if not name:
+        name = before.interface if before is not None else ""
+        if not name or _why_taken(name, directory):
+            name = _free_name(directory)
+    elif why := _why_taken(name, directory):
+        raise ConfigError(why, key="--output" if args.output else "--name")
+    joining = before or begin_joining(directory, invitation, name)
+    return directory / f"{name}.toml", joining
+
+
+def _check_output(file: Path) -> None:
+    if file.suffix != ".toml":
+        raise ConfigError("expected a file that ends in .toml", key="--output")
+    if not file.parent.is_dir():
+        raise PlatformError(f"write {file}", hint="its directory has to be there; make it first")
+
+
+def _free_name(directory: Path) -> str:
+    for number in range(_MAX_NUMBER):
+        name = f"nvpn{number}"
+        if not _why_taken(name, directory):
+            return name
+    raise ConfigError("all names from nvpn0 on are taken", hint="choose one: --name IF")
+
+
+def _why_taken(name: str, directory: Path) -> str:
+    """Why an interface cannot be called so; empty: it can."""
+    from nvpn.config.load import SEARCHED, SUFFIXES
+    from nvpn.control.client import is_running
+    from nvpn.model.interface_name import is_interface_name, why_no_name
+
+    if not is_interface_name(name):
+        return why_no_name(name)
+    for place in dict.fromkeys((directory, *SEARCHED)):
+        for suffix in SUFFIXES:
+            file = place / f"{name}{suffix}"
+            if file.exists():
+                return f"{file} is there already; choose another name"
+    if os.path.exists(f"/sys/class/net/{name}") or is_running(name):
+        return f"there is an interface {name} already; choose another name"
+    return ""
+
+
+# --- joining ----------------------------------------------------------------------------
+
+
+def _enrol(invitation: InvitationText, joining: Joining) -> Enrolment:
+    """Raises NvpnError."""
+    from nvpn.cli.apart import run_apart
+
+    try:
+        told = run_apart(lambda: _ask(invitation, joining))
+    except Refused:
+        joining.forget()
+        raise
+    except Unavailable as error:
+        raise Unavailable(
+            f"{error}; the invitation may be as good as before: run the same command again"
+        ) from None
+    return _understand(told)
+
+
+def _write(path: Path, invitation: InvitationText, joining: Joining, enrolment: Enrolment) -> None:
+    """Raises PlatformError."""
+    from nvpn.cli.output import write_complaint
+    from nvpn.daemon.leasing.joining import format_config, write_config
+
+    try:
+        write_config(path, format_config(invitation, joining.key, enrolment))
+    finally:
+        joining.key.wipe()
+        invitation.secret.wipe()
+    joining.forget()
+    write_complaint(f"joined as {enrolment.name}; the configuration is {path}\n")
+
+
+def _bring_up(path: Path) -> int:
+    """As ``nvpn up`` does. Raises NvpnError."""
+    from nvpn.cli import up
+    from nvpn.cli.output import write_output
+
+    status = up.run(
+        argparse.Namespace(file=str(path), foreground=False, take_over=False, log_level="info")
+    )
+    if status == 0:
+        addresses = ", ".join(_addresses(path.stem))
+        write_output(f"{path.stem} is up{f' with {addresses}' if addresses else ''}\n")
+    return status
+
+
+def _addresses(name: str) -> Iterator[str]:
+    from nvpn.netconf.linux import LinuxNetconf
+
+    netconf = LinuxNetconf()
+    try:
+        link = netconf.find_link(name)
+        if link is not None:
+            yield from (str(address) for address in sorted(netconf.addresses(link)))
+    finally:
+        netconf.close()
+
+
+# --- in a process of its own ------------------------------------------------------------
+
+
+def _ask(invitation: InvitationText, joining: Joining) -> dict[str, Any]:
+    import asyncio
+
+    from nvpn.daemon.leasing.enrolment import enrol
+
+    enrolment = asyncio.run(enrol(invitation, joining.key.public()))
+    return {
+        "name": enrolment.name,
+        "endpoints": [list(place) for place in enrolment.endpoints],
+        "keepalive": enrolment.keepalive,
+    }
+
+
+def _understand(told: dict[str, Any]) -> Enrolment:
+    from nvpn.config.model import HostPort
+    from nvpn.daemon.leasing.joining import Enrolment
+
+    endpoints = tuple(HostPort(host, port) for host, port in told["endpoints"])
+    return Enrolment(told["name"], endpoints, told["keepalive"])

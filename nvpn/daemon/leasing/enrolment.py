@@ -1,0 +1,147 @@
+"""Becomes a server's client, by an invitation's one-time key and before there is a tunnel.
+
+A whole peer in this process, with a TUN device in memory and a UDP socket: no interface, no
+root. It lives for one question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import nvpn
+from nvpn.backend.userspace import UserspaceBackend
+from nvpn.channel.messages import Enrol, Enrolled, Hello
+from nvpn.config.model import HostPort
+from nvpn.config.values import make_endpoint, parse_port, split_endpoint
+from nvpn.daemon.channel_port import ChannelPort
+from nvpn.daemon.leasing.client import our_name
+from nvpn.daemon.leasing.joining import Enrolment
+from nvpn.daemon.places import arrange, look_up
+from nvpn.daemon.threads import run_in_thread
+from nvpn.datapath.python.engine import PythonDatapath
+from nvpn.errors import Unavailable
+from nvpn.model.changes import AddPeer, Plan, SetCandidates, SetEndpoint, SetPrivateKey
+from nvpn.model.clock import boot_ns
+from nvpn.model.endpoint import Endpoint
+from nvpn.model.keys import PublicKey
+from nvpn.overlay.memory import open_memory_tun
+from nvpn.protocol.device import Device
+from nvpn.protocol.tai64n import TimestampSource
+from nvpn.registry.invitation_text import InvitationText
+from nvpn.wire.constants import DEFAULT_MTU
+
+ENROL_SECONDS: Final = 20.0
+"""How long the server may take, its name's look-up included."""
+
+_LOOK_UP_SECONDS: Final = 8.0
+
+
+async def enrol(
+    invitation: InvitationText, public_key: PublicKey, *, seconds: float = ENROL_SECONDS
+) -> Enrolment:
+    """Have the server admit our key. Again with the same key: the same answer.
+
+    Raises:
+        Refused: the invitation is used, expired or revoked; one sentence.
+        Unavailable: no endpoint of the server answers; the invitation may be as good as before.
+        PlatformError: no socket, …
+    """
+    try:
+        return await asyncio.wait_for(_enrol(invitation, public_key), seconds)
+    except asyncio.TimeoutError:
+        raise Unavailable(f"no answer from {_places(invitation)}") from None
+
+
+async def _enrol(invitation: InvitationText, public_key: PublicKey) -> Enrolment:
+    endpoints = await _find(invitation)
+    with _peer_in_memory() as backend:
+        try:
+            await backend.apply(_plan(invitation, endpoints))
+            await backend.bring_up()
+            answer = await _ask(backend, invitation, public_key)
+        finally:
+            await backend.close()
+    return Enrolment(answer.name, _usable(answer.endpoints), answer.keepalive)
+
+
+async def _ask(
+    backend: UserspaceBackend, invitation: InvitationText, public_key: PublicKey
+) -> Enrolled:
+    name = our_name()
+    port = ChannelPort(
+        backend,
+        loop=asyncio.get_running_loop(),
+        introduce=lambda: Hello(name, nvpn.__version__, ()),
+    )
+    port.open()
+    try:
+        return await port.ask(invitation.server, Enrol(public_key, name, nvpn.__version__))
+    except Unavailable:
+        raise Unavailable(f"no answer from {_places(invitation)}") from None
+    finally:
+        port.close()
+
+
+@contextmanager
+def _peer_in_memory() -> Iterator[UserspaceBackend]:
+    loop = asyncio.get_running_loop()
+    tun, host = open_memory_tun()
+    try:
+        datapath = PythonDatapath(loop, tun, mtu=DEFAULT_MTU)
+        device = Device(datapath=datapath, random=os.urandom, timestamps=TimestampSource())
+        backend = UserspaceBackend(
+            name="join", device=device, datapath=datapath, mtu=DEFAULT_MTU, loop=loop
+        )
+        datapath.on_events = backend.handle_events
+        yield backend
+    finally:
+        tun.close()
+        host.close()
+
+
+async def _find(invitation: InvitationText) -> tuple[Endpoint, ...]:
+    """Where the server may be, best first. Raises Unavailable."""
+    found: list[tuple[Endpoint, ...]] = []
+    reason = ""
+    for place in invitation.endpoints:
+        try:
+            looking = run_in_thread(functools.partial(look_up, place), name="resolver")
+            found.append(await asyncio.wait_for(looking, _LOOK_UP_SECONDS))
+        except asyncio.TimeoutError:
+            reason = f"{place.host} does not resolve: no answer yet"
+        except OSError as error:
+            reason = f"{place.host} does not resolve: {(error.strerror or str(error)).lower()}"
+    if not found:
+        raise Unavailable(reason)
+    return arrange(found)
+
+
+def _plan(invitation: InvitationText, endpoints: tuple[Endpoint, ...]) -> Plan:
+    server = invitation.server
+    return (
+        SetPrivateKey(invitation.secret),
+        AddPeer(server),
+        SetEndpoint(server, endpoints[0]._replace(learned_at=boot_ns())),
+        SetCandidates(server, endpoints),
+    )
+
+
+def _usable(texts: tuple[str, ...]) -> tuple[HostPort, ...]:
+    """The endpoints of an answer that are any."""
+    usable = []
+    for text in texts:
+        try:
+            host, port = split_endpoint(text)
+            usable.append(make_endpoint(host, parse_port(port)))
+        except ValueError:
+            continue
+    return tuple(dict.fromkeys(usable))
+
+
+def _places(invitation: InvitationText) -> str:
+    return " or ".join(map(str, invitation.endpoints))

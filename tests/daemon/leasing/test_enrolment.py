@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nvpn.channel.messages import Enrol, Enrolled, Hello
+from nvpn.config.load import load
+from nvpn.config.model import HostPort
+from nvpn.daemon.channel_port import ChannelPort
+from nvpn.daemon.leasing.enrolment import enrol
+from nvpn.daemon.leasing.joining import (
+    Enrolment,
+    begin_joining,
+    find_joining,
+    format_config,
+    write_config,
+)
+from nvpn.errors import PlatformError, Refused, Unavailable
+from nvpn.model.changes import AddPeer, SetPrivateKey
+from nvpn.model.clock import SECOND
+from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.registry.invitation_text import InvitationText
+from tests.support.memory_tunnel import MemoryTunnel
+
+
+def new_key() -> PrivateKey:
+    return PrivateKey(os.urandom(32))
+
+
+def invitation_to(server: PublicKey, secret: PrivateKey, *places: HostPort) -> InvitationText:
+    hour = 3600 * SECOND
+    return InvitationText(server, secret, time.time_ns() + hour, places, "laptop")
+
+
+@asynccontextmanager
+async def server(
+    guest: PublicKey, handler: Callable[[PublicKey, Enrol], Awaitable[Enrolled]]
+) -> AsyncIterator[tuple[PublicKey, HostPort]]:
+    """A server that has invited one guest; its public key, and where it is."""
+    tunnel = MemoryTunnel("server")
+    key = new_key()
+    public = key.public()
+    port = ChannelPort(
+        tunnel.backend,
+        loop=asyncio.get_running_loop(),
+        introduce=lambda: Hello("server", "1", ()),
+    )
+    try:
+        await tunnel.backend.apply((SetPrivateKey(key), AddPeer(guest)))
+        await tunnel.backend.bring_up()
+        port.serve(Enrol, handler)
+        port.open()
+        yield public, HostPort("127.0.0.1", tunnel.backend.listen_port)
+    finally:
+        port.close()
+        await tunnel.close()
+
+
+def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
+    secret, own = new_key(), new_key().public()
+    asked: list[tuple[PublicKey, PublicKey]] = []
+
+    async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
+        asked.append((peer, request.public_key))
+        return Enrolled("laptop-2", ("vpn.example:51820", "nonsense"), 25)
+
+    async def run() -> Enrolment:
+        async with server(secret.public(), admit) as (key, place):
+            return await enrol(invitation_to(key, secret, place), own)
+
+    assert asyncio.run(run()) == Enrolment("laptop-2", (HostPort("vpn.example", 51820),), 25)
+    assert asked == [(secret.public(), own)]
+
+
+def test_a_guest_finds_the_server_at_any_of_its_places() -> None:
+    secret = new_key()
+
+    async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
+        return Enrolled("laptop")
+
+    async def run() -> Enrolment:
+        async with server(secret.public(), admit) as (key, place):
+            gone = HostPort("no-such-name.invalid", 51820)
+            return await enrol(invitation_to(key, secret, gone, place), new_key().public())
+
+    assert asyncio.run(run()).name == "laptop"
+
+
+def test_a_refusal_is_told_in_the_servers_words() -> None:
+    secret = new_key()
+
+    async def refuse(peer: PublicKey, request: Enrol) -> Enrolled:
+        raise Refused("this invitation was used already")
+
+    async def run() -> None:
+        async with server(secret.public(), refuse) as (key, place):
+            await enrol(invitation_to(key, secret, place), new_key().public())
+
+    with pytest.raises(Refused, match="this invitation was used already"):
+        asyncio.run(run())
+
+
+def test_a_server_that_does_not_know_the_guest_is_silent() -> None:
+    async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
+        raise AssertionError("nobody was to be admitted")
+
+    async def run() -> None:
+        async with server(new_key().public(), admit) as (key, place):
+            invitation = invitation_to(key, new_key(), place)
+            await enrol(invitation, new_key().public(), seconds=0.3)
+
+    with pytest.raises(Unavailable, match=r"no answer from 127\.0\.0\.1:"):
+        asyncio.run(run())
+
+
+def test_a_name_that_does_not_resolve_is_told() -> None:
+    place = HostPort("no-such-name.invalid", 51820)
+    invitation = invitation_to(new_key().public(), new_key(), place)
+
+    with pytest.raises(Unavailable, match=r"no-such-name\.invalid does not resolve"):
+        asyncio.run(enrol(invitation, new_key().public()))
+
+
+# --- files ------------------------------------------------------------------------------
+
+
+def test_a_key_that_may_have_been_told_is_found_again_by_the_invitation(tmp_path: Path) -> None:
+    place = HostPort("192.0.2.1", 51820)
+    invitation = invitation_to(new_key().public(), new_key(), place)
+    other = invitation_to(new_key().public(), new_key(), place)
+    begun = begin_joining(tmp_path, invitation, "nvpn0")
+
+    found = find_joining(tmp_path, invitation)
+    assert found is not None
+    assert found.key == begun.key
+    assert found.interface == "nvpn0"
+    assert found.path.stat().st_mode & 0o777 == 0o600
+    assert find_joining(tmp_path, other) is None
+    assert begun.key.reveal_base64() not in repr(found)
+    begun.forget()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_file_that_was_cut_is_as_good_as_none(tmp_path: Path) -> None:
+    place = HostPort("192.0.2.1", 51820)
+    invitation = invitation_to(new_key().public(), new_key(), place)
+    begun = begin_joining(tmp_path, invitation, "nvpn0")
+    begun.path.write_bytes(begun.path.read_bytes()[:40])
+
+    assert find_joining(tmp_path, invitation) is None
+
+
+@pytest.mark.parametrize("further", [(), (HostPort("vpn.example", 51820),)])
+def test_the_configuration_of_a_client_is_one_that_nvpn_reads(
+    tmp_path: Path, further: tuple[HostPort, ...]
+) -> None:
+    key, place = new_key(), HostPort("2001:db8::1", 51820)
+    invitation = invitation_to(new_key().public(), new_key(), place)
+    path = tmp_path / "nvpn0.toml"
+    write_config(path, format_config(invitation, key, Enrolment("laptop", further, 25)))
+
+    config = load(path)
+    (peer,) = config.peers
+    assert config.interface.private_key == key
+    assert config.warnings == ()
+    assert peer.public_key == invitation.server
+    assert peer.server
+    assert peer.endpoints == (place, *further)
+    assert peer.persistent_keepalive == 25
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["nvpn0.toml"]
+
+
+def test_a_configuration_is_never_written_over_another(tmp_path: Path) -> None:
+    path = tmp_path / "nvpn0.toml"
+    path.write_text("mine")
+
+    with pytest.raises(PlatformError, match="File exists"):
+        write_config(path, "theirs")
+    assert path.read_text() == "mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["nvpn0.toml"]
