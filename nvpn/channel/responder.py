@@ -24,7 +24,6 @@ from nvpn.wire.token_bucket import TokenBucket
 ANSWERS_A_PEER: Final = 2
 ANSWER_LIFE: Final = 60 * SECOND
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-"""Of all answers that are kept."""
 
 _A_PEER: Final = TokenBucket(interval=SECOND // 10, burst=20)
 _ALL: Final = TokenBucket(interval=SECOND // 2000, burst=2000)
@@ -48,9 +47,14 @@ class _Asker:
 
 
 class Responder:
-    """What peers asked of a node lately; pure over ``now``, in nanoseconds."""
+    """What peers asked of a node lately; pure over ``now``, in nanoseconds.
 
-    def __init__(self) -> None:
+    Args:
+        max_answer_bytes: of all answers that are kept.
+    """
+
+    def __init__(self, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._max_answer_bytes = max_answer_bytes
         # Who asked longest ago first. Everybody in it asked within ANSWER_LIFE, or waits.
         self._askers: OrderedDict[PublicKey, _Asker] = OrderedDict()
         self._all_full_again = 0
@@ -158,7 +162,7 @@ class Responder:
         self._kept_bytes += kept.size
         if len(asker.answers) > ANSWERS_A_PEER:
             self._kept_bytes -= asker.answers.popleft().size
-        while self._kept_bytes > MAX_ANSWER_BYTES:
+        while self._kept_bytes > self._max_answer_bytes:
             self._forget_oldest(now)
 
     def _forget_old(self, now: int) -> None:
