@@ -52,6 +52,15 @@ def leftovers_path(name: str) -> str:
     return os.path.join(state_directory(), _checked(name) + ".leftovers")
 
 
+def lease_path(name: str) -> str:
+    """Where a client remembers its last lease.
+
+    Raises:
+        ValueError: the name is no interface name.
+    """
+    return os.path.join(state_directory(), _checked(name) + ".lease")
+
+
 def _checked(name: str) -> str:
     if not is_interface_name(name):
         raise ValueError(f"an interface name has {NAME_RULE}")

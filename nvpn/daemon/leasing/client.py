@@ -113,9 +113,15 @@ class LeaseClient:
         self._asking: asyncio.Task[None] | None = None
         # One change to the host at a time.
         self._bringing = asyncio.Lock()
+        self._has_started = False
         self._trouble = ""
         self._complaints: tuple[str, ...] = ()
         self._alarm: Alarm | None = None
+
+    @property
+    def config(self) -> TunnelConfig:
+        """What the file says."""
+        return self._config
 
     @property
     def told(self) -> Told | None:
@@ -136,12 +142,11 @@ class LeaseClient:
 
     async def start(self, seconds: float = FIRST_LEASE_SECONDS) -> None:
         """Begin, and wait a while for the first lease; a warning says that it did not come."""
-        self._port.on_notice(Goodbye, self._parted)
-        self._alarm = self._make_alarm(asyncio.get_running_loop(), self._woken.set)
-        await self._look_where_it_was()
-        self._running = self._spawn(self._run())
+        self._has_started = True
         if not servers_of(self._config):
             return
+        await self._look_where_it_was()
+        self._begin()
         try:
             await asyncio.wait_for(self._has_come_or_was_refused.wait(), seconds)
         except asyncio.TimeoutError:
@@ -162,6 +167,8 @@ class LeaseClient:
         self._lifecycle.change_servers(servers, self._clock())
         self._stop_asking_in_vain()
         self._woken.set()
+        if servers and self._has_started and self._running is None:
+            self._begin()
 
     async def release(self) -> None:
         """The tunnel goes down: ask no more, and give back what we have. Never raises."""
@@ -176,6 +183,7 @@ class LeaseClient:
 
     def close(self) -> None:
         """Ask no more. What is in force stays. Again: nothing."""
+        self._has_started = False
         for task in (self._running, self._asking):
             if task is not None:
                 task.cancel()
@@ -200,6 +208,11 @@ class LeaseClient:
             "asks_again_in_seconds": 0 if life.asked else max(0, life.ask_at - now) // SECOND,
             "trouble": self._trouble,
         }
+
+    def _begin(self) -> None:
+        self._port.on_notice(Goodbye, self._parted)
+        self._alarm = self._make_alarm(asyncio.get_running_loop(), self._woken.set)
+        self._running = self._spawn(self._run())
 
     # --- what is due ----------------------------------------------------------------------
 

@@ -382,4 +382,8 @@ def test_without_servers_there_is_nothing_to_do_or_to_tell(tmp_path: Path) -> No
         assert scene.warnings == []
         assert scene.client.describe() is None
 
+        scene.client.change(FILE)
+        await settle()
+        assert scene.host.interface.addresses == (SEVEN,)
+
     play(Scene(tmp_path), script)
