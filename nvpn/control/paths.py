@@ -61,6 +61,15 @@ def lease_path(name: str) -> str:
     return os.path.join(state_directory(), _checked(name) + ".lease")
 
 
+def registry_path(name: str) -> str:
+    """Where a server keeps its clients and leases.
+
+    Raises:
+        ValueError: the name is no interface name.
+    """
+    return os.path.join(state_directory(), _checked(name) + ".registry")
+
+
 def _checked(name: str) -> str:
     if not is_interface_name(name):
         raise ValueError(f"an interface name has {NAME_RULE}")
