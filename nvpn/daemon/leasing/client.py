@@ -69,7 +69,7 @@ class LeaseClient:
         initiate: begins a handshake with a peer.
         apply: brings the host to an effective configuration, and the peers by a plan; raises
             NvpnError when one refuses, and all is as before then.
-        surrounding: what a lease must not get into the way of.
+        surrounding: what a lease must not get into the way of, with what the file says.
         spawn: starts a background task of the daemon.
         warn: tells whoever started the tunnel.
         retry: the pace after silence.
@@ -84,7 +84,7 @@ class LeaseClient:
         port: Port,
         initiate: Callable[[PublicKey], None],
         apply: Callable[[TunnelConfig, Plan], Awaitable[None]],
-        surrounding: Callable[[], Surrounding],
+        surrounding: Callable[[TunnelConfig], Surrounding],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         warn: Callable[[str], None],
         retry: RetryPolicy | None = None,
@@ -117,11 +117,6 @@ class LeaseClient:
         self._trouble = ""
         self._complaints: tuple[str, ...] = ()
         self._alarm: Alarm | None = None
-
-    @property
-    def config(self) -> TunnelConfig:
-        """What the file says."""
-        return self._config
 
     @property
     def told(self) -> Told | None:
@@ -277,7 +272,7 @@ class LeaseClient:
 
     def _around(self) -> Surrounding:
         """Our own leased addresses are ours by right."""
-        around = self._surrounding()
+        around = self._surrounding(self._config)
         leased = {one.address for one in self._told.addresses} if self._told else set()
         is_ours = around.is_ours
         return replace(around, is_ours=lambda packed: packed not in leased and is_ours(packed))

@@ -50,8 +50,8 @@ def make_lease_client(
         port=port,
         initiate=backend.initiate,
         apply=overlay,
-        surrounding=lambda: Surrounding(
-            endpoints=_places(client.config, backend),
+        surrounding=lambda now: Surrounding(
+            endpoints=_places(now, backend),
             is_ours=lambda packed: at_home(functools.partial(is_own_address, packed)),
         ),
         spawn=around.spawn,

@@ -56,7 +56,7 @@ class Scene:
             port=self,
             initiate=self.sought.append,
             apply=self._apply,
-            surrounding=Surrounding,
+            surrounding=lambda config: Surrounding(),
             spawn=self._spawn,
             warn=self.warnings.append,
             retry=RetryPolicy(initial=SECOND, maximum=60 * SECOND, jitter=0),
