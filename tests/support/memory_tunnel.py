@@ -12,10 +12,22 @@ from collections.abc import Callable
 from typing import Any
 
 from nvpn.backend.userspace import UserspaceBackend
+from nvpn.datapath.api import Datapath
 from nvpn.datapath.python.engine import PythonDatapath
+from nvpn.overlay.api import Tun
 from nvpn.overlay.memory import open_memory_tun
 from nvpn.protocol.device import Device
 from nvpn.protocol.tai64n import TimestampSource
+
+
+def make_python(loop: asyncio.AbstractEventLoop, tun: Tun) -> Datapath:
+    return PythonDatapath(loop, tun, mtu=1420)
+
+
+def make_native(loop: asyncio.AbstractEventLoop, tun: Tun) -> Datapath:
+    from nvpn.datapath.native.adapter import NativeDatapath
+
+    return NativeDatapath(loop, tun, mtu=1420)
 
 
 class MemoryTunnel:
@@ -25,13 +37,14 @@ class MemoryTunnel:
         self,
         name: str = "memory",
         *,
-        wrap: Callable[[PythonDatapath], Any] = lambda datapath: datapath,
+        make: Callable[[asyncio.AbstractEventLoop, Tun], Any] = make_python,
+        wrap: Callable[[Any], Any] = lambda datapath: datapath,
         **backend_options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.tun, self.host = open_memory_tun(name)
-        self.datapath = PythonDatapath(loop, self.tun, mtu=1420)
+        self.datapath = make(loop, self.tun)
         self.device = Device(
             datapath=self.datapath,
             random=os.urandom,
