@@ -10,6 +10,7 @@ from nvpn.model.changes import Plan
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
+from nvpn.model.ports import PortPolicy
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 
 
@@ -76,8 +77,23 @@ class TunnelBackend(Backend, Protocol):
     def set_mtu(self, mtu: int) -> None:
         """The interface's MTU is now this many bytes."""
 
+    def set_port_policies(
+        self, interface: PortPolicy, peers: Mapping[PublicKey, PortPolicy]
+    ) -> None:
+        """What peers may begin through the tunnel: in force before any later change is.
+
+        A policy of a peer's own holds instead of the interface's; peers may be named that
+        are still to come.
+
+        Raises:
+            PlatformError: something is to be filtered, and this backend cannot.
+        """
+
     def initiate(self, peer: PublicKey) -> None:
         """Begin a handshake now; nothing for an unknown peer."""
+
+    def stop_admitting(self) -> None:
+        """We are about to go: no new session begins. The kernel's cannot be told so."""
 
     def network_changed(self) -> None:
         """The host's addresses or routes changed, or it slept.

@@ -23,6 +23,7 @@ from nvpn.model.clock import Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.ports import PortPolicy
 from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
@@ -233,11 +234,24 @@ class KernelBackend:
         """The interface's MTU is now this many bytes."""
         self._mtu = mtu
 
+    def set_port_policies(
+        self, interface: PortPolicy, peers: Mapping[PublicKey, PortPolicy]
+    ) -> None:
+        """Nothing is filtered here, and PlatformError if something should be."""
+        if interface.is_given or any(policy.is_given for policy in peers.values()):
+            raise PlatformError(
+                "filter ports in the kernel's WireGuard",
+                hint='allowed_ports and disallowed_ports need backend = "userspace"',
+            )
+
     def initiate(self, peer: PublicKey) -> None:
         """Begin a handshake now; nothing for an unknown peer, or one with a session."""
         seen = self._seen_peers.get(peer)
         if seen is not None and seen.session_age is None and not self._closed:
             self._nudge([peer])
+
+    def stop_admitting(self) -> None:
+        """The kernel goes on letting peers in for as long as there is the interface."""
 
     def network_changed(self) -> None:
         """The host's addresses or routes changed, or it slept.

@@ -21,6 +21,7 @@ from nvpn.backend.alarm import open_alarm
 from nvpn.backend.datapath_channel import DatapathChannel
 from nvpn.backend.limits import MAX_PEERS
 from nvpn.backend.plans import PeerEntry, PlanApplier
+from nvpn.backend.port_filter import PortPolicies
 from nvpn.datapath.api import (
     Command,
     Datapath,
@@ -35,6 +36,7 @@ from nvpn.model.clock import MILLISECOND, Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
+from nvpn.model.ports import PortPolicy
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.protocol.device import Device
 from nvpn.transport.udp import UdpSockets, open_udp, set_fwmark
@@ -104,6 +106,7 @@ class UserspaceBackend:
         self._to_renew: deque[PublicKey] = deque()
         self._renewal: asyncio.TimerHandle | None = None
         self._channel: DatapathChannel | None = None
+        self._ports = PortPolicies(device.peer_id_of)
         self._alarm = open_alarm(loop, self._turn)
 
     # --- Backend ----------------------------------------------------------------------
@@ -223,10 +226,25 @@ class UserspaceBackend:
             self._mtu = mtu
             self._datapath.apply((SetMtu(mtu),))
 
+    def set_port_policies(
+        self, interface: PortPolicy, peers: Mapping[PublicKey, PortPolicy]
+    ) -> None:
+        """What peers may begin through the tunnel: in force before any later change is."""
+        self._ports.change(interface, peers)
+        commands = self._ports.commands()
+        if commands and not self._closed:
+            self._datapath.apply(commands)
+
     def initiate(self, peer: PublicKey) -> None:
         """Begin a handshake now, as at a start when the peer's session is remembered."""
         if not self._closed and self._device.has_peer(peer):
             self._device.initiate(peer, self._clocks())
+            self._turn()
+
+    def stop_admitting(self) -> None:
+        """We are about to go: no new session begins."""
+        if not self._closed:
+            self._device.stop_admitting()
             self._turn()
 
     def network_changed(self) -> None:
@@ -377,7 +395,7 @@ class UserspaceBackend:
         """
         try:
             for _ in self._peers.apply(plan, self._clocks()):
-                self._datapath.apply(self._device.take_commands())
+                self._datapath.apply([*self._device.take_commands(), *self._ports.commands()])
                 await asyncio.sleep(0)
                 self._expect_open()
         except ControlError:
@@ -385,7 +403,7 @@ class UserspaceBackend:
         except Exception as error:
             self._fail(error)
             raise
-        await self._send(self._device.take_commands())
+        await self._send([*self._device.take_commands(), *self._ports.commands()])
         if self._channel is not None:
             self._channel.follow_key()
         self._turn()

@@ -98,6 +98,7 @@ class Device:
         self._derived: Final = DerivedPrefixes()
         self._last_peer_id = 0
         self._secret: CookieSecret | None = None
+        self._is_admitting = True
         self._secret_retry_at: int | None = None
 
     # --- configuration ----------------------------------------------------------------
@@ -243,6 +244,11 @@ class Device:
         if owner is not None:
             self._context.commands.append(InsertPrefix(owner, prefix))
 
+    def peer_id_of(self, public_key: PublicKey) -> PeerId | None:
+        """What the datapath calls a peer; None for an unknown one."""
+        peer = self._peers.get(public_key)
+        return None if peer is None else peer.id
+
     def public_key_of(self, peer_id: PeerId) -> PublicKey | None:
         """Who has this id; None for a peer that is gone."""
         peer = self._by_id.get(peer_id)
@@ -277,6 +283,12 @@ class Device:
         """
         peer = self._peers.get(public_key)
         return peer is not None and peer.renew(now)
+
+    def stop_admitting(self) -> None:
+        """Let nobody in any more: no handshake succeeds from now on. Sessions go on."""
+        self._is_admitting = False
+        self._secret_retry_at = None
+        self._context.commands.append(SetAdmission(None, None, None))
 
     def close(self) -> None:
         """Zero the secrets. The datapath, which has the sessions, is closed by itself."""
@@ -397,6 +409,8 @@ class Device:
 
     def _admit(self, now: Now) -> None:
         """Tell the datapath by which keys and secret to judge handshake messages."""
+        if not self._is_admitting:
+            return
         public = self._context.public
         self._secret_retry_at = None
         if public is None:

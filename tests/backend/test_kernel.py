@@ -36,6 +36,7 @@ from nvpn.model.clock import SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.ports import PortPolicy
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from tests.support.fake_kernel import FakeKernel
 from tests.support.memory_tunnel import MemoryTunnel
@@ -499,3 +500,18 @@ async def settled(backend: KernelBackend) -> None:
     for _ in range(5):
         await asyncio.sleep(0)
         await backend.apply(())
+
+
+def test_the_kernel_filters_no_ports_and_says_so() -> None:
+    async def scenario() -> None:
+        backend = backend_over(FakeKernel())
+        backend.set_port_policies(PortPolicy(), {A: PortPolicy()})
+        for interface, peers in (
+            (PortPolicy(allowed=()), {}),
+            (PortPolicy(), {A: PortPolicy(())}),
+        ):
+            with pytest.raises(PlatformError, match='backend = "userspace"'):
+                backend.set_port_policies(interface, peers)
+        await backend.close()
+
+    play(scenario)
