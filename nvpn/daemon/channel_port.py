@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 from collections import Counter
@@ -33,7 +34,9 @@ from nvpn.errors import Refused, Unavailable
 from nvpn.model.clock import SECOND, Now, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
+from nvpn.resilience.calls import call
 from nvpn.resilience.policy import RetryPolicy
+from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
 
@@ -67,7 +70,10 @@ class ChannelPort:
     Args:
         introduce: who we are, asked for each time somebody wants to know.
         random: that many random bytes.
-        retry: how often a request is sent, and in which intervals.
+        retry: how often a request is sent, and in which intervals; by default as the policies
+            of ``breakers`` say, or the channel's own.
+        breakers: the tunnel's: a peer that leaves several requests unanswered is left alone
+            for a while, or until it makes a handshake.
     """
 
     def __init__(
@@ -79,15 +85,17 @@ class ChannelPort:
         random: Callable[[int], bytes] = os.urandom,
         clocks: Callable[[], Now] = read_clocks,
         retry: RetryPolicy | None = None,
+        breakers: Breakers | None = None,
     ) -> None:
         self._backend = backend
         self._loop = loop
         self._introduce = introduce
         self._random = random
         self._clocks = clocks
-        self._retry = CHANNEL_RETRY if retry is None else retry
+        self._retry = retry
+        self._breakers = breakers
         self._handlers: dict[type[Message], _Handler] = {}
-        self._callbacks: dict[type[Message], Callable[[PublicKey, Any], None]] = {}
+        self._callbacks: dict[type[Message], list[Callable[[PublicKey, Any], None]]] = {}
         self._reassembler = Reassembler()
         self._requester = Requester(random=random)
         self._responder = Responder()
@@ -141,7 +149,8 @@ class ChannelPort:
         """What the peer answers. Begins a session with it if there is none.
 
         Raises:
-            Unavailable: it did not answer, said that it cannot now, or the channel is closed.
+            Unavailable: it did not answer, said that it cannot now, was left alone because it
+                did so too often, or the channel is closed.
             PeerRefused: it said no.
             ValueError: the request is out of the bounds of its own schema.
         """
@@ -149,9 +158,17 @@ class ChannelPort:
             raise self._closed()
         if not self._backend.has_peer(peer):
             raise Unavailable(f"{self._backend.name} has no peer {peer.short}")
-        message_id = self._requester.request(
-            peer, request, self._clocks().boot, self._retry if retry is None else retry
+        breaker = None if self._breakers is None else self._breakers.get(_breaker_name(peer))
+        # The requester sends it several times: this is one attempt for the breaker.
+        return await call(
+            lambda: self._ask(peer, request, self._patience() if retry is None else retry),
+            retry=_ONE_ATTEMPT,
+            breaker=breaker,
+            clock=lambda: self._clocks().boot,
         )
+
+    async def _ask(self, peer: PublicKey, request: Request[_A], retry: RetryPolicy) -> _A:
+        message_id = self._requester.request(peer, request, self._clocks().boot, retry)
         outcome = self._waiting[message_id] = self._loop.create_future()
         self._counts["requests_sent"] += 1
         self._go_on()
@@ -160,6 +177,14 @@ class ChannelPort:
         finally:
             del self._waiting[message_id]
             self._requester.cancel(message_id)
+
+    def _patience(self) -> RetryPolicy:
+        """Never without an end: whoever asks may have others to ask."""
+        if self._retry is not None or self._breakers is None:
+            return self._retry or CHANNEL_RETRY
+        policy = self._breakers.policies.retry
+        most = policy.max_attempts or CHANNEL_RETRY.max_attempts
+        return dataclasses.replace(policy, max_attempts=most)
 
     def tell(self, peer: PublicKey, notice: Message) -> None:
         """Say something that wants no answer, once; it may get lost.
@@ -185,8 +210,8 @@ class ChannelPort:
         self._handlers[kind] = handler
 
     def on_notice(self, kind: type[_M], callback: Callable[[PublicKey, _M], None]) -> None:
-        """Call ``callback`` for notices of this kind; it must neither block nor raise."""
-        self._callbacks[kind] = callback
+        """Call ``callback``, too, for notices of this kind; it must neither block nor raise."""
+        self._callbacks.setdefault(kind, []).append(callback)
 
     def acquaintance(self, peer: PublicKey) -> Hello | None:
         """How the peer introduced itself in its present session; None: it did not."""
@@ -238,7 +263,8 @@ class ChannelPort:
             notice = self._responder.receive_notice(peer, frame.body, now)
             if notice is not None and type(notice) in self._callbacks:
                 self._counts["notices_received"] += 1
-                self._callbacks[type(notice)](peer, notice)
+                for callback in self._callbacks[type(notice)]:
+                    callback(peer, notice)
 
     def _serve(self, peer: PublicKey, message_id: bytes, request: Message, now: int) -> None:
         if isinstance(request, Hello):
@@ -275,6 +301,8 @@ class ChannelPort:
             return
         peer = notice.peer
         if notice.kind is NoticeKind.HANDSHAKE_COMPLETED:
+            if self._breakers is not None:
+                self._breakers.retry_now(_breaker_name(peer), self._clocks().boot)
             if self._only is None or peer in self._only:
                 self._acquaintances.begin_session(peer, self._clocks().boot)
                 self._arm()
@@ -283,6 +311,8 @@ class ChannelPort:
             if not self._backend.has_peer(peer):
                 self._acquaintances.forget(peer)
                 self._responder.forget(peer)
+                if self._breakers is not None:
+                    self._breakers.forget(_breaker_name(peer))
 
     # --- what goes --------------------------------------------------------------------
 
@@ -356,12 +386,18 @@ class ChannelPort:
             _log.error("internal error on the control channel%s", whose, exc_info=error)
 
 
+_ONE_ATTEMPT: Final = RetryPolicy(max_attempts=1)
+
 _UNKNOWN: Final = Failure(
     FailureCode.UNKNOWN_REQUEST, "this side of the tunnel does not serve such requests"
 )
 _UNAVAILABLE: Final = Failure(
     FailureCode.UNAVAILABLE, "the server cannot do that at the moment; ask again later"
 )
+
+
+def _breaker_name(peer: PublicKey) -> str:
+    return f"channel {peer.short}"
 
 
 async def _outcome(peer: PublicKey, handler: _Handler, request: Message) -> Message:

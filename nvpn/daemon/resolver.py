@@ -178,7 +178,7 @@ class EndpointResolver:
         for search in self._searches.values():
             if search.is_failing:
                 if not search.place.is_literal:
-                    self._breakers.get(_breaker_name(search.place)).retry_now(self._clock())
+                    self._breakers.retry_now(_breaker_name(search.place), self._clock())
                 search.wake.set()
 
     def close(self) -> None:

@@ -56,6 +56,11 @@ class Breakers:
         self._breakers[name] = breaker
         return breaker
 
+    def retry_now(self, name: str, now: int) -> None:
+        """Something changed that may have helped the service, if it is known at all."""
+        if name in self._breakers:
+            self._breakers[name].retry_now(now)
+
     def forget(self, name: str) -> None:
         """The service is not used any more."""
         self._breakers.pop(name, None)

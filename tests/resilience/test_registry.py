@@ -62,6 +62,15 @@ def test_what_is_not_used_any_more_is_not_shown() -> None:
     assert breakers.snapshots(0) == ()
 
 
+def test_a_change_that_may_help_one_service_makes_no_breaker_for_others() -> None:
+    breakers = Breakers(POLICIES)
+    fail(breakers, "etcd", 2)
+    breakers.retry_now("etcd", 1)
+    breakers.retry_now("never heard of", 1)
+    states = [(one.name, one.state) for one in breakers.snapshots(1)]
+    assert states == [("etcd", BreakerState.HALF_OPEN)]
+
+
 def test_other_figures_hold_for_those_that_are_there_and_those_to_come() -> None:
     breakers = Breakers(POLICIES)
     fail(breakers, "etcd")
