@@ -1,0 +1,1 @@
+"""Numbers of a running tunnel, served over HTTP for Prometheus and its like."""

@@ -1,0 +1,223 @@
+"""Serves the numbers of a tunnel to whoever scrapes them.
+
+On sockets of its own rather than asyncio's servers, whose troubles with a socket are told to
+the loop, and would end the tunnel: nobody who connects here may do that, or keep packets
+waiting. One answer is made at a time, and each in pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from nvpn.config.model import HostPort, MetricsConfig
+from nvpn.daemon.metrics.exposition import Metric, expose
+from nvpn.daemon.metrics.http import (
+    BROKEN,
+    END_OF_HEAD,
+    MAX_HEAD,
+    TOO_LONG,
+    TOO_SLOW,
+    Refusal,
+    Scrape,
+    format_head,
+    format_refusal,
+    parse_request,
+)
+from nvpn.errors import PlatformError
+
+_log: Final = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 32
+REQUEST_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 10.0
+_ACCEPTS_A_TURN: Final = 8
+_PAUSE_SECONDS: Final = 0.5
+_CHUNK: Final = 1 << 16
+
+Collect = Callable[[], Awaitable[Iterable[Metric]]]
+"""All metrics as they are now, by turns with packets."""
+
+
+class MetricsServer:
+    """Serves from :meth:`start` to :meth:`close`, where the configuration says, if it does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Collect) -> None:
+        self._loop = loop
+        self._collect = collect
+        self._config: MetricsConfig | None = None
+        self._listener: socket.socket | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._rendering = asyncio.Lock()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where it serves; None while it does not."""
+        return None if self._listener is None else self._listener.getsockname()[:2]
+
+    def start(self, config: MetricsConfig | None) -> None:
+        """Serve there; None: nowhere.
+
+        Raises:
+            PlatformError: the port is taken, the address is not ours, …
+        """
+        if config is not None:
+            self._serve_on(_listen(config))
+        self._config = config
+
+    def change(self, config: MetricsConfig | None) -> list[str]:
+        """Serve there from now on. Sentences of warning; then all is as before."""
+        if config == self._config:
+            return []
+        try:
+            listener = None if config is None else _listen(config)
+        except PlatformError as error:
+            return [str(error)]
+        self._stop_listening()
+        if listener is not None:
+            self._serve_on(listener)
+        self._config = config
+        return []
+
+    async def close(self) -> None:
+        """At once, whoever is being answered."""
+        self._stop_listening()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- connections ------------------------------------------------------------------
+
+    def _serve_on(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._loop.add_reader(listener.fileno(), self._accept)
+
+    def _stop_listening(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            if self._listener is None:
+                return
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # The listener stays readable, so that the loop would call us again for ever.
+                _log.debug("cannot accept a scrape: %s", error.strerror)
+                self._loop.remove_reader(self._listener.fileno())
+                self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume_accepting)
+                return
+            if len(self._tasks) >= CONNECTIONS:
+                connection.close()
+                continue
+            connection.setblocking(False)
+            task = self._loop.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._ended, connection))
+
+    def _resume_accepting(self) -> None:
+        self._pause = None
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        # Closed here and not in the task: one that is cancelled before its first step
+        # never runs.
+        connection.close()
+        self._tasks.discard(task)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        try:
+            request = await self._read(connection)
+            pieces = (
+                [format_refusal(request)]
+                if isinstance(request, Refusal)
+                else await self._answer(request)
+            )
+            await asyncio.wait_for(self._send(connection, pieces), ANSWER_SECONDS)
+        except (OSError, asyncio.TimeoutError):
+            pass  # it hung up, or reads too slowly
+        except Exception:
+            _log.exception("internal error in a scrape")
+
+    async def _read(self, connection: socket.socket) -> Scrape | Refusal:
+        try:
+            return await asyncio.wait_for(self._read_head(connection), REQUEST_SECONDS)
+        except asyncio.TimeoutError:
+            return TOO_SLOW
+
+    async def _read_head(self, connection: socket.socket) -> Scrape | Refusal:
+        """Raises OSError: it hung up."""
+        head = b""
+        while END_OF_HEAD not in head:
+            if len(head) > MAX_HEAD:
+                return TOO_LONG
+            chunk = await self._loop.sock_recv(connection, MAX_HEAD)
+            if not chunk:
+                raise ConnectionAbortedError
+            head += chunk
+        return parse_request(head.partition(END_OF_HEAD)[0])
+
+    async def _answer(self, request: Scrape) -> list[bytes]:
+        try:
+            # One at a time, so that many who ask cost no more than one.
+            async with self._rendering:
+                body = await self._render(request)
+        except Exception:
+            _log.exception("internal error in a scrape")
+            return [format_refusal(BROKEN)]
+        head = format_head("200 OK", request.form.value, sum(map(len, body)))
+        return [head, *body] if request.has_body else [head]
+
+    async def _render(self, request: Scrape) -> list[bytes]:
+        body = []
+        for piece in expose(await self._collect(), request.form):
+            body.append(piece.encode(errors="replace"))
+            await asyncio.sleep(0)  # let packets through meanwhile
+        return body
+
+    async def _send(self, connection: socket.socket, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            await self._loop.sock_sendall(connection, piece)
+            await asyncio.sleep(0)
+        connection.shutdown(socket.SHUT_WR)
+        # What is unread when we close would take back what we sent.
+        while await self._loop.sock_recv(connection, _CHUNK):
+            pass
+
+
+def _listen(config: MetricsConfig) -> socket.socket:
+    """Raises PlatformError."""
+    where = HostPort(config.host, config.port)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    is_any = family == socket.AF_INET6 and ipaddress.ip_address(config.host).is_unspecified
+    try:
+        listener = socket.create_server(
+            (config.host, config.port),
+            family=family,
+            backlog=CONNECTIONS,
+            dualstack_ipv6=is_any and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        raise PlatformError(
+            f"serve metrics on {where}",
+            errno=error.errno or 0,
+            hint="give [metrics] another listen",
+        ) from None
+    listener.setblocking(False)
+    return listener
