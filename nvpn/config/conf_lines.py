@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nvpn.config import values
+from nvpn.config.conf_comments import find_comment_key, find_name
 from nvpn.config.schema import HOOK_KEYS
-from nvpn.config.wgquick_reader import KEYS, find_comment_key, find_name
+from nvpn.config.wgquick_reader import KEYS
 
 SECTIONS: Final = {"[interface]": "Interface", "[peer]": "Peer"}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nvpn.config.draft import Draft, InterfaceDraft, PeerDraft
 from nvpn.config.findings import Findings, Place, quote
-from nvpn.config.finish_server import finish_metrics, finish_resilience, finish_server
+from nvpn.config.finish_server import finish_server
+from nvpn.config.finish_services import finish_metrics, finish_resilience
 from nvpn.config.model import BackendWish, Hooks, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.config.schema import PORT_KEYS
 from nvpn.config.values import MAX_SERVERS, MIN_MTU_IPV6

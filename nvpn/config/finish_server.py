@@ -8,44 +8,27 @@ from typing import Final
 
 from nvpn.config.draft import (
     Draft,
-    MetricsDraft,
     PeerDraft,
     ReservationDraft,
-    ResilienceDraft,
     ServerDraft,
 )
 from nvpn.config.findings import Findings, Place, quote
+from nvpn.config.finish_store import finish_store
 from nvpn.config.model import (
     AddressRange,
     HostPort,
-    MetricsConfig,
     Reservation,
     ServerConfig,
-    StoreConfig,
-    StoreKind,
 )
 from nvpn.config.values import MIN_MTU_IPV6
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix, format_address
-from nvpn.resilience.policy import BreakerPolicy, Policies, RetryPolicy
 
 MAX_POOLS: Final = 16
 MAX_ROUTES: Final = 200
 MAX_SERVERS: Final = 8
 MAX_TOLD_BYTES: Final = 7 << 10
 """A message holds 8 KiB; the addresses, names and times that each client gets are in it, too."""
-
-_ETCD_KEYS: Final = (
-    "etcd",
-    "etcd_prefix",
-    "etcd_user",
-    "etcd_password_file",
-    "etcd_ca",
-    "etcd_cert",
-    "etcd_key",
-)
-_LOOPBACK: Final = (Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
-_SECOND: Final = 1_000_000_000
 
 
 def finish_server(draft: Draft, name: str, findings: Findings) -> ServerConfig | None:
@@ -82,57 +65,12 @@ def finish_server(draft: Draft, name: str, findings: Findings) -> ServerConfig |
         nat=server.nat,
         idle_timeout=server.idle_timeout,
         invitation_time=server.invitation_time,
-        store=_finish_store(server, name, findings),
+        store=finish_store(server, name, findings),
         reservations=tuple(
             Reservation(
                 each.public_key, each.name, tuple(address for address, _ in each.addresses)
             )
             for each in server.reservations
-        ),
-    )
-
-
-def finish_metrics(metrics: MetricsDraft, findings: Findings) -> MetricsConfig | None:
-    """Where numbers are served; None without ``[metrics]``."""
-    listen = metrics.listen
-    if metrics.place is not None and "listen" not in metrics.claims:
-        hint = 'expected an address and a port, such as listen = "127.0.0.1:9586"'
-        findings.error(metrics.place, "has no listen", hint)
-    if listen is not None and not _is_loopback(HostPort(*listen)):
-        findings.warn(
-            metrics.claims["listen"],
-            f"everybody who reaches {HostPort(*listen)} may read who is connected, and when",
-            "it asks for no password; let a firewall guard it, or listen on 127.0.0.1",
-        )
-    return listen
-
-
-def finish_resilience(resilience: ResilienceDraft, findings: Findings) -> Policies:
-    """How patient to be; the defaults where nothing is said."""
-    figures = resilience.figures
-    retry, breaker = RetryPolicy(), BreakerPolicy()
-    initial = _nanoseconds(figures.get("initial_interval"), retry.initial)
-    # Who asks for a longer first wait alone does not want a shorter one afterwards.
-    longest = retry.maximum if "max_interval" in figures else max(retry.maximum, initial)
-    maximum = _nanoseconds(figures.get("max_interval"), longest)
-    if maximum < initial:
-        findings.error(
-            resilience.claims["max_interval"],
-            f"is shorter than the first wait, {initial / _SECOND:g} s",
-            "set initial_interval lower, or this one higher",
-        )
-        maximum = initial
-    return Policies(
-        RetryPolicy(
-            max_attempts=int(figures.get("max_attempts", retry.max_attempts)),
-            initial=initial,
-            maximum=maximum,
-            jitter=figures.get("jitter", retry.jitter),
-        ),
-        BreakerPolicy(
-            failure_threshold=int(figures.get("failure_threshold", breaker.failure_threshold)),
-            reset_timeout=_nanoseconds(figures.get("reset_timeout"), breaker.reset_timeout),
-            success_threshold=int(figures.get("success_threshold", breaker.success_threshold)),
         ),
     )
 
@@ -319,65 +257,6 @@ def _check_place(
                 )
 
 
-def _finish_store(server: ServerDraft, name: str, findings: Findings) -> StoreConfig:
-    if server.store is StoreKind.FILE:
-        for key in _ETCD_KEYS:
-            if key in server.claims:
-                hint = 'set store = "etcd", or remove it'
-                findings.error(
-                    server.claims[key], "is about an etcd, and the store is a file", hint
-                )
-        return StoreConfig()
-    place = server.claims["store"]
-    if "etcd" not in server.claims:
-        hint = 'such as etcd = ["http://127.0.0.1:2379"]'
-        findings.error(place, "needs etcd, the addresses of its members", hint)
-    for one, other in (("etcd_user", "etcd_password_file"), ("etcd_cert", "etcd_key")):
-        for key, missing in ((one, other), (other, one)):
-            if key in server.claims and missing not in server.claims:
-                findings.error(server.claims[key], f"needs {missing}, too")
-    urls = tuple(dict.fromkeys(url for url, _ in server.etcd))
-    _check_secrecy(server, findings)
-    files = server.etcd_files
-    return StoreConfig(
-        StoreKind.ETCD,
-        urls,
-        server.etcd_prefix or f"/nvpn/{name}",
-        server.etcd_user,
-        server.etcd_password,
-        files.get("etcd_ca"),
-        files.get("etcd_cert"),
-        files.get("etcd_key"),
-    )
-
-
-def _check_secrecy(server: ServerDraft, findings: Findings) -> None:
-    for url, place in server.etcd:
-        scheme, _, rest = url.partition("://")
-        if scheme == "https":
-            continue
-        host = rest.rpartition(":")[0].strip("[]")
-        if not _is_loopback(HostPort(host, 1)) and host != "localhost":
-            findings.warn(
-                place,
-                "everybody on the way there may read the leases, and change them",
-                "write https, with etcd_ca",
-            )
-    if server.etcd and all(url.startswith("http:") for url, _ in server.etcd):
-        for key in ("etcd_ca", "etcd_cert", "etcd_key"):
-            if key in server.claims:
-                findings.error(
-                    server.claims[key],
-                    "is for https, and etcd is reached by http",
-                    "write https in etcd, or remove it",
-                )
-
-
-def _is_loopback(endpoint: HostPort) -> bool:
-    address = endpoint.address
-    return address is not None and any(_is_in(address, prefix) for prefix in _LOOPBACK)
-
-
 def _is_in(address: bytes, prefix: Prefix) -> bool:
     return prefix.covers(Prefix.of(address, len(address) * 8))
 
@@ -401,7 +280,3 @@ def _overlap(span: AddressRange, pool: Prefix) -> bool:
 def _shown(span: AddressRange) -> str:
     first, last = format_address(span.first), format_address(span.last)
     return first if first == last else f"{first}-{last}"
-
-
-def _nanoseconds(seconds: float | None, otherwise: int) -> int:
-    return otherwise if seconds is None else round(seconds * _SECOND)

@@ -16,6 +16,7 @@ from nvpn.model.secret import SecretText
 from nvpn.resilience.policy import Policies
 
 DAY: Final = 86_400
+_LOOPBACK_IPV6: Final = bytes(15) + b"\x01"
 
 
 class BackendWish(enum.Enum):
@@ -72,6 +73,14 @@ class HostPort(NamedTuple):
             return parse_address(self.host.partition("%")[0])
         except ValueError:
             return None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is an address that this host alone reaches."""
+        address = self.address
+        return address is not None and (
+            (len(address) == 4 and address[0] == 127) or address == _LOOPBACK_IPV6
+        )
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -35,9 +35,8 @@ INTERFACE_KEYS: Final = (
     "on_connect",
     "on_disconnect",
 )
-HOOK_KEYS: Final = (
-    "pre_up", "post_up", "pre_down", "post_down", "on_connect", "on_disconnect",
-)  # fmt: skip
+CONNECTION_HOOKS: Final = ("on_connect", "on_disconnect")
+HOOK_KEYS: Final = ("pre_up", "post_up", "pre_down", "post_down", *CONNECTION_HOOKS)
 PORT_KEYS: Final = ("allowed_ports", "disallowed_ports")
 PEER_KEYS: Final = (
     "name",

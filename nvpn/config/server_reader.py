@@ -156,6 +156,8 @@ def _parse_pool(text: str) -> Prefix:
 
 def _parse_endpoint(text: str) -> tuple[str, int | None]:
     """Host and port; the port may be missing, as may then the brackets."""
+    if "/" in text:
+        raise ValueError("expected a host, or one with its port, such as vpn.example.com:51820")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in bare:
         try:

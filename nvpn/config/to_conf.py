@@ -2,7 +2,8 @@
 
 Every key, value and comment comes over, in their order. What wg-quick does not know goes
 into comments that :mod:`nvpn.config.wgquick_reader` understands, such as
-``# nvpn: kill_switch = true``, and fragments are joined.
+``# nvpn: kill_switch = true``, and fragments are joined. Sections that have no place there,
+such as ``[server]``, stay as comments for people, and are warned about.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from typing import Any, Final
 
 import tomli
 
+from nvpn.config.conf_comments import find_comment_key, find_name
 from nvpn.config.draft import Draft
 from nvpn.config.files import TextFile, read_config
 from nvpn.config.findings import Findings
 from nvpn.config.finish import finish
 from nvpn.config.locate import Kind, Mark, Position, outline
 from nvpn.config.model import TunnelConfig
-from nvpn.config.schema import HOOK_KEYS
+from nvpn.config.schema import HOOK_KEYS, PORT_KEYS
 from nvpn.config.to_toml import Converted
 from nvpn.config.toml_reader import read_toml
-from nvpn.config.wgquick_reader import WRITTEN, find_comment_key, find_name
+from nvpn.config.wgquick_reader import WRITTEN
 from nvpn.errors import ConfigErrors
 from nvpn.model.keys import PresharedKey, PrivateKey
 
 _UNKNOWN: Final = "# nvpn: unknown: "
+_HOMELESS: Final = ("server", "metrics", "resilience")
 
 
 def convert_toml(sources: list[TextFile], *, keep_files: bool = False) -> Converted:
@@ -64,6 +67,7 @@ class _Converter:
         self._config = config
         self._keep_files = keep_files
         self._hooks: list[str] = []
+        self._homeless: set[str] = set()
         self._peers_before = 0
         self._section: Position = ()
         # Whether what stands beside it may follow on the last line.
@@ -86,6 +90,9 @@ class _Converter:
             if mark.kind is Kind.COMMENT:
                 is_beside = bool(text[text.rfind("\n", 0, mark.start) + 1 : mark.start].strip())
                 self._add_comment(text[mark.start : mark.end], is_beside=is_beside)
+            elif mark.position[0] in _HOMELESS:
+                self._keep_as_comment(mark, source)
+                done = mark.end
             elif mark.kind is Kind.HEADER:
                 self._begin(mark.position)
             elif mark.kind is Kind.ELEMENT:
@@ -111,6 +118,20 @@ class _Converter:
         self.lines.append("[Interface]" if section == ("interface",) else "[Peer]")
         self._takes_comment = True
 
+    def _keep_as_comment(self, mark: Mark, source: TextFile) -> None:
+        """A header, or a key with its value, that a ``.conf`` file has no place for."""
+        section = str(mark.position[0])
+        if mark.kind is Kind.HEADER:
+            self._section = ()
+        if section not in self._homeless:
+            self._homeless.add(section)
+            line = source.text.count("\n", 0, mark.start) + 1
+            self.warnings.append(
+                f"{source.name}:{line}: [{section}] has no place in a .conf file; kept as comments"
+            )
+        for text in source.text[mark.start : mark.end].splitlines():
+            self._add_line(f"# nvpn.toml: {text}".rstrip(), takes_comment=True)
+
     def _add_comment(self, comment: str, *, is_beside: bool) -> None:
         if comment.startswith(_UNKNOWN) and self._section:
             self._add_line(comment.removeprefix(_UNKNOWN), takes_comment=False)
@@ -135,7 +156,13 @@ class _Converter:
         section, key = mark.position[:-1], str(mark.position[-1])
         if section != self._section:
             self._begin(section)
-        if isinstance(value, list):
+        if isinstance(value, list) and key in PORT_KEYS:
+            # One comment says it all; what stands between goes above it.
+            for one in inside:
+                if one.kind is Kind.COMMENT:
+                    self._add_comment(source.text[one.start : one.end], is_beside=False)
+            self._add_values(key, value)
+        elif isinstance(value, list):
             self._add_list(key, value, inside, source.text)
         elif key.endswith("_key_file"):
             self._add_key_file(key.removesuffix("_file"), str(value), source)
@@ -176,11 +203,13 @@ class _Converter:
                 first = place == 0
                 line = f"Endpoint = {text}" if first else f"# nvpn: endpoint = {text}"
                 self._add_line(line, takes_comment=first)
-        elif written is None:
-            self._add_line(f"# nvpn: {key} = {texts[0]}", takes_comment=False)
         elif key in HOOK_KEYS:
             for text in texts:
-                self._add_line(f"{written} = {text.strip()}", takes_comment=False)
+                name = written or f"# nvpn: {key}"
+                self._add_line(f"{name} = {text.strip()}", takes_comment=False)
+        elif written is None:
+            line = f"# nvpn: {key} = {', '.join(texts)}".rstrip()
+            self._add_line(line, takes_comment=False)
         elif texts:
             self._add_line(f"{written} = {', '.join(texts)}", takes_comment=True)
 

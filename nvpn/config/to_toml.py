@@ -13,23 +13,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nvpn.config import values
+from nvpn.config.conf_comments import find_comment_key
 from nvpn.config.conf_lines import ConfLine, read_lines
 from nvpn.config.draft import Draft
 from nvpn.config.files import TextFile
 from nvpn.config.findings import Findings, label
 from nvpn.config.finish import finish
-from nvpn.config.schema import HOOK_KEYS
+from nvpn.config.schema import HOOK_KEYS, PORT_KEYS
 from nvpn.config.toml_text import format_pair, format_text, format_value
-from nvpn.config.wgquick_reader import (
-    find_comment_key,
-    parse_endpoint,
-    parse_listen_port,
-    read_wgquick,
-)
+from nvpn.config.wgquick_reader import parse_endpoint, parse_listen_port, read_wgquick
 from nvpn.errors import ConfigErrors
 
-_LISTS: Final = frozenset(("address", "dns", "allowed_ips", "endpoint", *HOOK_KEYS))
-_FLAGS: Final = frozenset(("save_config", "kill_switch"))
+_LISTS: Final = frozenset(("address", "dns", "allowed_ips", "endpoint", *HOOK_KEYS, *PORT_KEYS))
+_FLAGS: Final = frozenset(("save_config", "kill_switch", "channel", "server"))
 _NUMBERS: Final = frozenset(
     ("mtu", "fwmark", "table", "persistent_keepalive", "workers", "queues")
 )
@@ -228,6 +224,8 @@ def _scalar(key: str, value: str) -> str | int | bool:
 
 
 def _format(entry: _Entry) -> list[str]:
+    if not entry.elements and entry.key in PORT_KEYS:
+        return [f"{entry.key} = []"]  # Nothing may be begun, which is a word, too.
     if not entry.elements:
         pair = [format_pair(entry.key, entry.value)] if entry.value != "" else []
         return [_with(line, entry.beside) for line in pair]

@@ -5,8 +5,7 @@ dropped, ``#`` begins a comment anywhere, Address and AllowedIPs may be given of
 take several values. In a hook ``#`` stays, as in today's wg-quick; the versions until 2025
 cut it off, together with the rest of the command.
 
-What nvpn has and they have not stands in comments, which they ignore:
-``# nvpn: kill_switch = true``. There the names are those of nvpn.toml(5).
+What nvpn has and they have not stands in comments: see :mod:`nvpn.config.conf_comments`.
 
 Stricter than they are in what is certainly a mistake: a key given twice, of which they
 would take the last, and what :mod:`nvpn.config.draft` checks between peers.
@@ -20,13 +19,13 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from nvpn.config import values
+from nvpn.config.conf_comments import CommentReader, find_comment_key, find_name
 from nvpn.config.draft import Draft, PeerDraft, claim
 from nvpn.config.files import TextFile
 from nvpn.config.findings import Findings, Place, did_you_mean, found, label, may_hold_key, quote
-from nvpn.config.model import BackendWish, HostPort
+from nvpn.config.model import HostPort
 from nvpn.config.schema import EXAMPLE_KEY, HOOK_KEYS, unknown_key
 from nvpn.config.tables import parse_table
-from nvpn.datapath.choice import Wish
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 _T = TypeVar("_T")
@@ -52,17 +51,7 @@ _PEER_KEYS: Final = {
     "AllowedIPs": "allowed_ips",
     "PersistentKeepalive": "persistent_keepalive",
 }
-# What a comment for us may say, by its section.
-_COMMENT_KEYS: Final = {
-    "Interface": (
-        "kill_switch", "netns", "birth_netns", "backend", "datapath", "workers", "queues", "dns",
-    ),
-    "Peer": ("name", "endpoint"),
-}  # fmt: skip
 
-# A comment by which other programs name a peer: "# Name = laptop".
-_NAME: Final = re.compile(r"\s*#\s*(?:friendly[_ ]?)?name\s*=\s*(.+?)\s*", re.IGNORECASE)
-_FOR_US: Final = re.compile(r"\s*#\s*nvpn:\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 _SECTIONS: Final = {"[interface]": "Interface", "[peer]": "Peer"}
 
 
@@ -76,18 +65,6 @@ WRITTEN: Final = {
     "Peer": {key: name for name, key in _PEER_KEYS.items()},
 }
 """The other way round, as people write it."""
-
-
-def find_comment_key(line: str) -> tuple[str, str] | None:
-    """The key and the value of a comment for us, such as ``# nvpn: netns = blue``."""
-    match = _FOR_US.fullmatch(line)
-    return None if match is None else (match[1], match[2])
-
-
-def find_name(line: str) -> str:
-    """What a comment such as ``# Name = laptop`` names; empty for others."""
-    match = _NAME.fullmatch(line)
-    return "" if match is None else match[1]
 
 
 def read_wgquick(source: TextFile, draft: Draft, findings: Findings) -> None:
@@ -104,6 +81,7 @@ class _Reader:
         self._source = source
         self._draft = draft
         self._findings = findings
+        self._comments = CommentReader(findings, parse_endpoint)
         self._section: str | None = None
         self._before_sections = True
         self._peer: PeerDraft | None = None
@@ -180,42 +158,12 @@ class _Reader:
     def _read_for_us(self, section: str, key: str, text: str, number: int) -> None:
         """What nvpn.toml(5) has and the other programs have not."""
         place = Place(self._source.name, number, f"[{section}] nvpn: {label(key)}")
-        known = _COMMENT_KEYS[section]
-        if key not in known:
-            hint = did_you_mean(key, known, {}) or f"known are {', '.join(known)}"
-            self._findings.error(place, "is unknown", hint)
-        elif self._peer is None:
-            self._read_interface_comment(key, text, place)
-        elif key == "endpoint":
-            self._add_endpoint(self._peer, text, place)
-        elif claim(self._peer.claims, key, place, self._findings):
-            self._peer.name = self._parse(values.check_name, text, place) or ""
-
-    def _read_interface_comment(self, key: str, text: str, place: Place) -> None:
-        interface = self._draft.interface
-        if not claim(interface.claims, key, place, self._findings):
+        if not self._comments.is_known(section, key, place):
             return
-        if key == "dns":
-            if text.lower() != "off":
-                self._findings.error(place, f'expected "off", {found(text)}', "or write DNS = …")
-        elif key == "kill_switch":
-            interface.kill_switch = self._read_flag(text, place)
+        if self._peer is None:
+            self._comments.read_interface(self._draft.interface, key, text, place)
         else:
-            value = self._parse(_COMMENT_PARSERS[key], text, place)
-            if value is not None:
-                setattr(interface, key, value)
-
-    def _add_endpoint(self, peer: PeerDraft, text: str, place: Place) -> None:
-        endpoint = self._parse(parse_endpoint, text, place)
-        if endpoint is None:
-            return
-        if endpoint in peer.other_endpoints:
-            self._findings.error(place, f"{endpoint} is given twice", "keep one of them")
-        elif len(peer.other_endpoints) + 1 == values.MAX_ENDPOINTS:
-            message = f"expected at most {values.MAX_ENDPOINTS} endpoints, and this is one more"
-            self._findings.error(place, message)
-        else:
-            peer.other_endpoints += (endpoint,)
+            self._comments.read_peer(self._peer, key, text, place)
 
     def _read_pair(self, section: str, code: str, line: str, number: int) -> None:
         name, equals, rest = code.partition("=")
@@ -368,27 +316,3 @@ def parse_endpoint(text: str) -> HostPort:
     """As wg takes it, whose IPv6 addresses need no brackets. Raises ValueError."""
     host, port = values.split_endpoint(text, bare_ipv6=True)
     return values.make_endpoint(host, parse_listen_port(port))
-
-
-def _parse_workers(text: str) -> int:
-    return _parse_count(text, "workers", values.MAX_WORKERS)
-
-
-def _parse_queues(text: str) -> int:
-    return _parse_count(text, "queues", values.MAX_QUEUES)
-
-
-def _parse_count(text: str, unit: str, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= most:
-        raise ValueError(f"expected {unit} from 1 to {most}")
-    return int(text)
-
-
-_COMMENT_PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
-    "netns": values.parse_netns,
-    "birth_netns": values.parse_netns,
-    "backend": BackendWish.parse,
-    "datapath": Wish.parse,
-    "workers": _parse_workers,
-    "queues": _parse_queues,
-}

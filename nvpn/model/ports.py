@@ -83,7 +83,7 @@ def parse_port_spec(text: str) -> PortSpec:
     if word in _WITHOUT_PORTS:
         raise ValueError(f"{word} has no ports; write {word} alone")
     if word not in _WITH_PORTS:
-        if numbers in _WITH_PORTS and _is_numbers(word):
+        if numbers in _WITH_PORTS and _NUMBERS.fullmatch(word):
             raise ValueError(f"the protocol stands before the port: {numbers}/{word}")
         known = ", ".join(_WITH_PORTS)
         raise ValueError(f"expected {known} or {_ANY_PROTOCOL} before the slash, {_EXPECTED}")

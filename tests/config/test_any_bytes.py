@@ -14,7 +14,7 @@ from nvpn.config.load import examine
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {
     path.suffix: path.read_bytes()
-    for path in (ROOT / "conf.d" / "server.toml", ROOT / "conf.d" / "wg-quick.conf")
+    for path in (ROOT / "conf.d" / "leases.toml", ROOT / "conf.d" / "wg-quick.conf")
 }
 SPLINTERS = [
     b"", b"\x00", b"\xff", b"\n", b"\r", b'"', b"'''", b"[", b"]", b"[[peer]]", b"[peer]", b"{",
@@ -22,6 +22,11 @@ SPLINTERS = [
     b"nan", b"peer = 3\n", b"interface.x.y = 1\n", b"Address=\n", b"%", b"\xe2\x80\xae", b"inf",
     b"1e999", b"[Interface]\n", b"\n# nvpn: workers = 4\n", b"\n# nvpn: endpoint = a:1\n",
     b"DNS = 1\n", b"dns = ['a', 1.5]\n", b"table = 9\n", b"Table = 0x\n", b"post_up = [[]]\n",
+    b"[server]\n", b"[[server]]\n", b"server.pool = 1\n", b"reservation = 1\n",
+    b"\n[[server.reservation]]\n", b"address = ''\n", b"pool = '10.0.0.0/8'\n",
+    b"etcd = 'http://['\n", b"etcd = 'http://a:b@c:1'\n", b"store = 'etcd'\n",
+    b"etcd_ca = '.'\n", b"\n[resilience]\njitter = nan\n", b"lease_time = -1\n",
+    b"allowed_ports = [1, '', 1.5]\n", b"\n[metrics]\nlisten = '[::]:1'\n",
     b"endpoints = ''\n", b"Endpoint = a..b:1\n", "Endpoint = ß.é:1\n".encode(),
 ]  # fmt: skip
 

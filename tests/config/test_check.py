@@ -125,6 +125,7 @@ def test_a_kernel_that_cannot_carry_a_tunnel_is_told(home: Path) -> None:
 def test_the_examples_are_there() -> None:
     assert {"client.toml", "server.toml", "site-to-site.toml", "roadwarrior.toml"} < set(EXAMPLES)
     assert {"fullroute.toml", "hooks.conf", "wg-quick.conf"} < set(EXAMPLES)
+    assert {"leases.toml", "leased.toml"} < set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -43,6 +43,10 @@ Table = off
 SaveConfig = false
 # nvpn: workers = 2
 # nvpn: netns = blue
+# nvpn: channel = true
+# nvpn: on_connect = echo "x" # y
+# nvpn: on_connect = echo z
+# nvpn: allowed_ports = tcp/22, icmp
 
 
 # Alice
@@ -57,6 +61,8 @@ Endpoint = vpn.example.com:51820 # here
 # nvpn: endpoint = 192.0.2.1:53
 AllowedIPs = fd00::2/128 # six
 PersistentKeepalive = 25
+# nvpn: server = true
+# nvpn: disallowed_ports =
 Xy = 1
 
 [Peer]
@@ -111,6 +117,9 @@ table = "off"
 save_config = false
 workers = 2
 netns = "blue"
+channel = true
+on_connect = ['echo "x" # y', "echo z"]
+allowed_ports = ["tcp/22", "icmp"]
 
 
 # Alice
@@ -126,6 +135,8 @@ endpoints = [
     "192.0.2.1:53",
 ]
 persistent_keepalive = 25
+server = true
+disallowed_ports = []
 # nvpn: unknown: Xy = 1
 
 [[peer]]
@@ -136,8 +147,8 @@ public_key = "{BOB}"
     )
     assert converted.warnings == (
         "wg0.conf:7: [Interface] Jc: is unknown; kept as a comment",
-        "wg0.conf:34: [Peer] Xy: is unknown; kept as a comment",
-        "wg0.conf:37: is the name of another peer, too; kept as a comment",
+        "wg0.conf:40: [Peer] Xy: is unknown; kept as a comment",
+        "wg0.conf:43: is the name of another peer, too; kept as a comment",
     )
     (tmp_path / "wg1.toml").write_text(converted.text)
     assert examine(tmp_path / "wg1.toml").problems == ()
@@ -183,6 +194,12 @@ backend = "auto"
 datapath = "python"
 fwmark = 51820
 netns = "/proc/1/ns/net"
+channel = true
+allowed_ports = [
+  "tcp/22",  # ssh
+  443]
+on_disconnect = ["a", # first
+  "b"]
 
 # Name = nobody
 [[peer]]
@@ -193,6 +210,8 @@ preshared_key_file = "alice.psk"
 endpoints = ["a.example:1", # first
   "[fd00::1]:2"]
 allowed_ips = []
+server = true
+allowed_ports = []
 
 [[peer]]
 # nvpn: name = not-me
@@ -235,6 +254,12 @@ SaveConfig = true
 # nvpn: datapath = python
 FwMark = 51820
 # nvpn: netns = /proc/1/ns/net
+# nvpn: channel = true
+# ssh
+# nvpn: allowed_ports = tcp/22, 443
+# first
+# nvpn: on_disconnect = a
+# nvpn: on_disconnect = b
 
 # # Name = nobody
 [Peer]
@@ -244,6 +269,8 @@ PublicKey = {ALICE}
 PresharedKey = {BOB}
 Endpoint = a.example:1 # first
 # nvpn: endpoint = [fd00::1]:2
+# nvpn: server = true
+# nvpn: allowed_ports =
 
 [Peer]
 # # nvpn: name = not-me
@@ -262,6 +289,83 @@ AllowedIPs = ::/0, 10.0.0.9
     again = to_toml(tmp_path, converted.text, "wg2")
     source(tmp_path / "wg3.toml", again.text)
     assert said(load(tmp_path / "wg3.toml")) == said(load(tmp_path / "wg0.toml"))
+
+
+def test_sections_without_a_place_in_a_conf_file_stay_as_comments(tmp_path: Path) -> None:
+    text = f"""\
+[interface]
+mtu = 1400
+listen_port = 51820
+address = "10.8.0.1/24"
+
+# for clients
+[server]  # ours
+pool = [
+  "10.8.0.0/24",  # all
+]
+[[server.reservation]]
+name = "printer"
+address = "10.8.0.50"
+
+[[peer]]
+public_key = "{ALICE}"
+
+[metrics]
+listen = "127.0.0.1:9586"
+[resilience]
+jitter = 1
+"""
+    converted = to_conf(tmp_path, text)
+    assert (
+        converted.text
+        == f"""\
+[Interface]
+MTU = 1400
+ListenPort = 51820
+Address = 10.8.0.1/24
+
+# for clients
+# nvpn.toml: [server] # ours
+# nvpn.toml: pool = [
+# nvpn.toml:   "10.8.0.0/24",  # all
+# nvpn.toml: ]
+# nvpn.toml: [[server.reservation]]
+# nvpn.toml: name = "printer"
+# nvpn.toml: address = "10.8.0.50"
+
+[Peer]
+PublicKey = {ALICE}
+
+# nvpn.toml: [metrics]
+# nvpn.toml: listen = "127.0.0.1:9586"
+# nvpn.toml: [resilience]
+# nvpn.toml: jitter = 1
+"""
+    )
+    assert converted.warnings == (
+        "wg0.toml:7: [server] has no place in a .conf file; kept as comments",
+        "wg0.toml:18: [metrics] has no place in a .conf file; kept as comments",
+        "wg0.toml:20: [resilience] has no place in a .conf file; kept as comments",
+    )
+    source(tmp_path / "wg1.conf", converted.text)
+    assert said(load(tmp_path / "wg1.conf")) == said(load(tmp_path / "wg0.toml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server = { pool = ['10.8.0.0/24'] } # a\ninterface.mtu = 1400 # b\n",
+        "interface.mtu = 1400 # a\nserver.pool = '10.8.0.0/24' # b\ninterface.listen_port = 1\n",
+        "server.reservation = [{ name = 'x', address = '10.8.0.7' }, # c\n"
+        "{ name = 'y', address = '10.8.0.8' }]\nserver.pool = '10.8.0.0/24'\n[interface]\n",
+    ],
+)
+def test_however_a_server_is_written_the_rest_comes_over(text: str, tmp_path: Path) -> None:
+    converted = to_conf(tmp_path, text)
+    source(tmp_path / "wg1.conf", converted.text)
+    assert said(load(tmp_path / "wg1.conf")) == said(load(tmp_path / "wg0.toml"))
+    assert re.findall(r"# [abc]\b", converted.text) == re.findall(r"# [abc]\b", text)
+    assert len(converted.warnings) == 1
 
 
 def test_keys_may_stay_in_their_files(tmp_path: Path) -> None:
@@ -339,6 +443,8 @@ splinters = st.lists(
         st.sampled_from(
             [*SPLINTERS, b"# c\n", b"\n\n", b" # d", b"DNS = off\n", b"# nvpn: dns = off\n",
              b"Jc = 1\n", b"PostUp = a\n# x\nPostUp = b # c\n", b"AllowedIPs = ::/0 # all\n",
+             b"# nvpn: on_connect = a # b\n", b"\n# nvpn: allowed_ports = tcp, 22\n",
+             b"\n# nvpn: channel = true\n", b"\n# nvpn: server = true\n",
              b"DNS =\n", b"# Name = x\n# nvpn: name = y\n", b"\r\n", b"# Name = x\n"]
         ),
     ),
