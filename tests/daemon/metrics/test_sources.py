@@ -13,22 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from nvpn import __version__
 from nvpn.daemon.connections import Connections
 from nvpn.daemon.events import Admitted, EventBus
+from nvpn.daemon.metrics.collection import Collection
 from nvpn.daemon.metrics.exposition import Format, Kind, Metric, expose
-from nvpn.daemon.metrics.sources import (
-    breaker_metrics,
-    build_metrics,
-    channel_metrics,
-    lease_metrics,
-    peer_metrics,
-    tunnel_metrics,
-)
 from nvpn.errors import DropReason
-from nvpn.model.clock import SECOND
+from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.model.snapshot import PeerSnapshot
 from nvpn.registry.model import Client, Invitation, Lease, Origin
-from nvpn.resilience.breaker import BreakerSnapshot, BreakerState
+from nvpn.resilience.policy import BreakerPolicy, Policies
+from nvpn.resilience.registry import Breakers
 from tests.support.scenarios import ELSEWHERE, A, B, C
 
 PEERS = {
@@ -61,36 +55,47 @@ class Tunnel:
         pass
 
 
-def everything() -> list[Metric]:
-    async def collect() -> list[Metric]:
-        tunnel, events = Tunnel(), EventBus()
-        events.publish(Admitted(A))
-        connections = Connections(tunnel, events, asyncio.get_running_loop())
-        breakers = [
-            BreakerSnapshot("dns vpn.example", BreakerState.OPEN, 5, 0, 2, 1, 1),
-            BreakerSnapshot("etcd", BreakerState.CLOSED, 0, 0, 0, None, None),
-        ]
-        invitations = [
-            Invitation(A, "a", 0, 10),
-            Invitation(B, "b", 0, 10, enrolled=(A,)),
-            Invitation(C, "c", 0, 5),
-        ]
-        leases = [Lease(A, (Interface.parse("10.8.0.2/24"), Interface.parse("fd42::2/64")), 0, 1)]
-        clients = [
+class Registry:
+    def clients(self) -> tuple[Client, ...]:
+        return (
             Client(A, "a", Origin.JOINED, 0),
             Client(B, "b", Origin.JOINED, 0, revoked_at=1),
             Client(C, "c", Origin.FILE, 0),
-        ]
-        metrics = [
-            *build_metrics(),
-            *await peer_metrics("wg0", tunnel),
-            *tunnel_metrics("wg0", tunnel, connections, events),
-            *breaker_metrics("wg0", breakers),
-            *lease_metrics("wg0", clients=clients, invitations=invitations, leases=leases, now=7),
-            *channel_metrics(
-                "wg0", {"requests_sent": 3, "dropped_too_long": 2, "questions_open": 1}
-            ),
-        ]
+        )
+
+    def invitations(self) -> tuple[Invitation, ...]:
+        return (
+            Invitation(A, "a", 0, 10),
+            Invitation(B, "b", 0, 10, enrolled=(A,)),
+            Invitation(C, "c", 0, 5),
+        )
+
+    def leases(self) -> tuple[Lease, ...]:
+        return (Lease(A, (Interface.parse("10.8.0.2/24"), Interface.parse("fd42::2/64")), 0, 1),)
+
+
+def everything(*, is_server: bool = True) -> list[Metric]:
+    async def collect() -> list[Metric]:
+        tunnel, events = Tunnel(), EventBus()
+        events.publish(Admitted(A))
+        breakers = Breakers(Policies(breaker=BreakerPolicy(failure_threshold=1)))
+        breakers.get("etcd")
+        attempt = breakers.get("dns vpn.example").attempt(1)
+        assert attempt is not None
+        attempt.failed(1)
+        connections = Connections(tunnel, events, asyncio.get_running_loop())
+        statistics = {"requests_sent": 3, "dropped_too_long": 2, "questions_open": 1}
+        collection = Collection(
+            "wg0",
+            tunnel,
+            connections,
+            events,
+            breakers,
+            registry=lambda: Registry() if is_server else None,
+            channel=lambda: statistics if is_server else None,
+            clocks=lambda: Now(7, 7),
+        )
+        metrics = await collection()
         connections.close()
         return metrics
 
@@ -206,7 +211,13 @@ def test_the_numbers_are_those_of_their_sources(read: dict[str, Parsed]) -> None
     }
     assert states == {("dns vpn.example", "open"), ("etcd", "closed")}
     assert len(read["nvpn_breaker_state"].samples) == 6
-    assert values(read["nvpn_breaker_openings"], "breaker") == {"dns vpn.example": 2, "etcd": 0}
+    assert values(read["nvpn_breaker_openings"], "breaker") == {"dns vpn.example": 1, "etcd": 0}
+
+
+def test_who_is_no_server_tells_of_no_leases_and_no_channel() -> None:
+    names = {metric.name for metric in everything(is_server=False)}
+    assert "nvpn_peers" in names
+    assert not {name for name in names if "lease" in name or "channel" in name}
 
 
 def test_long_metrics_come_in_pieces() -> None:
