@@ -1,24 +1,58 @@
-"""All that a tunnel from a file offers beside moving packets, begun and ended in one place.
+"""All that a tunnel offers beside moving packets, begun and ended in one place.
 
 Each service has a moment for everything: ``prepare`` while keys and peers are there and no
-socket is; ``start`` when the interface is up; ``change`` after a reload; ``prepare_stop`` while
-all still works; ``close``. The session calls these, and knows no service by name.
+socket is; ``start`` when the interface is up; ``adopt`` and ``change`` after a reload;
+``prepare_stop`` while all still works; ``close``. The session calls these, and knows no
+service by name. A bare device, which has no file, has only what tells of it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from itertools import chain
+from typing import Any, Final
 
+from nvpn import __version__
 from nvpn.backend.api import TunnelBackend
-from nvpn.config.model import TunnelConfig
+from nvpn.channel.messages import CAPABILITY_ENROL, CAPABILITY_LEASE, MAX_NAME, Goodbye, Hello
+from nvpn.config.model import Hooks, StoreConfig, TunnelConfig
 from nvpn.control.server import Operation
+from nvpn.control.streams import Stream
+from nvpn.daemon.channel_port import ChannelPort
+from nvpn.daemon.connection_hooks import ConnectionHooks
+from nvpn.daemon.connections import Connections
+from nvpn.daemon.event_lines import EventStream
+from nvpn.daemon.events import BreakerChanged, EventBus
+from nvpn.daemon.leasing.client import LeaseClient
+from nvpn.daemon.leasing.overlay import servers_of
+from nvpn.daemon.leasing.setup import make_lease_client
+from nvpn.daemon.metrics.exposition import Metric
+from nvpn.daemon.metrics.server import MetricsServer
+from nvpn.daemon.metrics.sources import (
+    breaker_metrics,
+    build_metrics,
+    channel_metrics,
+    lease_metrics,
+    peer_metrics,
+    tunnel_metrics,
+)
+from nvpn.daemon.namespaces import Namespaces
+from nvpn.daemon.server.operations import OPERATIONS
+from nvpn.daemon.server.service import ServerService
+from nvpn.daemon.server.stores import make_store
+from nvpn.daemon.status import StatusParts
 from nvpn.daemon.surroundings import Surroundings
+from nvpn.errors import ControlError, NvpnError
 from nvpn.model.changes import Plan
+from nvpn.model.clock import boot_ns, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
-from nvpn.resilience.registry import Breakers
+from nvpn.resilience.breaker import BreakerSnapshot
+from nvpn.resilience.registry import Breakers, describe
 
 _log: Final = logging.getLogger(__name__)
 
@@ -27,35 +61,80 @@ Overlay = Callable[[TunnelConfig, Plan], Awaitable[None]]
 
 All or nothing: it raises NvpnError, and all is as before."""
 
+LAST_HOOKS_SECONDS: Final = 1.0
+
 
 class Services:
-    """Of one tunnel. A bare device has none.
+    """Of one tunnel.
 
     Args:
+        config: None for a bare device.
         overlay: for what somebody else tells us to be.
+        hooks: as configured now.
     """
 
     def __init__(
-        self, name: str, backend: TunnelBackend, *, around: Surroundings, overlay: Overlay
+        self,
+        name: str,
+        config: TunnelConfig | None,
+        backend: TunnelBackend,
+        *,
+        around: Surroundings,
+        namespaces: Namespaces,
+        overlay: Overlay,
+        hooks: Callable[[], Hooks],
     ) -> None:
         self._name = name
         self._backend = backend
         self._around = around
+        self._at_home = namespaces.at_home
         self._overlay = overlay
-        self.breakers: Final = Breakers()
+        self._bus = EventBus()
+        self.breakers: Final = Breakers(
+            None if config is None else config.resilience, on_change=self._breaker_changed
+        )
         """Of whatever may fail: names, stores, servers."""
+        self._connections = Connections(backend, self._bus, around.loop)
+        self._hooks = ConnectionHooks(
+            name, loop=around.loop, hooks=hooks, show=around.show, namespace=namespaces.home
+        )
+        self._bus.listen(self._hooks.hear)
+        self._port = ChannelPort(backend, loop=around.loop, introduce=self._introduce)
+        self._port.on_notice(Goodbye, lambda peer, _: self._connections.goodbye(peer))
+        self._metrics = MetricsServer(around.loop, self._collect)
+        self._server: ServerService | None = None
+        self._lease: LeaseClient | None = None
+        self._status = StatusParts()
+        self._status.add("breakers", lambda: describe(self.breakers.snapshots(boot_ns())))
+
+    # --- what others see ----------------------------------------------------------------
 
     def operations(self) -> dict[str, Operation]:
         """What the control socket offers for them."""
-        return {}
+        operations: dict[str, Operation] = {"nvpn_status": self._status.answer}
+        for name in OPERATIONS:
+            operations[name] = self._of_server(name)
+        return operations
+
+    def streams(self) -> dict[str, Stream]:
+        """What the control socket goes on telling."""
+        return {"nvpn_events": EventStream(self._name, self._bus)}
 
     def effective(self, config: TunnelConfig) -> TunnelConfig:
         """What a configuration of the file comes to, with what others tell us."""
-        return config
+        return config if self._lease is None else self._lease.effective(config)
 
     def leased(self, old: TunnelConfig, new: TunnelConfig) -> Plan:
         """From one configuration of the file to another: what changes for others' prefixes."""
-        return ()
+        return () if self._lease is None else self._lease.changes(old, new)
+
+    # --- moments ------------------------------------------------------------------------
+
+    def guard(self, config: TunnelConfig) -> None:
+        """What peers may begin, before a plan that brings them. Raises PlatformError."""
+        self._backend.set_port_policies(
+            config.interface.ports, {peer.public_key: peer.ports for peer in config.peers}
+        )
 
     async def prepare(self, config: TunnelConfig) -> tuple[PublicKey, ...]:
         """Before the sockets. The peers that are there now and in no file.
@@ -63,25 +142,167 @@ class Services:
         Raises:
             NvpnError: the tunnel cannot be what its file says.
         """
-        self.breakers.change(config.resilience)
-        return ()
+        self.guard(config)
+        self._lease = make_lease_client(
+            config,
+            self._backend,
+            self._port,
+            around=self._around,
+            overlay=self._overlay,
+            at_home=self._at_home,
+        )
+        self._status.add("lease", self._lease.describe)
+        self._status.add("channel", lambda: dict(self._port.statistics()))
+        return await self._prepare_server(config)
 
     async def start(self, config: TunnelConfig) -> None:
         """The interface is up. Raises NvpnError."""
+        self._open_channel(config)
+        self._start_server()
+        self._metrics.start(config.metrics)
+        assert self._lease is not None
+        await self._lease.start()
 
-    async def change(self, old: TunnelConfig, new: TunnelConfig) -> list[str]:
-        """The file has changed, and what it says is in force. Sentences of warning.
-
-        Never raises: there is nobody left who could take it back.
-        """
+    def adopt(self, new: TunnelConfig) -> None:
+        """The file has changed, and what it says is in force. At once; never raises."""
         self.breakers.change(new.resilience)
-        return []
+        if self._lease is not None:
+            self._lease.change(new)
+
+    async def change(self, new: TunnelConfig) -> list[str]:
+        """After :meth:`adopt`, what takes its time. Sentences of warning; never raises."""
+        told = self._metrics.change(new.metrics)
+        try:
+            self._open_channel(new)
+            told += await self._change_server(new)
+        except NvpnError as error:
+            told.append(str(error))
+        return told
 
     def notice(self, notice: Notice) -> None:
         """Something happened to a peer."""
+        if self._server is not None:
+            self._server.notice(notice)
 
     async def prepare_stop(self) -> None:
         """Say goodbye, give back what is others'. Bounded; never raises."""
+        ending: list[Coroutine[Any, Any, None]] = [self._finish_hooks()]
+        if self._server is not None:
+            ending.append(self._server.prepare_stop())
+        if self._lease is not None:
+            ending.append(self._lease.release())
+        for ended in await asyncio.gather(*ending, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _log.error("internal error at the end", exc_info=ended)
 
     async def close(self) -> None:
         """At once. Never raises."""
+        if self._lease is not None:
+            self._lease.close()
+        if self._server is not None:
+            await self._server.close()
+        self._port.close()
+        self._connections.close()
+        await self._hooks.close()
+        await self._metrics.close()
+        self._bus.close()
+
+    # --- details ------------------------------------------------------------------------
+
+    async def _finish_hooks(self) -> None:
+        self._connections.end()
+        await self._hooks.finish(LAST_HOOKS_SECONDS)
+
+    async def _prepare_server(self, config: TunnelConfig) -> tuple[PublicKey, ...]:
+        return (
+            () if config.server is None else await self._begin_server(config, config.server.store)
+        )
+
+    def _start_server(self) -> None:
+        if self._server is not None:
+            self._server.start()
+
+    async def _begin_server(
+        self, config: TunnelConfig, store: StoreConfig
+    ) -> tuple[PublicKey, ...]:
+        server = ServerService(
+            config,
+            backend=self._backend,
+            port=self._port,
+            store=make_store(self._name, store, self.breakers),
+            breakers=self.breakers,
+            around=self._around,
+            publish=self._bus.publish,
+            on_left=self._connections.goodbye,
+        )
+        try:
+            clients = await server.prepare()
+        except BaseException:
+            await server.close()
+            raise
+        self._server = server
+        self._status.add("server", server.describe)
+        return clients
+
+    async def _change_server(self, new: TunnelConfig) -> list[str]:
+        server = self._server
+        if server is not None and new.server is not None:
+            return await server.change(new)
+        if server is not None:
+            self._server = None
+            self._status.remove("server")
+            await server.withdraw()
+        elif new.server is not None:
+            await self._begin_server(new, new.server.store)
+            self._start_server()
+        return []
+
+    def _of_server(self, name: str) -> Operation:
+        async def operate(lines: Sequence[str]) -> Sequence[str]:
+            if self._server is None:
+                raise ControlError(
+                    errno.EINVAL, f"{self._name} is no server: its file has no [server]"
+                )
+            return await self._server.operations()[name](lines)
+
+        return operate
+
+    def _open_channel(self, config: TunnelConfig) -> None:
+        """Raises PlatformError."""
+        servers = servers_of(config)
+        if config.server is not None or config.interface.channel:
+            self._port.open()
+        elif servers:
+            self._port.open(frozenset(servers))
+        else:
+            self._port.close()
+
+    def _introduce(self) -> Hello:
+        capabilities = (CAPABILITY_LEASE, CAPABILITY_ENROL) if self._server is not None else ()
+        name = socket.gethostname()[:MAX_NAME]
+        return Hello(name if name.isprintable() else "", __version__[:32], capabilities)
+
+    async def _collect(self) -> Iterable[Metric]:
+        return chain(
+            build_metrics(),
+            await peer_metrics(self._name, self._backend),
+            tunnel_metrics(self._name, self._backend, self._connections, self._bus),
+            breaker_metrics(self._name, self.breakers.snapshots(boot_ns())),
+            channel_metrics(self._name, self._port.statistics()) if self._port.is_open else (),
+            self._lease_metrics(),
+        )
+
+    def _lease_metrics(self) -> list[Metric]:
+        if self._server is None:
+            return []
+        registry = self._server.registry
+        return lease_metrics(
+            self._name,
+            clients=registry.clients(),
+            invitations=registry.invitations(),
+            leases=registry.leases(),
+            now=read_clocks().wall,
+        )
+
+    def _breaker_changed(self, snapshot: BreakerSnapshot) -> None:
+        self._bus.publish(BreakerChanged(snapshot.name, snapshot.state.value))

@@ -111,7 +111,7 @@ class Session:
         self._hooks = HookMoments(
             name,
             namespace=self._namespaces.home,
-            hooks=lambda: Hooks() if self._config is None else self._config.interface.hooks,
+            hooks=self._configured_hooks,
             show=around.show,
         )
         undo.push_async_callback(self._run_post_down)
@@ -148,7 +148,15 @@ class Session:
             outside = LinuxNetconf()
             undo.callback(outside.close)
             self._host.look_outside(outside)
-        self._services = Services(name, self._backend, around=around, overlay=self._overlay)
+        self._services = Services(
+            name,
+            config,
+            self._backend,
+            around=around,
+            namespaces=self._namespaces,
+            overlay=self._overlay,
+            hooks=self._configured_hooks,
+        )
         undo.push_async_callback(self._services.close)
         self._peers = Whereabouts(
             self._backend,
@@ -193,6 +201,9 @@ class Session:
         if _log.isEnabledFor(logging.DEBUG):
             around.spawn(report_drops(self._backend.drops))
 
+    def _configured_hooks(self) -> Hooks:
+        return Hooks() if self._config is None else self._config.interface.hooks
+
     def _note_namespace(self, config: TunnelConfig) -> None:
         """Where all the rest will be, for whoever clears it away if we are killed."""
         if config.interface.netns:
@@ -218,12 +229,11 @@ class Session:
         """
         self._follower.start(self._netconf)
         self._network_watch.start()
-        if self._config is not None:
-            operations = operations | self._services.operations()
         server = ControlServer(
             self._name,
             self._backend,
-            operations=operations,
+            operations=operations | self._services.operations(),
+            streams=self._services.streams(),
             on_removed=lambda: self._around.end(0, "the control socket was removed"),
             spare=lambda plan: spare_leased(plan, self._owner_of),
         )
@@ -278,16 +288,21 @@ class Session:
             effective = self._host_side.with_mark(self._services.effective(new))
             new = _with_mark_of(effective, new)
             try:
+                self._services.guard(new)
                 unresolved = await self._bring(
                     effective,
                     lambda: self._peer_side.plan(new, old) + self._services.leased(old, new),
                 )
+            except NvpnError:
+                self._services.guard(old)
+                raise
             finally:
                 wipe_keys(new)
             self._config = new
             self._peer_side.settle(new)
+            self._services.adopt(new)
             await self._host_side.change_name_servers(effective)
-            told = await self._services.change(old, new)
+        told = await self._services.change(new)
         return [*new.warnings, *unresolved, *told, *left_for_next_start(old, new)]
 
     async def _overlay(self, effective: TunnelConfig, leased: Plan) -> None:
@@ -342,8 +357,7 @@ class Session:
         is_unanswered = notice.kind is NoticeKind.HANDSHAKE_UNANSWERED
         _log.log(logging.DEBUG if is_unanswered else logging.INFO, notice.kind.value, extra=extra)
         self._keeper.remember(notice)
-        if self._config is not None:
-            self._services.notice(notice)
+        self._services.notice(notice)
         if is_unanswered or notice.kind is NoticeKind.HANDSHAKE_GIVEN_UP:
             self._peers.look_again(notice.peer)
 

@@ -1,0 +1,499 @@
+"""Serves a tunnel's clients: admits them, leases them their addresses, takes leave of them.
+
+What is true lies in the registry, and through it in its store; what is in force lies in the
+tunnel's peers and allowed IPs, which the :class:`~nvpn.daemon.server.roster.Roster` makes
+follow. In here is the time between: who asks, what falls due, and the end. Nothing waits for
+a client, and a client that asks much is held back by the channel before it comes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from nvpn.backend.alarm import open_alarm
+from nvpn.backend.api import TunnelBackend
+from nvpn.channel.messages import (
+    Done,
+    Enrol,
+    Enrolled,
+    Goodbye,
+    GoodbyeReason,
+    LeaseRequest,
+    Release,
+    Settings,
+)
+from nvpn.config.model import ServerConfig, StoreKind, TunnelConfig
+from nvpn.control.server import Operation
+from nvpn.daemon import events
+from nvpn.daemon.channel_port import ChannelPort
+from nvpn.daemon.server.idle import IdleWatch
+from nvpn.daemon.server.operations import ServerOperations
+from nvpn.daemon.server.roster import Roster, everybody
+from nvpn.daemon.server.terms import file_peers, registry_settings, settings_for
+from nvpn.daemon.surroundings import Surroundings
+from nvpn.errors import ControlError, NvpnError, Unavailable
+from nvpn.model.changes import RemovePeer
+from nvpn.model.clock import SECOND, Now, read_clocks
+from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
+from nvpn.registry.model import (
+    ClientAdmitted,
+    ClientRenamed,
+    ClientRevoked,
+    Ending,
+    LeaseEnded,
+    LeaseGiven,
+    Refusal,
+    RegistryChange,
+    RegistryRefused,
+)
+from nvpn.registry.registry import Registry
+from nvpn.registry.store import Store
+from nvpn.resilience.backoff import Backoff
+from nvpn.resilience.registry import Breakers
+
+_log: Final = logging.getLogger(__name__)
+
+KEEPALIVE: Final = 25
+"""Seconds. What a client is asked for, so that it can be reached behind its router."""
+
+OPENING_SECONDS: Final = 5.0
+"""How long a start waits for a store that does not answer."""
+
+GOODBYE_SECONDS: Final = 0.1
+RETURN_SECONDS: Final = 0.5
+_FAREWELL_SECONDS: Final = 0.05
+_CLOSING_SECONDS: Final = 0.5
+_ALIVE: Final = 180 * SECOND
+_IDLE_LOOKS: Final = 4
+_LONGEST_IDLE_LOOK: Final = 60.0
+_LOOKS_A_TURN: Final = 256
+_REMINDER_SECONDS: Final = 2.0
+
+_TOLD_OF: Final = frozenset({Ending.EXPIRED, Ending.IDLE, Ending.MOVED})
+"""Ends that a client does not know of by itself."""
+
+
+class ServerService:
+    """One tunnel's server, from :meth:`prepare` to :meth:`close`.
+
+    Args:
+        config: with a server's section.
+        publish: told what happens.
+        on_left: called with a client that says that it goes.
+        clocks, random: as everywhere.
+    """
+
+    def __init__(
+        self,
+        config: TunnelConfig,
+        *,
+        backend: TunnelBackend,
+        port: ChannelPort,
+        store: Store,
+        breakers: Breakers,
+        around: Surroundings,
+        publish: Callable[[events.Event], None],
+        on_left: Callable[[PublicKey], None],
+        clocks: Callable[[], Now] = read_clocks,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._port = port
+        self._breakers = breakers
+        self._around = around
+        self._public_key = _public_key(backend)
+        self._publish = publish
+        self._on_left = on_left
+        self._clocks = clocks
+        self._random = random
+        self._where = store.describe()
+        self._file_keys = frozenset(peer.public_key for peer in config.peers)
+        self.registry: Final = Registry(
+            store,
+            registry_settings(config, self._called),
+            file_peers=file_peers(config),
+            clocks=clocks,
+            random=random,
+            on_change=self._changed,
+        )
+        self._roster = Roster(
+            backend,
+            loop=around.loop,
+            is_of_file=lambda key: key in self._file_keys,
+            farewell=self._send_away,
+        )
+        self._operations = ServerOperations(
+            backend,
+            registry=self._opened,
+            terms=lambda: self._terms,
+            public_key=self._our_key,
+            in_force=self._roster.in_force,
+            clocks=clocks,
+        )
+        self._is_open = False
+        self._is_stopping = False
+        self._names: dict[PublicKey, str] = {}
+        self._served: set[PublicKey] = set()
+        self._reminded: dict[PublicKey, asyncio.TimerHandle] = {}
+        self._idle = IdleWatch()
+        self._alarm = open_alarm(around.loop, self._due)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def _called(self) -> str:
+        """What tells us from others on the same store."""
+        return self._config.name if self._public_key is None else self._public_key.base64
+
+    @property
+    def _terms(self) -> ServerConfig:
+        terms = self._config.server
+        assert terms is not None
+        return terms
+
+    # --- the beginning ----------------------------------------------------------------------
+
+    async def prepare(self) -> tuple[PublicKey, ...]:
+        """Open the registry, so that its clients are peers before the first packet comes.
+
+        A store that does not answer yet costs a warning, and is tried again.
+
+        Raises:
+            PlatformError, Refused: there will be no registry.
+        """
+        # A disk may be slow, but nothing else has the file then.
+        is_far = self._terms.store.kind is not StoreKind.FILE
+        try:
+            await asyncio.wait_for(self.registry.open(), OPENING_SECONDS if is_far else None)
+        except (Unavailable, asyncio.TimeoutError) as error:
+            why = str(error) or "it does not answer"
+            self._around.warn(
+                f"{self._config.name} cannot serve clients yet: {self._where}: {why};"
+                " trying on in the background"
+            )
+            self._spawn(self._open_later())
+            return ()
+        await self._begin()
+        return tuple(one.public_key for one in self.registry.clients())
+
+    def start(self) -> None:
+        """The interface is up: answer clients."""
+        self._port.serve(LeaseRequest, self._lease)
+        self._port.serve(Release, self._release)
+        self._port.serve(Enrol, self._enrol)
+        self._spawn(self._watch_idle())
+
+    async def change(self, config: TunnelConfig) -> list[str]:
+        """The file says something else now, and that is in force. Never raises."""
+        self._config = config
+        self._public_key = _public_key(self._backend)
+        self._file_keys = frozenset(peer.public_key for peer in config.peers)
+        told = []
+        try:
+            await self.registry.reconfigure(
+                registry_settings(config, self._called), file_peers(config)
+            )
+        except NvpnError as error:
+            told.append(str(error))
+        # Whom the file named, and names no more, may be a client still.
+        self._roster.add(everybody(self.registry, lambda key: key in self._file_keys))
+        await self._roster.in_force()
+        self._set_alarm()
+        return told
+
+    async def _open_later(self) -> None:
+        backoff = Backoff(self._breakers.policies.retry.without_limit(), self._random)
+        while True:
+            delay = backoff.next_delay()
+            assert delay is not None  # without a limit
+            await asyncio.sleep(delay / SECOND)
+            try:
+                await self.registry.open()
+            except Unavailable as error:
+                _log.info("%s: %s", self._where, error)
+            except NvpnError as error:
+                _log.error("no client is served: %s", error)
+                return
+            else:
+                break
+        await self._begin()
+        _log.info("clients are served now: %s", self._where)
+
+    async def _begin(self) -> None:
+        self._is_open = True
+        await self._roster.in_force()
+        self._set_alarm()
+
+    def _our_key(self) -> PublicKey:
+        """Also if somebody has just given us another. Raises ControlError."""
+        self._public_key = _public_key(self._backend)
+        if self._public_key is None:
+            raise ControlError(
+                errno.EINVAL, f"{self._config.name} has no private key, so that nobody can join it"
+            )
+        return self._public_key
+
+    def _opened(self) -> Registry:
+        """Raises Unavailable."""
+        if not self._is_open:
+            raise Unavailable(f"the registry is not reachable yet: {self._where}")
+        return self.registry
+
+    # --- what clients ask -------------------------------------------------------------------
+
+    async def _lease(self, peer: PublicKey, request: LeaseRequest) -> Settings:
+        self._served.add(peer)
+        try:
+            registry = self._opened()
+            wanted = tuple(one.address for one in request.wanted)
+            with self._telling_refusals(peer):
+                self._expect_welcome(peer)
+                lease = await registry.lease(peer, wanted, request.name)
+            await self._roster.in_force()
+            self._set_alarm()
+            return settings_for(
+                self._terms,
+                lease,
+                registry.remaining(lease),
+                name=self._names.get(peer, ""),
+                server=_our_name(),
+            )
+        finally:
+            self._served.discard(peer)
+
+    async def _release(self, peer: PublicKey, request: Release) -> Done:
+        await self._opened().release(peer)
+        self._on_left(peer)
+        return Done()
+
+    async def _enrol(self, peer: PublicKey, request: Enrol) -> Enrolled:
+        registry = self._opened()
+        with self._telling_refusals(peer):
+            if request.public_key == self._public_key:
+                raise RegistryRefused(
+                    Refusal.REFUSED, "that is the server's own key: make another one"
+                )
+            client = await registry.enrol(peer, request.public_key, request.name)
+        await self._roster.in_force()
+        return Enrolled(
+            name=client.name,
+            endpoints=tuple(map(str, self._terms.endpoints)),
+            # Whoever is to go when it is silent is not to be kept from being silent.
+            keepalive=0 if self._terms.idle_timeout else KEEPALIVE,
+        )
+
+    def _expect_welcome(self, peer: PublicKey) -> None:
+        if not self.registry.may_speak(peer):
+            raise RegistryRefused(
+                Refusal.NOT_ADMITTED, "the server knows no client with this key: ask to be invited"
+            )
+
+    @contextlib.contextmanager
+    def _telling_refusals(self, peer: PublicKey) -> Any:
+        try:
+            yield
+        except RegistryRefused as error:
+            name = self._name_of(peer)
+            self._publish(events.Refused(peer, name, error.code, str(error)))
+            _log.info("refused: %s", error, extra={"peer": peer.short})
+            raise
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def _changed(self, change: RegistryChange) -> None:
+        if self._is_stopping:
+            return  # what ends now ends with us
+        self._roster.tell(change)
+        key = change.key
+        if isinstance(change, ClientAdmitted | ClientRenamed):
+            self._names[key] = change.name
+        if self._is_open:
+            self._tell(change)
+            self._set_alarm()
+        if isinstance(change, ClientRevoked):
+            self._names.pop(key, None)
+        if isinstance(change, LeaseEnded) and change.why in _TOLD_OF:
+            self._say_goodbye(key, GoodbyeReason.LEASE_ENDED)
+
+    def _tell(self, change: RegistryChange) -> None:
+        """Only what is news: not what a start finds."""
+        key, name = change.key, self._name_of(change.key)
+        if isinstance(change, LeaseGiven):
+            self._publish(events.Leased(key, name, change.prefixes))
+        elif isinstance(change, LeaseEnded):
+            self._publish(events.LeaseEnded(key, name, change.prefixes, change.why.value))
+        elif isinstance(change, ClientAdmitted):
+            self._publish(events.Admitted(key, name))
+        elif isinstance(change, ClientRevoked):
+            self._publish(events.Revoked(key, name))
+
+    def notice(self, notice: Notice) -> None:
+        """A client that begins a session, and does not ask, is told if it has no lease."""
+        key = notice.peer
+        if notice.kind is not NoticeKind.HANDSHAKE_COMPLETED or key in self._reminded:
+            return
+        if self._lacks_lease(key):
+            self._reminded[key] = self._around.loop.call_later(
+                _REMINDER_SECONDS, self._remind, key
+            )
+
+    def _remind(self, key: PublicKey) -> None:
+        del self._reminded[key]
+        if self._lacks_lease(key) and key not in self._served:
+            self._say_goodbye(key, GoodbyeReason.LEASE_ENDED)
+
+    def _lacks_lease(self, key: PublicKey) -> bool:
+        return (
+            self._is_open
+            and not self._is_stopping
+            and key in self._names
+            and self.registry.lease_of(key) is None
+        )
+
+    def _say_goodbye(self, key: PublicKey, reason: GoodbyeReason) -> bool:
+        """Whether there was a session to say it in."""
+        now = self._backend.peer(key)
+        if now is None or now.session_age is None or now.session_age >= _ALIVE:
+            return False
+        self._port.tell(key, Goodbye(reason.value))
+        return True
+
+    async def _send_away(self, keys: Collection[PublicKey]) -> None:
+        """Tell those who are about to be removed; what they leased is gone already."""
+        if sum(self._say_goodbye(key, GoodbyeReason.REVOKED) for key in keys):
+            await asyncio.sleep(_FAREWELL_SECONDS)
+
+    def _name_of(self, key: PublicKey) -> str:
+        if key in self._names:
+            return self._names[key]
+        now = self._backend.peer(key)
+        return "" if now is None else now.name
+
+    # --- what falls due ---------------------------------------------------------------------
+
+    def _set_alarm(self) -> None:
+        if not self._is_stopping:
+            self._alarm.set(self.registry.next_expiry() if self._is_open else None)
+
+    def _due(self) -> None:
+        if self._is_open and not self._is_stopping:
+            self._spawn(self._expire())
+
+    async def _expire(self) -> None:
+        await self.registry.expire()
+        self._set_alarm()
+
+    async def _watch_idle(self) -> None:
+        while True:
+            timeout = self._terms.idle_timeout
+            pause = min(max(timeout / _IDLE_LOOKS, 1.0), _LONGEST_IDLE_LOOK)
+            await asyncio.sleep(pause if timeout else _LONGEST_IDLE_LOOK)
+            if timeout and self._is_open:
+                await self._release_idle(timeout)
+
+    async def _release_idle(self, timeout: int) -> None:
+        received: dict[PublicKey, int] = {}
+        for place, lease in enumerate(self.registry.leases()):
+            if place % _LOOKS_A_TURN == _LOOKS_A_TURN - 1:
+                await asyncio.sleep(0)
+            now = self._backend.peer(lease.client)
+            if now is not None and lease.expires_at is not None:
+                received[lease.client] = now.rx_bytes
+        for client in self._idle.look(received, timeout * SECOND, self._clocks().boot):
+            _log.info("idle for %d s: its lease ends", timeout, extra={"peer": client.short})
+            try:
+                await self.registry.release(client, Ending.IDLE)
+            except NvpnError as error:
+                _log.info("%s", error, extra={"peer": client.short})
+
+    # --- for people -------------------------------------------------------------------------
+
+    def operations(self) -> dict[str, Operation]:
+        """What the control socket offers."""
+        return self._operations.by_name()
+
+    def describe(self) -> dict[str, Any]:
+        """For people and programs."""
+        registry, wall = self.registry, self._clocks().wall
+        states = [one.state(wall).value for one in registry.invitations()]
+        return {
+            "store": self._where,
+            "is_reachable": self._is_open,
+            "pools": [str(pool) for pool in self._terms.pools],
+            "clients": len(registry.clients()),
+            "leases": len(registry.leases()),
+            "open_invitations": states.count("open"),
+        }
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def prepare_stop(self) -> None:
+        """Take leave of clients, so that they look for another server at once.
+
+        Nobody is let in any more; what was leased here goes back. Bounded; never raises.
+        """
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._backend.stop_admitting()
+        holders = [lease.client for lease in self.registry.leases()] if self._is_open else []
+        told = 0
+        for place, key in enumerate(holders):
+            if place % _LOOKS_A_TURN == _LOOKS_A_TURN - 1:
+                await asyncio.sleep(0)
+            told += self._say_goodbye(key, GoodbyeReason.STOPPING)
+        if told:
+            await asyncio.sleep(GOODBYE_SECONDS)
+        if self._is_open:
+            try:
+                await asyncio.wait_for(self.registry.return_leases(), RETURN_SECONDS)
+            except (NvpnError, asyncio.TimeoutError) as error:
+                _log.warning("not all leases are given back: %s", error or "the store is silent")
+
+    async def withdraw(self) -> None:
+        """The file has no server any more: its clients go. Never raises."""
+        await self.prepare_stop()
+        keys = [one.public_key for one in self.registry.clients()]
+        keys += [one.public_key for one in self.registry.invitations()]
+        self._roster.add([RemovePeer(key) for key in keys if key not in self._file_keys])
+        await self._roster.in_force()
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of everything. Never raises."""
+        self._is_stopping = True
+        self._alarm.close()
+        for reminder in self._reminded.values():
+            reminder.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._roster.close()
+        try:
+            await asyncio.wait_for(self.registry.close(), _CLOSING_SECONDS)
+        except (NvpnError, asyncio.TimeoutError) as error:
+            _log.warning("%s: %s", self._where, error or "it does not let go")
+
+    def _spawn(self, work: Any) -> None:
+        task = self._around.spawn(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _public_key(backend: TunnelBackend) -> PublicKey | None:
+    key = backend.snapshot().private_key
+    return None if key is None else key.public()
+
+
+def _our_name() -> str:
+    name = socket.gethostname()
+    return name if name.isprintable() else ""
