@@ -7,7 +7,7 @@ function __nvpn_words
         if test $skip = 1
             set skip 0
         else if string match -q -- '-*' $word
-            contains -- $word --allowed-ips --dns --endpoint --keepalive --log-level --output --png --public-key --seconds --svg --tunnel -o; and set skip 1
+            contains -- $word --allowed-ips --config --dns --endpoint --expires --interface --keepalive --log-level --name --output --png --public-key --seconds --svg --tunnel --uses -i -o; and set skip 1
         else
             echo $word
         end
@@ -88,6 +88,9 @@ complete -c nvpn -n '__nvpn_is 0' -a reload -d 'Apply a changed file; unchanged 
 complete -c nvpn -n '__nvpn_is 0' -a show -d 'Show tunnels and peers, and what is wrong'
 complete -c nvpn -n '__nvpn_is 0' -a status -d 'Show tunnels and peers, and what is wrong'
 complete -c nvpn -n '__nvpn_is 0' -a peer -d 'Add, list and remove the peers of a tunnel’s file'
+complete -c nvpn -n '__nvpn_is 0' -a invite -d 'Let somebody join, with one line of text'
+complete -c nvpn -n '__nvpn_is 0' -a join -d 'Join a server that has invited us'
+complete -c nvpn -n '__nvpn_is 0' -a client -d 'List, revoke and rename a server’s clients'
 complete -c nvpn -n '__nvpn_is 0' -a genkey -d 'Make a private key'
 complete -c nvpn -n '__nvpn_is 0' -a genpsk -d 'Make a preshared key'
 complete -c nvpn -n '__nvpn_is 0' -a pubkey -d 'Print the public key of a private key'
@@ -134,6 +137,7 @@ complete -c nvpn -n '__nvpn_is 0 peer' -a qr -d 'Show a configuration as a QR co
 complete -c nvpn -n '__nvpn_is any peer' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any peer add' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any peer add' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer add' -l from-pool -d 'A client of the server, for good: for a phone that has WireGuard but not nvpn'
 complete -c nvpn -n '__nvpn_is any peer add' -l public-key -x -d 'Its public key, when it has one already'
 complete -c nvpn -n '__nvpn_is any peer add' -l psk -d 'Make a preshared key for the two of us as well'
 complete -c nvpn -n '__nvpn_is any peer add' -l allowed-ips -x -d 'Its addresses; by default the next free one of each network of the tunnel'
@@ -156,6 +160,30 @@ complete -c nvpn -n '__nvpn_is any peer qr' -l png -r -F -d 'The configuration a
 complete -c nvpn -n '__nvpn_is any peer qr' -l svg -r -F -d 'The configuration as a QR code, in a new SVG that only you can read'
 complete -c nvpn -n '__nvpn_is any peer qr' -l force -d 'Show the code although standard output is no terminal'
 complete -c nvpn -n '__nvpn_is 0 peer qr' -F
+complete -c nvpn -n '__nvpn_is any invite' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any invite' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
+complete -c nvpn -n '__nvpn_is any invite' -l expires -x -d 'How long it is good: 90s, 15m, 12h, 1d, 2w; by default as the server’s file says'
+complete -c nvpn -n '__nvpn_is any invite' -l uses -x -d 'How many clients may join by it; more than one are called NAME, NAME-2 …'
+complete -c nvpn -n '__nvpn_is any invite' -l endpoint -x -d 'Where the client finds the server, instead of what its file says; again for more'
+complete -c nvpn -n '__nvpn_is any invite' -l qr -d 'Show it as a QR code as well'
+complete -c nvpn -n '__nvpn_is any invite' -s o -l output -r -F -d 'Write it to a new file that only you can read, instead of standard output'
+complete -c nvpn -n '__nvpn_is any join' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any join' -l name -x -a '(__nvpn_interfaces)' -d 'The interface; by default the first free of nvpn0, nvpn1 …'
+complete -c nvpn -n '__nvpn_is any join' -s o -l output -r -F -d 'Write the configuration to this new .toml file, which names the interface'
+complete -c nvpn -n '__nvpn_is any join' -l config -r -F -d 'Write the configuration into this directory instead of /etc/nvpn'
+complete -c nvpn -n '__nvpn_is any join' -l no-up -d 'Do not bring the tunnel up'
+complete -c nvpn -n '__nvpn_is 0 join' -F
+complete -c nvpn -n '__nvpn_is 0 client' -a list -d 'List the server’s clients and open invitations'
+complete -c nvpn -n '__nvpn_is 0 client' -a revoke -d 'Let a client in no more, or end an invitation'
+complete -c nvpn -n '__nvpn_is 0 client' -a rename -d 'Call a client something else'
+complete -c nvpn -n '__nvpn_is any client' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any client list' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any client list' -l json -d 'JSON, without any secret'
+complete -c nvpn -n '__nvpn_is any client list' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
+complete -c nvpn -n '__nvpn_is any client revoke' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any client revoke' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
+complete -c nvpn -n '__nvpn_is any client rename' -s h -l help -d 'Show this help'
+complete -c nvpn -n '__nvpn_is any client rename' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
 complete -c nvpn -n '__nvpn_is any genkey' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any genkey' -s o -l output -r -F -d 'Write to a new file that only you can read, instead of standard output'
 complete -c nvpn -n '__nvpn_is any genkey' -l pair -d 'Print the public key too: below the private key, or alone with -o'
@@ -196,4 +224,4 @@ complete -c nvpn -n '__nvpn_is any save' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is 0 save' -a '(__nvpn_tunnels)'
 complete -c nvpn -n '__nvpn_is any strip' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is 0 strip' -a '(__nvpn_configs)'
-complete -c nvpn -n '__nvpn_is 0 help' -a 'up down reload show status peer genkey genpsk pubkey import export check demo device set setconf addconf syncconf showconf save strip help'
+complete -c nvpn -n '__nvpn_is 0 help' -a 'up down reload show status peer invite join client genkey genpsk pubkey import export check demo device set setconf addconf syncconf showconf save strip help'

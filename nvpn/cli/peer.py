@@ -20,6 +20,7 @@ _ADD: Final = Verb(
     "configuration is printed: its private key is kept nowhere else.",
     (
         ("nvpn peer add phone --endpoint vpn.example.com --qr", "a code for the phone's app"),
+        ("nvpn peer add phone --from-pool --qr", "the server gives it an address"),
         ("nvpn peer add laptop --psk -o laptop.conf", "a file with mode 0600"),
         ("nvpn peer add office --public-key KEY --allowed-ips 10.8.1.0/24", "its key is known"),
     ),
@@ -97,6 +98,11 @@ class _ActionParser(Parser):
 def _describe_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="What to call it")
     _add_tunnel(parser)
+    parser.add_argument(
+        "--from-pool",
+        action="store_true",
+        help="A client of the server, for good: for a phone that has WireGuard but not nvpn",
+    )
     parser.add_argument(
         "--public-key",
         type=_argument(_public_key),

@@ -39,6 +39,8 @@ _TOML: Final = re.compile(r"^\s*(private_key|private_key_file)\s*=", re.MULTILIN
 
 def add_peer(args: argparse.Namespace) -> int:
     """``nvpn peer add``."""
+    if args.from_pool:
+        return _add_from_pool(args)
     if args.public_key is not None:
         return _add_known(args)
     file = open_config(peer_actions.choose_file(args.tunnel))
@@ -76,6 +78,29 @@ def show_qr(args: argparse.Namespace) -> int:
     args.qr, args.output = not (args.png or args.svg), None
     with _outputs(args, format_wgquick(config)) as outputs:
         outputs.hand_over()
+    return 0
+
+
+# --- a client without nvpn ----------------------------------------------------------------
+
+
+def _add_from_pool(args: argparse.Namespace) -> int:
+    """The server gives it addresses, and keeps what our file would."""
+    from nvpn.cli import peer_from_pool
+
+    if status := peer_from_pool.why_not(args):
+        return status
+    key = peer_from_pool.new_key()
+    interface = ""
+    try:
+        interface, text = peer_from_pool.lease(args, key)
+        with _outputs(args, text) as outputs:
+            outputs.hand_over()
+            interface = ""
+    finally:
+        if interface:
+            peer_from_pool.give_back(interface, key)
+        key.wipe()
     return 0
 
 

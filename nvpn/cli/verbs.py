@@ -90,6 +90,46 @@ GROUPS: Final = (
         ),
     ),
     Group(
+        "Clients",
+        (
+            Verb(
+                "invite",
+                "nvpn.cli.invite",
+                "Let somebody join, with one line of text",
+                "Make an invitation to a running server and print it, on a line of its own.\n"
+                "Whoever gives it to `nvpn join` becomes a client: the server knows its key\n"
+                "from then on, and gives it its addresses.",
+                (
+                    ("nvpn invite laptop", "good once, for a day"),
+                    ("nvpn invite laptop --qr --expires 15m", "and as a code to scan"),
+                    ("nvpn invite office --uses 20 -o office.txt", "for twenty, in a file"),
+                ),
+            ),
+            Verb(
+                "join",
+                "nvpn.cli.join",
+                "Join a server that has invited us",
+                "Make a key of our own, have the server admit it by an invitation, write the\n"
+                "configuration and bring the tunnel up. The private key never leaves this host.",
+                (
+                    ("nvpn join nvpn:AUk...", "what nvpn invite printed"),
+                    ("nvpn join - < invitation.txt", "seen by nobody in the list of processes"),
+                ),
+            ),
+            Verb(
+                "client",
+                "nvpn.cli.client",
+                "List, revoke and rename a server's clients",
+                "List, revoke and rename those whom a server has admitted. Who stands in the\n"
+                "server's file is a peer: for those there is `nvpn peer`.",
+                (
+                    ("nvpn client list", "and who may still come"),
+                    ("nvpn client revoke laptop", "cut it off, and its invitation with it"),
+                ),
+            ),
+        ),
+    ),
+    Group(
         "Keys",
         (
             Verb(
@@ -253,7 +293,9 @@ FOREIGN_WORDS: Final = {
     "test": "nvpn check",
     "keygen": "nvpn genkey",
     "qr": "nvpn peer qr FILE",
-    "client": "nvpn peer add",
+    "clients": "nvpn client list",
+    "enrol": "nvpn join INVITATION",
+    "enroll": "nvpn join INVITATION",
     "run": "nvpn up -f",
 }
 

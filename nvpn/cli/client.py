@@ -1,0 +1,188 @@
+"""``nvpn client``: list, revoke and rename those whom the server has admitted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from nvpn.cli.health import clean, short_duration
+from nvpn.cli.output import write_complaint, write_output
+from nvpn.cli.server_choice import add_interface_argument, ask_server, choose_server
+from nvpn.cli.usage import Parser
+from nvpn.cli.verbs import Verb
+from nvpn.errors import ConfigError
+
+_LIST: Final = Verb(
+    "list",
+    __name__,
+    "List the server's clients and open invitations",
+    "List the clients of a server, with their addresses and when they were heard, and the\n"
+    "invitations by which others may still come.",
+    (("nvpn client list --json", "for programs"),),
+)
+_REVOKE: Final = Verb(
+    "revoke",
+    __name__,
+    "Let a client in no more, or end an invitation",
+    "Forget a client: it is cut off at once, its addresses are free again, and its key is\n"
+    "refused from now on. Or end an invitation that nobody is to use any more.",
+    (("nvpn client revoke laptop", "by its name; its key will do, too"),),
+)
+_RENAME: Final = Verb(
+    "rename",
+    __name__,
+    "Call a client something else",
+    "Give a client another name. Its key, its addresses and its session stay.",
+    (("nvpn client rename laptop old-laptop", ""),),
+)
+_VERBS: Final = {verb.name: verb for verb in (_LIST, _REVOKE, _RENAME)}
+_FEWEST_CHARACTERS: Final = 8
+"""Of a key, to stand for it."""
+
+_CLIENT_HEADINGS: Final = ("CLIENT", "ADDRESSES", "LEASE", "HANDSHAKE", "STATE", "KEY")
+_INVITATION_HEADINGS: Final = ("INVITATION", "LEFT", "USES", "STATE", "KEY")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """list, revoke, rename."""
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, title="Actions", parser_class=_ActionParser
+    )
+    listing = actions.add_parser(_LIST.name, help=_LIST.summary)
+    listing.add_argument("--json", action="store_true", help="JSON, without any secret")
+    revoking = actions.add_parser(_REVOKE.name, help=_REVOKE.summary)
+    revoking.add_argument("client", metavar="NAME|KEY", help="Its name, or its public key")
+    renaming = actions.add_parser(_RENAME.name, help=_RENAME.summary)
+    renaming.add_argument("client", metavar="NAME|KEY", help="Its name, or its public key")
+    renaming.add_argument("name", metavar="NEW", help="What to call it from now on")
+    for action in (listing, revoking, renaming):
+        add_interface_argument(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 once it is done. Raises NvpnError."""
+    interface = choose_server(args.interface)
+    if args.action == "list":
+        _list(interface, as_json=args.json)
+    elif args.action == "revoke":
+        _revoke(interface, args.client)
+    else:
+        _rename(interface, args.client, args.name)
+    return 0
+
+
+class _ActionParser(Parser):
+    """The parser of an action, as argparse makes it: by the words before it."""
+
+    def __init__(self, *, prog: str, **_: Any) -> None:
+        super().__init__(_VERBS[prog.split()[-1]], prog=prog)
+
+
+# --- what is done -----------------------------------------------------------------------
+
+
+def _list(interface: str, *, as_json: bool) -> None:
+    told = ask_server(interface, "nvpn_clients")
+    if as_json:
+        write_output(json.dumps({"interface": interface, **told}, indent=2) + "\n")
+        return
+    now = int(time.time())
+    clients = [_client_row(one, now) for one in told["clients"]]
+    open_ones = [one for one in told["invitations"] if one["state"] == "open"]
+    text = (
+        _table(_CLIENT_HEADINGS, clients)
+        if clients
+        else f"{interface} has no clients yet. 'nvpn invite NAME' lets one come.\n"
+    )
+    if open_ones:
+        rows = [_invitation_row(one, now) for one in open_ones]
+        text += "\n" + _table(_INVITATION_HEADINGS, rows)
+    write_output(text)
+
+
+def _revoke(interface: str, name_or_key: str) -> None:
+    """A client, and invitations of the same name: it could come back by them."""
+    told = ask_server(interface, "nvpn_clients")
+    clients = _matching(told["clients"], name_or_key)
+    invitations = [
+        one for one in _matching(told["invitations"], name_or_key) if one["state"] == "open"
+    ]
+    if len(clients) > 1 or (not clients and len(invitations) > 1):
+        raise ConfigError("more than one is called so", hint="give the whole key")
+    if not clients and not invitations:
+        raise _nobody()
+    for one in clients:
+        gone = ask_server(interface, "nvpn_client_revoke", client=one["public_key"])
+        write_complaint(f"the client {clean(gone['name'])} is revoked\n")
+    for one in invitations:
+        ask_server(interface, "nvpn_invitation_revoke", invitation=one["public_key"])
+        write_complaint(f"the invitation {clean(one['name'])} is revoked\n")
+
+
+def _rename(interface: str, name_or_key: str, new: str) -> None:
+    clients = _matching(ask_server(interface, "nvpn_clients")["clients"], name_or_key)
+    if len(clients) > 1:
+        raise ConfigError("more than one is called so", hint="give the whole key")
+    if not clients:
+        raise _nobody()
+    ask_server(interface, "nvpn_client_rename", old=clients[0]["public_key"], new=new)
+
+
+def _matching(found: Sequence[dict[str, Any]], name_or_key: str) -> list[dict[str, Any]]:
+    """By its name, its key, or at least eight first characters of that."""
+    named = [one for one in found if one["name"] == name_or_key]
+    if named or len(name_or_key) < _FEWEST_CHARACTERS:
+        return named
+    return [one for one in found if one["public_key"].startswith(name_or_key)]
+
+
+def _nobody() -> ConfigError:
+    return ConfigError("there is no such client or open invitation", hint="see: nvpn client list")
+
+
+# --- how it looks -----------------------------------------------------------------------
+
+
+def _client_row(one: dict[str, Any], now: int) -> tuple[str, ...]:
+    return (
+        clean(one["name"]) or "-",
+        " ".join(one["addresses"]) or "-",
+        _lease(one),
+        _ago(one["last_handshake"] or one["last_seen"], now),
+        "connected" if one["is_connected"] else "away",
+        one["public_key"],
+    )
+
+
+def _invitation_row(one: dict[str, Any], now: int) -> tuple[str, ...]:
+    return (
+        clean(one["name"]),
+        short_duration(one["expires_at"] - now),
+        f"{one['uses_left']} of {one['uses']}",
+        one["state"],
+        one["public_key"],
+    )
+
+
+def _lease(one: dict[str, Any]) -> str:
+    if not one["is_leased"]:
+        return "-"
+    seconds = one["lease_seconds"]
+    return "for good" if seconds is None else short_duration(seconds)
+
+
+def _ago(seconds: int, now: int) -> str:
+    return f"{short_duration(now - seconds)} ago" if seconds else "never"
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    whole = [headings, *rows]
+    widths = [max(len(row[column]) for row in whole) for column in range(len(headings))]
+    return "".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        + "\n"
+        for row in whole
+    )
