@@ -118,9 +118,9 @@ def take_settings(
         name=settings.name,
         server_name=settings.server,
     )
-    if not addresses:
+    if not addresses and not taker.has_given_own:
         why = f": {taker.complaints[0]}" if taker.complaints else ""
-        raise Refused(f"the server {taker.label} gave us no address that we could have{why}")
+        raise Refused(f"{taker.label} gave us no address that we could have{why}")
     return told, tuple(taker.complaints)
 
 
@@ -141,6 +141,7 @@ def is_for_hosts(prefix: Prefix) -> bool:
 class _Taker:
     def __init__(self, server: PublicKey, config: TunnelConfig, around: Surrounding) -> None:
         self.complaints: list[str] = []
+        self.has_given_own = False
         self._around = around
         self._endpoints = [Prefix.of(packed, len(packed) * 8) for packed in around.endpoints]
         self._own = {address.address for address in config.interface.addresses}
@@ -165,7 +166,7 @@ class _Taker:
             elif any(host == endpoint for endpoint in self._endpoints):
                 self._leave_out(f"the address {address}", "a peer is reached there")
             elif address.address in self._own:
-                pass  # the file gives it as well
+                self.has_given_own = True  # the file gives it as well
             elif self._around.is_ours(address.address):
                 self._leave_out(f"the address {address}", "this host has it elsewhere already")
             else:
@@ -251,4 +252,4 @@ class _Taker:
 
     def _leave_out(self, what: str, why: str) -> None:
         reason = f" ({why})" if why else ""
-        self.complaints.append(f"left out what the server {self.label} tells: {what}{reason}")
+        self.complaints.append(f"left out what {self.label} tells us: {what}{reason}")

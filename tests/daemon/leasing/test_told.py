@@ -94,6 +94,13 @@ def test_settings_without_any_usable_address_are_refused_with_the_reason() -> No
         take(addresses=(Interface.parse("127.0.0.1/8"),))
 
 
+def test_a_server_may_lease_no_more_than_the_file_gives_already() -> None:
+    told, complaints = take(addresses=FILE.interface.addresses)
+
+    assert told.addresses == ()
+    assert complaints == ()
+
+
 def test_an_address_that_this_host_has_elsewhere_is_left_out() -> None:
     lan = Interface.parse("192.168.1.5/24")
     around = replace(AROUND, is_ours=lambda packed: packed == lan.address)
