@@ -15,10 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from nvpn.backend.kernel_channel import (
+    RENEWAL,
+    ChannelPlace,
+    ChannelWireguard,
+    KernelChannel,
+)
 from nvpn.backend.kernel_plans import Wireguard, apply_plan, refused, wipe, with_names
 from nvpn.backend.kernel_watch import KernelWatch
 from nvpn.errors import ControlError, DropReason, PlatformError
-from nvpn.model.changes import Owner, Plan, SetCandidates, SetEndpoint
+from nvpn.model.changes import Owner, Plan, SetCandidates, SetEndpoint, SetPrivateKey
 from nvpn.model.clock import Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
@@ -56,6 +62,8 @@ class KernelBackend:
         on_failure: called once, with what went wrong inside; the backend is closed by then.
         clocks: both clocks.
         has_way: whether the host has a route to an endpoint, with a mark.
+        channel_place: how the link gets an address for the control channel, and a socket
+            there; None where there can be none.
     """
 
     def __init__(
@@ -73,10 +81,14 @@ class KernelBackend:
         on_failure: Callable[[BaseException], None] | None = None,
         clocks: Callable[[], Now] = read_clocks,
         has_way: Callable[[Endpoint, int], bool] = has_way,
+        channel_place: ChannelPlace | None = None,
     ) -> None:
         self.name = name
         self._index = index
-        self._wireguard = wireguard
+        self._wireguard = ChannelWireguard(wireguard)
+        self._channel = KernelChannel(loop, channel_place)
+        self._received: Callable[[PublicKey, bytes], None] | None = None
+        self._given_at = 0
         self._raise_link = raise_link
         self._let_go = let_go
         self._claim = claim
@@ -126,6 +138,8 @@ class KernelBackend:
             self._leased = {peer.public_key: peer.leased for peer in wanted.peers if peer.leased}
             self._make_ours()
             await self._look()
+            if any(isinstance(change, SetPrivateKey) for change in plan):
+                await self._settle_channel()
             for change in plan:
                 if isinstance(change, SetCandidates):
                     self._candidates[change.peer] = change.endpoints
@@ -157,6 +171,7 @@ class KernelBackend:
         if self._closed:
             return
         self._closed = True
+        self._channel.leave()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
@@ -226,6 +241,8 @@ class KernelBackend:
                     raise refused(error, self.name) from None
                 self._has_begun = True
             await self._look()
+            # With the link IPv6 addresses had gone, too.
+            await self._settle_channel()
 
     async def bring_down(self) -> None:
         """The link is down: nothing is left to do, the kernel remembers the port."""
@@ -270,17 +287,43 @@ class KernelBackend:
         *,
         only: frozenset[PublicKey] | None = None,
     ) -> None:
-        """Take part in the control channel."""
+        """Take part in the control channel; the kernel is told of the peers that matter."""
+        if self._closed:
+            return
+        self._received = received
+        self._wireguard.is_wanted, self._wireguard.only = True, only
+        self._spawn(self._change_channel())
 
     def send_channel(self, peer: PublicKey, payload: bytes) -> None:
         """Send a datagram to the peer's end of the channel."""
+        if not self._closed and peer in self._seen_peers:
+            self._channel.send(peer, payload)
 
     def close_channel(self) -> None:
         """Take no part any more."""
+        if self._closed or self._received is None:
+            return
+        self._received = None
+        self._wireguard.is_wanted, self._wireguard.only = False, None
+        self._channel.leave()
+        self._spawn(self._change_channel())
 
     def data_received_at(self, peer: PublicKey) -> int:
-        """When data came from the peer last: boot-clock nanoseconds, 0 for never."""
-        return 0
+        """When it was seen that data came from the peer: boot-clock nanoseconds, 0 for never."""
+        return self._channel.data_received_at(peer)
+
+    async def _change_channel(self) -> None:
+        async with self._changing:
+            await self._settle_channel(always=True)
+
+    async def _settle_channel(self, *, always: bool = False) -> None:
+        """Have the kernel know the channel's addresses, and be at ours. Raises ControlError."""
+        if self._received is None and not always:
+            return
+        own = await self._ask(lambda: self._wireguard.give(self._index))
+        self._given_at = self._clocks().boot
+        if self._received is not None:
+            self._channel.listen(self.name, own, self._received)
 
     # --- looking ----------------------------------------------------------------------
 
@@ -302,6 +345,12 @@ class KernelBackend:
     async def _look(self) -> None:
         """See what the kernel has now, and tell what happened. Raises ControlError."""
         self._seen, self._seen_peers, notices = await self._ask(self._look_there)
+        if self._received is not None:
+            now = self._clocks().boot
+            self._channel.note(self._seen_peers.values(), now)
+            if now - self._given_at >= RENEWAL:
+                self._given_at = now
+                await self._ask(lambda: self._wireguard.give(self._index))
         if not self._has_begun:
             return
         for notice in notices:

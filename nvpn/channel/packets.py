@@ -19,6 +19,7 @@ CHANNEL_PORT: Final = 8766
 
 _LABEL: Final = b"nvpn channel v1"
 _LINK_LOCAL: Final = bytes.fromhex("fe80000000000000")
+_LINK_LOCAL_BITS: Final = int.from_bytes(_LINK_LOCAL, "big")
 _IPV6_HEADER: Final = 40
 _UDP_HEADER: Final = 8
 _HEADERS: Final = _IPV6_HEADER + _UDP_HEADER
@@ -35,6 +36,19 @@ def channel_address(key: PublicKey) -> bytes:
 def channel_prefix(key: PublicKey) -> Prefix:
     """The same as a prefix of 128 bits."""
     return Prefix.of(channel_address(key), 128)
+
+
+def without_channel(key: PublicKey, allowed_ips: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    """A peer's allowed IPs but for that of its channel address."""
+    if not any(_may_be_channel(prefix) for prefix in allowed_ips):
+        return allowed_ips
+    own = channel_prefix(key)
+    return tuple(prefix for prefix in allowed_ips if prefix != own)
+
+
+def _may_be_channel(prefix: Prefix) -> bool:
+    # Most peers are spared the hash.
+    return prefix.length == 128 and prefix.network >> 64 == _LINK_LOCAL_BITS
 
 
 def pack_packet(source: bytes, destination: bytes, payload: bytes) -> bytes:

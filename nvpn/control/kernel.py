@@ -45,13 +45,14 @@ def request(name: str, operation: str, lines: Sequence[str] = ()) -> list[str]:
             errno.EOPNOTSUPP, f"the kernel runs {name}: there is no daemon to do that"
         )
     # Not before it is needed: pyroute2 takes 80 ms.
+    from nvpn.backend.kernel_channel import ChannelWireguard
     from nvpn.backend.kernel_plans import apply_plan, refused
     from nvpn.control.uapi import iter_get, parse_set
     from nvpn.netconf.linux_wireguard import KernelWireguard
 
     plan = parse_set(lines)
     try:
-        wireguard = KernelWireguard()
+        wireguard = ChannelWireguard(KernelWireguard())
     except PlatformError as error:
         if error.errno == errno.ENOENT:  # without WireGuard there is no such interface
             raise ControlError(errno.ENODEV, os.strerror(errno.ENODEV)) from None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from nvpn.backend.kernel import KernelBackend
+from nvpn.backend.kernel_channel import ChannelPlace
+from nvpn.channel.packets import CHANNEL_PORT
 from nvpn.daemon.host import TunnelHost
 from nvpn.daemon.leftovers import Leftovers
 from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.tunnel import Tunnel, explain_existing
 from nvpn.errors import PlatformError
+from nvpn.model.prefixes import Interface
 from nvpn.netconf.api import Link
 from nvpn.netconf.linux import LinuxNetconf
 from nvpn.netconf.linux_wireguard import (
@@ -21,6 +24,9 @@ from nvpn.netconf.linux_wireguard import (
     WireguardLinks,
     explain_absence,
 )
+from nvpn.transport.link_local import LinkLocalUdp
+
+_LINK_LOCAL_LENGTH: Final = 64
 
 
 def why_no_kernel() -> str:
@@ -96,8 +102,24 @@ def create_kernel_tunnel(
         loop=loop,
         reason=reason,
         on_failure=on_failure,
+        channel_place=_channel_place(link, netconf, namespaces),
     )
     return Tunnel(None, backend, host)
+
+
+def _channel_place(link: Link, netconf: LinuxNetconf, namespaces: Namespaces) -> ChannelPlace:
+    def enter(address: bytes) -> LinkLocalUdp:
+        netconf.add_address(link, Interface(address, _LINK_LOCAL_LENGTH))
+        try:
+            return namespaces.at_home(lambda: LinkLocalUdp(address, CHANNEL_PORT, link.index))
+        except PlatformError:
+            leave(address)
+            raise
+
+    def leave(address: bytes) -> None:
+        netconf.remove_address(link, Interface(address, _LINK_LOCAL_LENGTH))
+
+    return ChannelPlace(enter, leave)
 
 
 def _create(
