@@ -159,6 +159,11 @@ class Connections:
         first = self._firsts.get(peer, _fragment_key(inner, fragment))
         return first is not None and now - first.at < FRAGMENTS and fragment.start >= first.end
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many conversations there are, and packets that are being put together."""
+        return len(self._states), len(self._firsts)
+
     def forget(self, peer: PeerId) -> None:
         """The peer is gone."""
         self._states.forget(peer)
