@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -51,6 +52,8 @@ class Admissions:
 
     def __init__(self, ledger: Ledger, file_peers: Mapping[PublicKey, FilePeer]) -> None:
         self._ledger: Final = ledger
+        # Many who come at once by one invitation would meet in its record again and again.
+        self._enrolling: Final = asyncio.Lock()
         self.configure(file_peers)
 
     def configure(self, file_peers: Mapping[PublicKey, FilePeer]) -> None:
@@ -80,6 +83,10 @@ class Admissions:
 
     async def enrol(self, one_time: PublicKey, client: PublicKey, host: str) -> Client:
         """See Registry.enrol."""
+        async with self._enrolling:
+            return await self._enrol(one_time, client, host)
+
+    async def _enrol(self, one_time: PublicKey, client: PublicKey, host: str) -> Client:
         mirror = self._ledger.mirror
         tries = self._ledger.tries()
         while True:
