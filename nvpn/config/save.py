@@ -1,13 +1,14 @@
 """Writes the state of a running tunnel back into its file.
 
 A ``.conf`` file becomes what ``wg-quick save`` makes of it, byte for byte, except that
-comments stay. In a TOML file only that is touched which differs.
+comments stay. In a TOML file only that is touched which differs. What was leased is in
+neither: it is somebody else's to give, for a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nvpn.config.comments import weave_comments
@@ -18,6 +19,7 @@ from nvpn.config.model import HostPort, PeerConfig, TunnelConfig
 from nvpn.config.strip import interface_lines, peer_lines
 from nvpn.config.writing import replace_files
 from nvpn.errors import ConfigErrors, PlatformError
+from nvpn.model.changes import Owner
 from nvpn.model.keys import PublicKey
 from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import Interface, Prefix, format_address
@@ -28,12 +30,31 @@ _LINK_LOCAL = Prefix.parse("fe80::/10")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A tunnel now, and its interface. ``mtu`` is in bytes. The keys stay the snapshot's."""
+    """A tunnel now, and its interface. ``mtu`` is in bytes. The keys stay the snapshot's.
+
+    ``leased`` are addresses of the interface, 4 or 16 bytes, that are not the file's to give.
+    """
 
     snapshot: TunnelSnapshot
     addresses: tuple[Interface, ...]
     mtu: int
     dns: NameServers | None
+    leased: frozenset[bytes] = frozenset()
+
+    def without_leases(self, config: TunnelConfig) -> Running:
+        """What a file may say, whose addresses stay even if they are leased, too."""
+        given = {address.address for address in config.interface.addresses}
+        gone = self.leased - given
+        peers = tuple(
+            replace(peer, allowed_ips=_without(peer.allowed_ips, peer.leased))
+            for peer in self.snapshot.peers
+            if peer.owner is Owner.CONFIG
+        )
+        return replace(
+            self,
+            snapshot=replace(self.snapshot, peers=peers),
+            addresses=tuple(one for one in self.addresses if one.address not in gone),
+        )
 
 
 def save_running(config: TunnelConfig, running: Running) -> list[str]:
@@ -48,9 +69,11 @@ def save_running(config: TunnelConfig, running: Running) -> list[str]:
     examination = examine(config.path)
     if examination.config is None:
         raise ConfigErrors(examination.problems)
+    running, everything = running.without_leases(examination.config), running
     if config.path.suffix == ".toml":
         known = {peer.public_key for peer in config.peers}
-        return _TomlSaver(examination.config, running, known).save()
+        has_default = _has_default(everything.snapshot)
+        return _TomlSaver(examination.config, running, known, has_default=has_default).save()
     _save_conf(examination.config, running)
     return []
 
@@ -74,7 +97,8 @@ def _save_conf(config: TunnelConfig, running: Running) -> None:
 def _peer_lines(now: PeerSnapshot, before: PeerConfig | None) -> Iterator[str]:
     for line in peer_lines(now):
         # Of several endpoints the first stays the first, wherever the peer is now.
-        if before is not None and before.other_endpoints and line.startswith("Endpoint ="):
+        is_choice = before and before.endpoint and (before.other_endpoints or before.server)
+        if before and is_choice and line.startswith("Endpoint ="):
             yield f"Endpoint = {before.endpoint}"
         else:
             yield line
@@ -118,8 +142,16 @@ def _in_order(now: Iterable[Interface], written: tuple[Interface, ...]) -> list[
 
 
 class _TomlSaver:
-    def __init__(self, config: TunnelConfig, running: Running, known: set[PublicKey]) -> None:
+    def __init__(
+        self,
+        config: TunnelConfig,
+        running: Running,
+        known: set[PublicKey],
+        *,
+        has_default: bool,
+    ) -> None:
         self._config = config
+        self._has_default = has_default
         self._known = known
         self._running = running
         self._files = EditedFiles(config.path, EditedToml)
@@ -183,7 +215,7 @@ class _TomlSaver:
         if now.listen_port != (interface.listen_port or 0):
             self._set("listen_port", now.listen_port)
         # A mark that nobody asked for was chosen for a default route, and will be again.
-        is_chosen = not interface.fwmark and (interface.kill_switch or self._has_default())
+        is_chosen = not interface.fwmark and (interface.kill_switch or self._has_default)
         if now.fwmark != interface.fwmark and not is_chosen:
             self._set("fwmark", f"0x{now.fwmark:x}" if now.fwmark else None)
         if interface.mtu is not None and interface.mtu != self._running.mtu:
@@ -195,10 +227,6 @@ class _TomlSaver:
         ]
         if set(here) != set(interface.addresses):
             self._set("address", [str(address) for address in here] or None)
-
-    def _has_default(self) -> bool:
-        peers = self._running.snapshot.peers
-        return any(prefix.is_default for peer in peers for prefix in peer.allowed_ips)
 
     def _save_peer(self, now: PeerSnapshot, before: PeerConfig) -> None:
         peer = now.public_key
@@ -213,9 +241,10 @@ class _TomlSaver:
             self._set("allowed_ips", [str(prefix) for prefix in now.allowed_ips] or None, peer)
         if now.persistent_keepalive != before.persistent_keepalive:
             self._set("persistent_keepalive", now.persistent_keepalive or None, peer)
-        # A name, or a choice of several, says more than the address that it led to.
+        # A name, or a choice of several, says more than the address that it led to; and a
+        # server tells where else it is.
         is_fixed = before.endpoint is None or before.endpoint.is_literal
-        is_fixed = is_fixed and not before.other_endpoints
+        is_fixed = is_fixed and not before.other_endpoints and not before.server
         if now.endpoint and is_fixed and str(now.endpoint) != str(before.endpoint):
             self._set("endpoint", str(now.endpoint), peer)
 
@@ -232,6 +261,14 @@ class _TomlSaver:
         else:
             file = self._keys.get(key, self._config.path)
             self._changes[file].append(Change(("interface",), key, value))
+
+
+def _has_default(snapshot: TunnelSnapshot) -> bool:
+    return any(prefix.is_default for peer in snapshot.peers for prefix in peer.allowed_ips)
+
+
+def _without(prefixes: tuple[Prefix, ...], leased: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    return tuple(prefix for prefix in prefixes if prefix not in leased)
 
 
 def _new_peer(peer: PeerSnapshot, name: str) -> NewPeer:

@@ -11,6 +11,7 @@ from nvpn.config.load import load
 from nvpn.config.model import TunnelConfig
 from nvpn.config.save import Running, save_running
 from nvpn.errors import ConfigErrors
+from nvpn.model.changes import Owner
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Interface, Prefix
@@ -259,3 +260,90 @@ def test_a_file_that_is_broken_by_now_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors):
         save_running(config, running(config))
     assert config.path.read_text() == "[interface]\nmtu = 1\n"
+
+
+SERVER = f"""\
+[interface]
+private_key_file = "own.key"
+address = "10.0.0.1/24"
+listen_port = 51820
+mtu = 1400
+
+[server]  # ours
+pool = "10.0.0.0/24"
+
+[[server.reservation]]
+name = "printer"
+address = "10.0.0.9"
+
+[[peer]]
+name = "alice"
+public_key = "{ALICE}"
+"""
+
+
+def test_what_a_server_leased_and_whom_it_admitted_is_not_written(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", SERVER)
+    now = running(config)
+    (alice,) = now.snapshot.peers
+    leased = (Prefix.parse("10.0.0.17/32"),)
+    carol = PeerSnapshot(CAROL, "carol", Owner.LEASE, allowed_ips=leased, leased=leased)
+    by_hand, own = PublicKey.from_base64(BOB), (Prefix.parse("10.0.0.18/32"),)
+    peers = (
+        replace(alice, allowed_ips=leased, leased=leased, endpoint=None),
+        carol,
+        PeerSnapshot(by_hand, allowed_ips=own + leased, leased=leased),
+    )
+    assert save_running(config, replace(now, snapshot=replace(now.snapshot, peers=peers))) == []
+    added = f'\n[[peer]]\npublic_key = "{BOB}"\nallowed_ips = ["10.0.0.18/32"]\n'
+    assert config.path.read_text() == SERVER + added
+    assert load(config.path).server == config.server
+
+
+def test_a_client_that_was_written_into_the_file_meanwhile_stays_there(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", SERVER)
+    text = f"{SERVER}\n[[peer]]\nname = 'carol'\npublic_key = '{CAROL.base64}'\n"
+    config.path.write_text(text)
+    now = running(config)
+    (alice,) = now.snapshot.peers
+    peers = (replace(alice, endpoint=None), PeerSnapshot(CAROL, "carol", Owner.LEASE))
+    (warning,) = save_running(config, replace(now, snapshot=replace(now.snapshot, peers=peers)))
+    assert warning == f"{config.path}: carol is not running yet, and stays"
+    assert config.path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["wg0.toml", "wg0.conf"])
+def test_what_a_client_was_leased_is_not_written(name: str, tmp_path: Path) -> None:
+    toml = (
+        f'[interface]\nprivate_key_file = "own.key"\naddress = "10.0.0.1/24"\n'
+        f'listen_port = 51820\nmtu = 1400\n[[peer]]\npublic_key = "{ALICE}"\nserver = true\n'
+        'endpoint = "192.0.2.1:1"\nallowed_ips = ["10.1.0.0/16"]\n'
+    )
+    conf = (
+        f"[Interface]\nAddress = 10.0.0.1/24\nMTU = 1400\nListenPort = 51820\n"
+        f"FwMark = 0xca6c\nPrivateKey = {OWN}\n\n[Peer]\nPublicKey = {ALICE}\n"
+        "AllowedIPs = 10.1.0.0/16\nEndpoint = 192.0.2.1:1\n# nvpn: server = true\n"
+    )
+    text = toml if name == "wg0.toml" else conf
+    config = written(tmp_path, name, text)
+    now = running(config)
+    (server,) = now.snapshot.peers
+    # The mark is the default route's, which was leased.
+    routes = (Prefix.parse("0.0.0.0/0"), Prefix.parse("10.2.0.0/16"))
+    elsewhere = Endpoint.parse("198.51.100.9:1")
+    server = replace(
+        server, allowed_ips=server.allowed_ips + routes, leased=routes, endpoint=elsewhere
+    )
+    addresses = [Interface.parse(one) for one in ("10.0.0.1/24", "10.0.0.17/24", "fd00::17/64")]
+    save_running(
+        config,
+        Running(
+            replace(now.snapshot, fwmark=0xCA6C, peers=(server,)),
+            tuple(addresses),
+            1400,
+            None,
+            # What the file gives stays the file's, though the server gave it, too.
+            leased=frozenset(address.address for address in addresses),
+        ),
+    )
+    assert config.path.read_text() == text
