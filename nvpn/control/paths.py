@@ -13,6 +13,7 @@ from nvpn.model.interface_name import NAME_RULE, is_interface_name
 SOCKET_DIRECTORY = "/var/run/wireguard"
 STATE_DIRECTORY = "/var/lib/nvpn"
 SOCKET_SUFFIX = ".sock"
+LEFTOVERS_SUFFIX = ".leftovers"
 
 
 def socket_directory() -> str:
@@ -49,7 +50,7 @@ def leftovers_path(name: str) -> str:
     Raises:
         ValueError: the name is no interface name.
     """
-    return os.path.join(state_directory(), _checked(name) + ".leftovers")
+    return os.path.join(state_directory(), _checked(name) + LEFTOVERS_SUFFIX)
 
 
 def lease_path(name: str) -> str:

@@ -25,11 +25,25 @@ def _undo_link(name: str, value: Any) -> None:
     undo_link(name, value)
 
 
+def _undo_forwarding(name: str, value: Any) -> None:
+    from nvpn.daemon.forwarding import undo_forwarding
+
+    undo_forwarding(name, value)
+
+
+def _undo_nat(name: str, value: Any) -> None:
+    from nvpn.daemon.forwarding import undo_nat
+
+    undo_nat(name, value)
+
+
 UNDOERS: Final[Mapping[str, Callable[[str, Any], None]]] = {
     "rules": undo_rules,
     "firewall": undo_firewall,
     "dns": undo_dns,
     "link": _undo_link,
+    "forwarding": _undo_forwarding,
+    "nat": _undo_nat,
 }
 """By the kind of :class:`nvpn.daemon.leftovers.Leftovers`: ``undo(name, value)``.
 
@@ -41,6 +55,8 @@ _CALLED: Final = {
     "firewall": "its firewall rules",
     "dns": "its name servers",
     "link": "its interface",
+    "forwarding": "its forwarding",
+    "nat": "its address translation",
 }
 _ON_DISK: Final = frozenset({"dns"})
 """What outlives a start of the machine."""

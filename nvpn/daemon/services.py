@@ -27,9 +27,11 @@ from nvpn.daemon.connection_hooks import ConnectionHooks
 from nvpn.daemon.connections import Connections
 from nvpn.daemon.event_lines import EventStream
 from nvpn.daemon.events import BreakerChanged, EventBus
+from nvpn.daemon.forwarding import Forwarding
 from nvpn.daemon.leasing.client import LeaseClient
 from nvpn.daemon.leasing.overlay import servers_of
 from nvpn.daemon.leasing.setup import make_lease_client
+from nvpn.daemon.leftovers import Leftovers
 from nvpn.daemon.metrics.exposition import Metric
 from nvpn.daemon.metrics.server import MetricsServer
 from nvpn.daemon.metrics.sources import (
@@ -81,6 +83,7 @@ class Services:
         *,
         around: Surroundings,
         namespaces: Namespaces,
+        leftovers: Leftovers,
         overlay: Overlay,
         hooks: Callable[[], Hooks],
     ) -> None:
@@ -101,6 +104,7 @@ class Services:
         self._bus.listen(self._hooks.hear)
         self._port = ChannelPort(backend, loop=around.loop, introduce=self._introduce)
         self._port.on_notice(Goodbye, lambda peer, _: self._connections.goodbye(peer))
+        self._forwarding = Forwarding(name, leftovers, run=namespaces.at_home, warn=around.warn)
         self._metrics = MetricsServer(around.loop, self._collect)
         self._server: ServerService | None = None
         self._lease: LeaseClient | None = None
@@ -158,6 +162,7 @@ class Services:
     async def start(self, config: TunnelConfig) -> None:
         """The interface is up. Raises NvpnError."""
         self._open_channel(config)
+        self._forwarding.set(config.server)
         self._start_server()
         self._metrics.start(config.metrics)
         assert self._lease is not None
@@ -173,6 +178,7 @@ class Services:
         """After :meth:`adopt`, what takes its time. Sentences of warning; never raises."""
         told = self._metrics.change(new.metrics)
         try:
+            self._forwarding.set(new.server)
             self._open_channel(new)
             told += await self._change_server(new)
         except NvpnError as error:
@@ -201,6 +207,7 @@ class Services:
             self._lease.close()
         if self._server is not None:
             await self._server.close()
+        self._forwarding.close()
         self._port.close()
         self._connections.close()
         await self._hooks.close()

@@ -154,6 +154,7 @@ class Session:
             self._backend,
             around=around,
             namespaces=self._namespaces,
+            leftovers=self._leftovers,
             overlay=self._overlay,
             hooks=self._configured_hooks,
         )

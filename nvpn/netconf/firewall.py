@@ -6,6 +6,7 @@ connections go through the tunnel (CVE-2019-14899). And it lets the answers to o
 packets carry their mark, so that a check of the reverse path looks at the way they came.
 
 The kill switch lets nothing leave the host but through the tunnel, or to the local network.
+Masquerading lets a server's clients go on to where nobody knows their addresses.
 
 Each is one table that replaces its former self in one transaction.
 """
@@ -57,6 +58,24 @@ def switch_table(name: str) -> str:
     """What the kill switch's table is called, in the family inet."""
     # No guard is called so: an interface's name has no slash.
     return f"nvpn-{_escape(name)}/switch"
+
+
+def nat_table(name: str) -> str:
+    """What the table is called in which addresses are translated, in the family inet."""
+    return f"nvpn-{_escape(name)}/nat"
+
+
+def nat_rules(name: str, sources: Iterable[Prefix]) -> str:
+    """What comes from these prefixes and leaves by another interface leaves as our own.
+
+    ``name`` is the tunnel's interface: between its peers nothing is translated.
+    """
+    rules = [
+        f'{"ip" if source.version == 4 else "ip6"} saddr {source} oifname != "{name}" masquerade'
+        for source in sources
+    ]
+    head = "type nat hook postrouting priority srcnat; policy accept;"
+    return _replace(nat_table(name), _block("chain postrouting", [head, *rules]))
 
 
 def guard_rules(facts: GuardFacts) -> str:
@@ -124,6 +143,21 @@ def kill_switch_rules(facts: SwitchFacts) -> str:
 def removal(table: str) -> str:
     """Removes a table, whether it is there or not."""
     return f"add table inet {table}\ndelete table inet {table}\n"
+
+
+def dropping_chains(listed: str) -> tuple[str, ...]:
+    """From ``nft list chains`` those that drop what is forwarded, unless they are ours."""
+    table = chain = ""
+    found = []
+    for line in listed.splitlines():
+        words = line.split()
+        if words[:1] == ["table"]:
+            table = " ".join(words[1:3])
+        elif words[:1] == ["chain"]:
+            chain = words[1]
+        elif "hook forward" in line and "policy drop" in line and "nvpn-" not in table:
+            found.append(f"{table} {chain}")
+    return tuple(found)
 
 
 def is_lan(prefix: Prefix) -> bool:

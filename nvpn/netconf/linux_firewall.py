@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from nvpn.errors import PlatformError
-from nvpn.netconf.firewall import iptables_removal, removal
+from nvpn.netconf.firewall import dropping_chains, iptables_removal, removal
 
 _TIMEOUT_SECONDS: Final = 10.0
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -34,6 +34,19 @@ def apply_ruleset(text: str) -> None:
 def remove_table(name: str) -> None:
     """Remove a table of the family inet; none is no error. Raises PlatformError."""
     apply_ruleset(removal(name))
+
+
+def chains_that_drop_forwarded() -> tuple[str, ...]:
+    """Chains of others, ``family table chain``, whose policy drops what is forwarded.
+
+    As docker sets one. Empty also where nobody can tell.
+    """
+    if not has_nft():
+        return ()
+    try:
+        return dropping_chains(_run(["nft", "list", "chains"], "", "read the firewall"))
+    except PlatformError:
+        return ()
 
 
 def apply_iptables(text: str, version: int) -> None:
