@@ -102,7 +102,9 @@ class Services:
             name, loop=around.loop, hooks=hooks, show=around.show, namespace=namespaces.home
         )
         self._bus.listen(self._hooks.hear)
-        self._port = ChannelPort(backend, loop=around.loop, introduce=self._introduce)
+        self._port = ChannelPort(
+            backend, loop=around.loop, introduce=self._introduce, breakers=self.breakers
+        )
         self._port.on_notice(Goodbye, lambda peer, _: self._connections.goodbye(peer))
         self._forwarding = Forwarding(name, leftovers, run=namespaces.at_home, warn=around.warn)
         self._metrics = MetricsServer(around.loop, self._collect)
