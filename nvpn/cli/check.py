@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nvpn.cli.output import write_output
 from nvpn.config.load import Examination, examine, find
-from nvpn.config.model import BackendWish, TunnelConfig
+from nvpn.config.model import BackendWish, StoreKind, TunnelConfig
 from nvpn.daemon.carrier import choose_backend
 from nvpn.datapath.choice import choose, explain_workers
 from nvpn.errors import ConfigError, PlatformError
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         for warning in examination.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         carrier = _choose(examination.config)
-        if examination.config is None or carrier is None:
+        if examination.config is None or carrier is None or not _has_store(examination.config):
             status = 1
         else:
             sys.stderr.flush()
@@ -98,9 +98,29 @@ def _choose(config: TunnelConfig | None) -> _Carrier | None:
     return _Carrier(f"{choice.name} datapath", reasons)
 
 
+def _has_store(config: TunnelConfig) -> bool:
+    """Whether what keeps a server's leases can be used at all; a sentence if not."""
+    if config.server is None or config.server.store.kind is not StoreKind.ETCD:
+        return True
+    # Loads what most tunnels do not need.
+    from nvpn.daemon.server.stores import make_store
+    from nvpn.resilience.registry import Breakers
+
+    try:
+        make_store(config.name, config.server.store, Breakers())
+    except PlatformError as error:
+        print(f"{config.path}: server.store: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def _summary(config: TunnelConfig) -> str:
     addresses = ", ".join(str(address) for address in config.interface.addresses)
+    if not addresses and any(peer.server for peer in config.peers):
+        addresses = "an address by lease"
     peers = "1 peer" if len(config.peers) == 1 else f"{len(config.peers)} peers"
     # A path may hold bytes that are no text; standard output is strict about that.
     path = str(config.path).encode(errors="backslashreplace").decode()
-    return f"{path}: good: interface {config.name}, {addresses or 'no address'}, {peers}"
+    pools = config.server.pools if config.server is not None else ()
+    leases = f", leases of {', '.join(map(str, pools))}" if pools else ""
+    return f"{path}: good: interface {config.name}, {addresses or 'no address'}, {peers}{leases}"

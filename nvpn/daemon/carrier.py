@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from nvpn.config.model import BackendWish, TunnelConfig
 from nvpn.datapath.choice import VARIABLE, Wish
 from nvpn.errors import PlatformError
+from nvpn.model.ports import PortPolicy
 
 
 def choose_backend(config: TunnelConfig | None) -> tuple[BackendWish, str]:
@@ -24,6 +26,8 @@ def choose_backend(config: TunnelConfig | None) -> tuple[BackendWish, str]:
     if wish is BackendWish.AUTO:
         if config.interface.datapath is not Wish.AUTO:
             return BackendWish.USERSPACE, "the file names a datapath"
+        if any(ports.is_given for ports in _ports_of(config)):
+            return BackendWish.USERSPACE, "the file filters ports, which the kernel's cannot"
         if os.environ.get(VARIABLE, "") not in ("", Wish.AUTO.value):
             return BackendWish.USERSPACE, f"{VARIABLE} names a datapath"
     reason = why_no_kernel()
@@ -35,3 +39,9 @@ def choose_backend(config: TunnelConfig | None) -> tuple[BackendWish, str]:
         f"bring up {config.name} by the kernel",
         hint=f'{reason}; our own backend can: backend = "userspace"',
     )
+
+
+def _ports_of(config: TunnelConfig) -> Iterator[PortPolicy]:
+    yield config.interface.ports
+    for peer in config.peers:
+        yield peer.ports

@@ -122,6 +122,34 @@ def test_a_kernel_that_cannot_carry_a_tunnel_is_told(home: Path) -> None:
         assert (status, said.rstrip().endswith(", kernel backend")) == (0, True)
 
 
+def test_what_a_server_leases_and_what_a_client_awaits_is_summed_up(home: Path) -> None:
+    (home / "s.toml").write_text(
+        "[interface]\naddress = '10.8.0.1/24'\nlisten_port = 1\n"
+        "[server]\npool = ['10.8.0.0/24', '10.9.0.0/24']\n"
+    )
+    (home / "c.toml").write_text(
+        f"[interface]\n[[peer]]\npublic_key = '{ALICE}'\nendpoint = 'a:1'\nserver = true\n"
+    )
+    status, said, _ = check("s.toml", "c.toml", cwd=home)
+    assert status == 0
+    assert said.splitlines()[:2] == [
+        "s.toml: good: interface s, 10.8.0.1/24, 0 peers, leases of 10.8.0.0/24, 10.9.0.0/24,"
+        " python datapath",
+        "c.toml: good: interface c, an address by lease, 1 peer, python datapath",
+    ]
+
+
+def test_an_etcd_that_cannot_be_spoken_to_from_here_is_told(home: Path) -> None:
+    (home / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (home / "s.toml").write_text(
+        "[interface]\naddress = '10.8.0.1/24'\nlisten_port = 1\n[server]\npool = '10.8.0.0/24'\n"
+        "store = 'etcd'\netcd = 'https://localhost:1'\netcd_ca = 'ca.pem'\n"
+    )
+    status, said, warned = check("s.toml", cwd=home)
+    assert (status, said) == (1, "")
+    assert "s.toml: server.store: cannot read the certificates for etcd (ca.pem); " in warned
+
+
 def test_the_examples_are_there() -> None:
     assert {"client.toml", "server.toml", "site-to-site.toml", "roadwarrior.toml"} < set(EXAMPLES)
     assert {"fullroute.toml", "hooks.conf", "wg-quick.conf"} < set(EXAMPLES)

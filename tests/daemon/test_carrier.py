@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nvpn.config.model import BackendWish, InterfaceConfig, TunnelConfig
+from nvpn.config.model import BackendWish, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.daemon import kernel_tunnel
 from nvpn.daemon.carrier import choose_backend
 from nvpn.daemon.kernel_tunnel import why_no_kernel
 from nvpn.datapath.choice import VARIABLE, Wish
 from nvpn.errors import PlatformError
+from nvpn.model.keys import PublicKey
+from nvpn.model.ports import PortPolicy
 from tests.support.machines import Machine
 
 NONE_HERE = "this kernel has no WireGuard, nor a module with it"
@@ -71,6 +74,16 @@ def test_who_asks_for_a_datapath_does_not_get_the_kernel(monkeypatch: pytest.Mon
     assert choose_backend(wanted(BackendWish.AUTO)) == (
         BackendWish.USERSPACE,
         f"{VARIABLE} names a datapath",
+    )
+
+
+def test_who_filters_ports_does_not_get_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_is(monkeypatch, there=True)
+    config = wanted(BackendWish.AUTO)
+    peer = PeerConfig(PublicKey(bytes(32)), ports=PortPolicy(allowed=()))
+    assert choose_backend(replace(config, peers=(peer,))) == (
+        BackendWish.USERSPACE,
+        "the file filters ports, which the kernel's cannot",
     )
 
 
