@@ -333,8 +333,8 @@ class Correspondent:
     ) -> InstallKeypair:
         """A new session: the datapath's half, whose role is given. Ours begins at once."""
         self.sessions += 1
-        seed = self.peer * 16 + self.sessions
-        ours, theirs = bytes([seed]) * 32, bytes([seed ^ 0xFF]) * 32
+        seed = self.peer << 16 | self.sessions
+        ours, theirs = (struct.pack(">I", seed ^ side) * 8 for side in (0, 0xFFFF_FFFF))
         self.their_index = 0xD0000000 + seed
         self.our_index = 0xC0000000 + seed
         self._seal = ChaCha20Poly1305(ours)

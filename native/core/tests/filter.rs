@@ -348,10 +348,13 @@ proptest! {
             Just(vec![0x60, 0, 0, 0, 0, 40, 0, 64]),
         ],
         tail in proptest::collection::vec(any::<u8>(), 0..120),
+        remembers: bool,
     ) {
         let packet = [head, tail].concat();
         let mut ends = Ends::new();
-        ends.bob.tell(ends.now, set_filter(&[DROP_HIGH, ANY]));
+        let filter = Some(PortFilter::new(&[DROP_HIGH, ANY], false, remembers));
+        ends.bob.tell(ends.now, Command::SetFilter { filter });
+        ends.bob.send(&packet, ends.now);
         ends.bob.tell(ends.now, divert());
         let datagram = ends.sealed_raw(&packet, 9);
         ends.receive(&datagram);
