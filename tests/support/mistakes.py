@@ -28,6 +28,7 @@ public_key = "{PEER}"
 allowed_ips = ["10.9.0.2/32"]
 """
 
+POOL = 'pool = "10.9.0.0/24"\n'
 GOOD_CONF = f"[Interface]\nPrivateKey = {SECRET.reveal_base64()}\n"
 
 KERNELS_BACKEND = "the kernel's backend where it has none"
@@ -62,6 +63,11 @@ def config(*changes: tuple[str, str]) -> dict[str, str | bytes]:
         assert old in text, old
         text = text.replace(old, new)
     return {"wg0.toml": text}
+
+
+def server(text: str) -> dict[str, str | bytes]:
+    """A good wg0.toml with this in its [server]."""
+    return {"wg0.toml": f"{GOOD}\n[server]\n{text}\n"}
 
 
 def in_place(change: str) -> tuple[str, ...]:
@@ -360,4 +366,26 @@ MISTAKES = [
         {"wg0.conf": GOOD_CONF} | config(),
     ),
     Mistake("a file to strip that is not there", "nvpn strip nosuch.conf"),
+    # --- servers and their clients -----------------------------------------------------------
+    Mistake("a server without a pool", "nvpn up wg0.toml", server("nat = true")),
+    Mistake("a pool with an address in it", "nvpn check wg0.toml", server('pool = "10.9.0.1/24"')),
+    Mistake(
+        "a reservation that is in no pool",
+        "nvpn check wg0.toml",
+        server(f'{POOL}[[server.reservation]]\nname = "bob"\naddress = "10.8.0.5"'),
+    ),
+    Mistake(
+        "an etcd that the store does not name",
+        "nvpn check wg0.toml",
+        server(f'{POOL}etcd = "http://127.0.0.1:2379"'),
+    ),
+    Mistake("a lease of a second", "nvpn check wg0.toml", server(f'{POOL}lease_time = "1s"')),
+    Mistake(
+        "a port before its protocol",
+        "nvpn check wg0.toml",
+        config(("listen_port", 'allowed_ports = ["22/tcp"]\nlisten_port')),
+    ),
+    Mistake("an invitation by what is no server", "nvpn invite laptop -i run0"),
+    Mistake("an invitation that is none", "nvpn join hello"),
+    Mistake("a client of what is no server", "nvpn client revoke bob -i run0"),
 ]
