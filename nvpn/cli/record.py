@@ -17,12 +17,29 @@ from nvpn.control.client import PeerRecord, TunnelRecord
 _NANOSECONDS = 1_000_000_000
 
 
-def format_json(tunnels: list[TunnelRecord], now: int, *, up_since: Mapping[str, int]) -> str:
-    """The whole document, and a line end."""
+def format_json(
+    tunnels: list[TunnelRecord],
+    now: int,
+    *,
+    up_since: Mapping[str, int],
+    status: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The whole document, and a line end.
+
+    Args:
+        status: by interface, what its daemon tells beyond all that, under names of its own.
+    """
     document = {
-        "interfaces": [_tunnel(tunnel, now, up_since.get(tunnel.name)) for tunnel in tunnels]
+        "interfaces": [
+            _and(_tunnel(tunnel, now, up_since.get(tunnel.name)), status.get(tunnel.name, {}))
+            for tunnel in tunnels
+        ]
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _and(known: dict[str, Any], beyond: Mapping[str, Any]) -> dict[str, Any]:
+    return known | {name: value for name, value in beyond.items() if name not in known}
 
 
 def _tunnel(tunnel: TunnelRecord, now: int, up_since: int | None) -> dict[str, Any]:

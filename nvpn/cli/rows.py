@@ -6,6 +6,7 @@ has to come at once. What is wrong stands below, the first few of each kind.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from unicodedata import combining, east_asian_width
 
 from nvpn.cli.health import (
@@ -16,18 +17,26 @@ from nvpn.cli.health import (
     short_bytes,
     tunnel_problems,
 )
+from nvpn.cli.rates import Rate
 from nvpn.cli.text import format_endpoint, newest_first
 from nvpn.control.client import PeerRecord, TunnelRecord
 
 _HEADINGS = ("PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS")
+_RATE_HEADINGS = ("RX/S", "TX/S")
 _NUMBERS = (3, 4)
 _MOST_PROBLEMS = 20
 _MOST_PREFIXES = 3
 
 
-def format_rows(tunnels: list[TunnelRecord], now: int) -> str:
-    """All of it, as text."""
-    return "\n".join(_format_tunnel(tunnel, now) for tunnel in tunnels)
+def format_rows(
+    tunnels: list[TunnelRecord], now: int, *, rates: Mapping[str, Rate] | None = None
+) -> str:
+    """All of it, as text.
+
+    Args:
+        rates: how fast traffic is just now, by public key; None: it is not told.
+    """
+    return "\n".join(_format_tunnel(tunnel, now, rates) for tunnel in tunnels)
 
 
 def compact_prefixes(prefixes: list[str], most: int) -> str:
@@ -38,13 +47,22 @@ def compact_prefixes(prefixes: list[str], most: int) -> str:
     return shown if len(prefixes) <= most else f"{shown} +{len(prefixes) - most:,} more"
 
 
-def _format_tunnel(tunnel: TunnelRecord, now: int) -> str:
-    rows = [_HEADINGS, *(_row(peer, now) for peer in newest_first(tunnel.peers))]
+def _format_tunnel(tunnel: TunnelRecord, now: int, rates: Mapping[str, Rate] | None) -> str:
+    peers = newest_first(tunnel.peers)
+    rows = [_HEADINGS, *(_row(peer, now) for peer in peers)]
+    if rates is not None:
+        # Beside the amounts, which go on being the columns of numbers.
+        speeds = [_RATE_HEADINGS, *(_speeds(rates.get(peer.public_key)) for peer in peers)]
+        rows = [
+            (*row[: _NUMBERS[0]], *speed, *row[_NUMBERS[0] :])
+            for row, speed in zip(rows, speeds, strict=True)
+        ]
+    numbers = _NUMBERS if rates is None else (*_NUMBERS, *(index + 2 for index in _NUMBERS))
     widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     lines = [f"{tunnel.name}  {tunnel.public_key}  port {tunnel.listen_port}"]
     for row in rows:
         cells = [
-            _pad(cell, width, to_the_right=index in _NUMBERS)
+            _pad(cell, width, to_the_right=index in numbers)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append(f"  {'  '.join(cells).rstrip()}")
@@ -68,6 +86,12 @@ def _columns(text: str) -> int:
 def _pad(text: str, width: int, *, to_the_right: bool) -> str:
     gap = " " * (width - _columns(text))
     return gap + text if to_the_right else text + gap
+
+
+def _speeds(rate: Rate | None) -> tuple[str, str]:
+    if rate is None:
+        return "", ""
+    return f"{short_bytes(round(rate.received))}/s", f"{short_bytes(round(rate.sent))}/s"
 
 
 def _row(peer: PeerRecord, now: int) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from nvpn.cli import text
 from nvpn.cli.output import write_complaint, write_output
 from nvpn.cli.paint import is_terminal, wants_colour
-from nvpn.cli.usage import USAGE_ERROR, print_error, print_usage_error
+from nvpn.cli.usage import USAGE_ERROR, print_error, print_usage_error, quoted
 from nvpn.control import client
 from nvpn.control.client import TunnelRecord
 from nvpn.control.paths import socket_path
@@ -49,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--table", action="store_true", help="The table, even through a pipe")
     form.add_argument("--json", action="store_true", help="JSON, without any secret")
     parser.add_argument(
+        "-w",
+        "--watch",
+        nargs="?",
+        const="",
+        metavar="SECONDS",
+        help="The table again and again, every 2 seconds or as given, with rates",
+    )
+    parser.add_argument(
         "-v",
         "--verbose",
         action="store_true",
@@ -60,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what was asked for. Texts, errors and statuses of the plain forms are wg's."""
     words: list[str] = [word for word in (args.interface, args.field) if word is not None]
     words += args.rest
+    if args.watch is not None:
+        return _watch(args, words)
     if len(words) > 2 or (len(words) == 2 and words[0] == "interfaces"):
         write_complaint(f"{_USAGE}\n")
         return 1
@@ -77,6 +88,30 @@ def run(args: argparse.Namespace) -> int:
     if args.plain or not (args.table or args.verbose or _is_for_people(words)):
         return _show_as_wg(which, None)
     return _show(which, _print_verbose if args.verbose else _print_for_people)
+
+
+def _watch(args: argparse.Namespace, words: list[str]) -> int:
+    from nvpn.cli.watch import DEFAULT_SECONDS, LONGEST, SHORTEST, View, watch
+
+    try:
+        seconds = float(args.watch) if args.watch else DEFAULT_SECONDS
+    except ValueError:
+        # The interface may stand there, too: nvpn show --watch wg0.
+        seconds = DEFAULT_SECONDS
+        words = [args.watch, *words]
+    complaint = ""
+    if args.json or args.plain:
+        complaint = f"--watch does not go with --{'json' if args.json else 'plain'}"
+    elif len(words) > 1 or words == ["interfaces"]:
+        complaint = f"--watch does not go with {quoted(words[-1])}"
+    elif not SHORTEST <= seconds <= LONGEST:
+        complaint = f"--watch takes {SHORTEST:g} to {LONGEST:g} seconds"
+    if complaint:
+        print_usage_error(complaint, command="nvpn show")
+        return USAGE_ERROR
+    which = words[0] if words else "all"
+    view = View(which, verbose=args.verbose, most_in_table=MOST_TABLE_PEERS, up_since=_up_since)
+    return watch(view, seconds)
 
 
 def _is_for_people(words: list[str]) -> bool:
@@ -175,7 +210,22 @@ def _show(which: str, print_them: Callable[[list[TunnelRecord], int], None]) -> 
 def _print_json(tunnels: list[TunnelRecord], now: int) -> None:
     from nvpn.cli.record import format_json
 
-    write_output(format_json(tunnels, now, up_since=_up_since(tunnels)))
+    status = {tunnel.name: _status(tunnel) for tunnel in tunnels}
+    write_output(format_json(tunnels, now, up_since=_up_since(tunnels), status=status))
+
+
+def _status(tunnel: TunnelRecord) -> dict[str, Any]:
+    """What nvpn's daemon tells beyond WireGuard; nothing of others."""
+    import json
+
+    if not tunnel.datapath:
+        return {}
+    try:
+        lines = client.messages(client.request(tunnel.name, "nvpn_status"))
+    except (PlatformError, ControlError):
+        return {}  # an older one, or it went down just now
+    status: dict[str, Any] = json.loads("".join(lines) or "{}")
+    return status
 
 
 def _print_verbose(tunnels: list[TunnelRecord], now: int) -> None:

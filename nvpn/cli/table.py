@@ -30,6 +30,7 @@ from nvpn.cli.health import (
     tunnel_problems,
 )
 from nvpn.cli.paint import wants_colour
+from nvpn.cli.rates import Rate
 from nvpn.cli.rows import compact_prefixes
 from nvpn.cli.text import format_endpoint
 from nvpn.control.client import PeerRecord, TunnelRecord
@@ -46,6 +47,9 @@ _DOTS: Final = {
     Health.NEVER: ("○", "red"),
 }
 _QUIET: Final = "dim"
+
+_SPEED_WIDTH: Final = len("↓ 9.99 MiB/s")
+"""What comes and goes every second is not to move the rest."""
 
 
 def print_tunnels(
@@ -83,14 +87,19 @@ def draw_tunnel(
     width: int,
     since: int | None = None,
     verbose: bool = False,
+    rates: Mapping[str, Rate] | None = None,
 ) -> RenderableType:
-    """One tunnel, for a terminal of ``width`` columns."""
+    """One tunnel, for a terminal of ``width`` columns.
+
+    Args:
+        rates: how fast traffic is just now, by public key; None: it is not told.
+    """
     width = min(width, _WIDEST)
     peers = _in_order(tunnel.peers, now)
     problems = tunnel_problems(tunnel)
     parts: list[RenderableType] = [_header(tunnel, now, since, verbose=verbose)]
     if peers:
-        parts += [Text(), _peers(peers, now, width=width - _FRAME, verbose=verbose)]
+        parts += [Text(), _peers(peers, now, rates, width=width - _FRAME, verbose=verbose)]
     if verbose and tunnel.datapath_reason:
         parts += [Text(), _datapath_reason(tunnel)]
     if verbose and tunnel.drops:
@@ -105,7 +114,7 @@ def draw_tunnel(
         Group(*parts),
         title=Text(f" {tunnel.name} ", style="bold"),
         title_align="left",
-        subtitle=_summary(peers, now),
+        subtitle=_summary(peers, now, rates),
         subtitle_align="right",
         box=box.ROUNDED,
         border_style="yellow" if complaints else "green",
@@ -149,33 +158,55 @@ class _Column(NamedTuple):
     heading: str
     cells: list[Text]
     justify: Literal["left", "right"] = "left"
+    least: int = 0
 
     @property
     def width(self) -> int:
-        return max(len(self.heading), *(cell.cell_len for cell in self.cells))
+        return max(len(self.heading), self.least, *(cell.cell_len for cell in self.cells))
 
 
-def _peers(peers: list[PeerRecord], now: int, *, width: int, verbose: bool) -> RenderableType:
+def _peers(
+    peers: list[PeerRecord],
+    now: int,
+    rates: Mapping[str, Rate] | None,
+    *,
+    width: int,
+    verbose: bool,
+) -> RenderableType:
     """The richest layout that fits into ``width`` columns."""
     for wide, most in _LAYOUTS:
-        columns = _columns(peers, now, wide=wide, most=most)
+        columns = _columns(peers, now, rates, wide=wide, most=most)
         if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= width:
             table: RenderableType = _side_by_side(columns)
             break
     else:
-        table = _two_lines_each(peers, now)
+        table = _two_lines_each(peers, now, rates)
     if not verbose:
         return table
     return Group(table, Text(), _details(peers))
 
 
-def _columns(peers: list[PeerRecord], now: int, *, wide: bool, most: int) -> list[_Column]:
+def _columns(
+    peers: list[PeerRecord],
+    now: int,
+    rates: Mapping[str, Rate] | None,
+    *,
+    wide: bool,
+    most: int,
+) -> list[_Column]:
     columns = [
         _Column("", [_dot(peer, now) for peer in peers]),
         _Column("peer", [_name(peer) for peer in peers]),
         _Column("endpoint", [_endpoint(peer) for peer in peers]),
         _Column("handshake", [_age(peer, now) for peer in peers]),
     ]
+    if rates is not None:
+        received = [_speed("↓", _received(rates, peer)) for peer in peers]
+        sent = [_speed("↑", _sent(rates, peer)) for peer in peers]
+        columns += [
+            _Column("rx/s", received, "right", _SPEED_WIDTH),
+            _Column("tx/s", sent, "right", _SPEED_WIDTH),
+        ]
     if wide:
         columns += [
             _Column("received", [_amount("↓", peer.rx_bytes) for peer in peers], "right"),
@@ -192,7 +223,9 @@ def _columns(peers: list[PeerRecord], now: int, *, wide: bool, most: int) -> lis
 def _side_by_side(columns: list[_Column]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style=_QUIET, pad_edge=False)
     for column in columns:
-        table.add_column(column.heading, justify=column.justify, no_wrap=True)
+        table.add_column(
+            column.heading, justify=column.justify, no_wrap=True, min_width=column.least or None
+        )
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
     return table
@@ -218,13 +251,16 @@ def _details(peers: list[PeerRecord]) -> Table:
     return details
 
 
-def _two_lines_each(peers: list[PeerRecord], now: int) -> RenderableType:
+def _two_lines_each(
+    peers: list[PeerRecord], now: int, rates: Mapping[str, Rate] | None
+) -> RenderableType:
     """For narrow terminals: how the peer is, and below it where."""
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False, pad_edge=False)
     table.add_column(width=1)
     table.add_column(overflow="ellipsis", ratio=1)
     for peer in peers:
-        first = Text.assemble(_name(peer), "  ", _age(peer, now), "  ", _traffic(peer))
+        traffic = _traffic(peer) if rates is None else _speeds(rates, peer)
+        first = Text.assemble(_name(peer), "  ", _age(peer, now), "  ", traffic)
         second = Text.assemble(_endpoint(peer), "  ", _prefixes(peer, 1))
         second.stylize(_QUIET)
         table.add_row(_dot(peer, now), Group(first, second))
@@ -268,6 +304,27 @@ def _traffic(peer: PeerRecord) -> Text:
     return Text.assemble(received, "  ", sent)
 
 
+def _received(rates: Mapping[str, Rate], peer: PeerRecord) -> float:
+    rate = rates.get(peer.public_key)
+    return 0 if rate is None else rate.received
+
+
+def _sent(rates: Mapping[str, Rate], peer: PeerRecord) -> float:
+    rate = rates.get(peer.public_key)
+    return 0 if rate is None else rate.sent
+
+
+def _speed(arrow: str, bytes_a_second: float) -> Text:
+    if bytes_a_second < 0.5:
+        return Text("–", style=_QUIET)
+    return Text.assemble((f"{arrow} ", _QUIET), f"{short_bytes(round(bytes_a_second))}/s")
+
+
+def _speeds(rates: Mapping[str, Rate], peer: PeerRecord) -> Text:
+    received, sent = _received(rates, peer), _sent(rates, peer)
+    return Text.assemble(_speed("↓", received), "  ", _speed("↑", sent))
+
+
 def _prefixes(peer: PeerRecord, most: int) -> Text:
     if not peer.allowed_ips:
         return Text("none", style="red")
@@ -294,9 +351,15 @@ def _complaint(who: str, what: str) -> RenderableType:
     return line
 
 
-def _summary(peers: list[PeerRecord], now: int) -> Text:
+def _summary(peers: list[PeerRecord], now: int, rates: Mapping[str, Rate] | None) -> Text:
     if not peers:
         return Text(" no peers ", style=_QUIET)
     fresh = sum(peer_health(peer, now) is Health.FRESH for peer in peers)
     noun = "peer" if len(peers) == 1 else "peers"
-    return Text(f" {fresh} of {len(peers)} {noun} connected ", style=_QUIET)
+    summary = Text(f" {fresh} of {len(peers)} {noun} connected ", style=_QUIET)
+    if rates:
+        received = sum(rate.received for rate in rates.values())
+        sent = sum(rate.sent for rate in rates.values())
+        both = Text.assemble("  ", _speed("↓", received), "  ", _speed("↑", sent), " ")
+        summary.append_text(both)
+    return summary

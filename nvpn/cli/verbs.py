@@ -73,8 +73,21 @@ GROUPS: Final = (
                     ("nvpn show -v wg0", "one, with full keys and dropped packets"),
                     ("nvpn show wg0 dump", "for scripts, as `wg show wg0 dump`"),
                     ("nvpn show --json | jq .", "everything that is known"),
+                    ("nvpn show --watch", "what goes on just now, until Ctrl-C"),
                 ),
                 ("status",),
+            ),
+            Verb(
+                "events",
+                "nvpn.cli.events",
+                "Tell who comes and goes, as it happens",
+                "Follow running tunnels, and print a line of JSON for everything that happens:\n"
+                "peers that connect, roam and disconnect, leases, clients that are admitted or\n"
+                "refused. Ends with Ctrl-C.",
+                (
+                    ("nvpn events", "of all tunnels, those too that come later"),
+                    ("nvpn events wg0 | jq .", "of one, until it goes down"),
+                ),
             ),
             Verb(
                 "peer",
@@ -289,6 +302,8 @@ FOREIGN_WORDS: Final = {
     "list": "nvpn show",
     "ls": "nvpn show",
     "stat": "nvpn show",
+    "watch": "nvpn show --watch",
+    "monitor": "nvpn events",
     "validate": "nvpn check",
     "test": "nvpn check",
     "keygen": "nvpn genkey",

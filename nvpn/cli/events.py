@@ -1,0 +1,140 @@
+"""``nvpn events``: what happens in running tunnels, a line of JSON for each thing, as it happens.
+
+The lines are the daemons'; only that a tunnel came up or went down is noticed, and told, here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import selectors
+import sys
+import time
+
+from nvpn.cli.output import write_complaint, write_output
+from nvpn.cli.paint import is_terminal
+from nvpn.cli.usage import print_error
+from nvpn.control import client
+from nvpn.control.follow import Following
+from nvpn.errors import ControlError, PlatformError
+
+_OPERATION = "nvpn_events"
+_LOOK_SECONDS = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """[INTERFACE …]."""
+    parser.add_argument(
+        "interfaces",
+        nargs="*",
+        metavar="INTERFACE",
+        help="Only these, until the last of them goes down; else all, those too that come later",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Follow until Ctrl-C, which is how it is meant to end: 0.
+
+    Raises:
+        PlatformError, ControlError: one that was named cannot be followed.
+    """
+    with _Followers() as followers:
+        try:
+            if args.interfaces:
+                followers.follow_named(args.interfaces)
+            else:
+                followers.follow_all()
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+class _Followers:
+    """All tunnels that are followed."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        # What has been refused, and told so, until it is gone.
+        self._deaf: set[str] = set()
+
+    def __enter__(self) -> _Followers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key in list(self._selector.get_map().values()):
+            _following(key).close()
+        self._selector.close()
+
+    def follow_named(self, names: list[str]) -> None:
+        """Until the last one ends. Raises PlatformError, ControlError."""
+        for name in dict.fromkeys(names):
+            self._follow(name)
+        while self._selector.get_map():
+            self._pass_on(None)
+
+    def follow_all(self) -> None:
+        """For ever. Those that tell nothing are named once. Raises PlatformError."""
+        self._look_around(is_first=True)
+        if not self._selector.get_map() and is_terminal(sys.stderr):
+            write_complaint("No tunnel is up that tells of events; waiting for one.\n")
+        look_at = time.monotonic() + _LOOK_SECONDS
+        while True:
+            self._pass_on(max(look_at - time.monotonic(), 0))
+            if time.monotonic() >= look_at:
+                self._look_around(is_first=False)
+                look_at = time.monotonic() + _LOOK_SECONDS
+
+    def _look_around(self, *, is_first: bool) -> None:
+        names = set(client.list_interfaces())
+        followed = {key.data for key in self._selector.get_map().values()}
+        self._deaf &= names
+        for name in sorted(names - followed - self._deaf):
+            try:
+                self._follow(name)
+            except PlatformError as error:
+                if error.errno in (errno.EACCES, errno.EPERM):
+                    raise
+                # The kernel's own, or it went down just now, perhaps to come up again.
+            except ControlError as error:
+                self._deaf.add(name)
+                print_error(f"{name} is not followed: {error}")
+            else:
+                if not is_first:
+                    _tell(name, "up")
+
+    def _follow(self, name: str) -> None:
+        following = Following(name, _OPERATION)
+        self._selector.register(following, selectors.EVENT_READ, name)
+        _write(following.read())
+
+    def _pass_on(self, seconds: float | None) -> None:
+        if not self._selector.get_map():
+            # Not every selector waits when there is nothing to wait for.
+            time.sleep(seconds or 0)
+            return
+        for key, _ in self._selector.select(seconds):
+            following = _following(key)
+            lines = following.read()
+            _write(lines)
+            if lines is None:
+                self._selector.unregister(following)
+                following.close()
+                _tell(key.data, "down")
+
+
+def _following(key: selectors.SelectorKey) -> Following:
+    assert isinstance(key.fileobj, Following)
+    return key.fileobj
+
+
+def _write(lines: list[str] | None) -> None:
+    if lines:
+        write_output("".join(f"{line}\n" for line in lines))
+
+
+def _tell(name: str, event: str) -> None:
+    now = time.time()
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    line = {"time": f"{moment}.{int(now % 1 * 1e6):06d}Z", "interface": name, "event": event}
+    _write([json.dumps(line, separators=(",", ":"))])

@@ -1,0 +1,150 @@
+"""``nvpn show --watch``: the table again and again, with what is going on just now.
+
+On a terminal it takes the whole screen, and gives it back as it was; through a pipe each
+table follows the last one. Tunnels may come and go meanwhile.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Final, NoReturn
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from nvpn.cli.output import write_output
+from nvpn.cli.paint import is_terminal
+from nvpn.cli.rates import Rates
+from nvpn.cli.rows import format_rows
+from nvpn.cli.table import draw_tunnel, open_console
+from nvpn.control import client
+from nvpn.control.client import TunnelRecord
+from nvpn.errors import ControlError, PlatformError
+
+DEFAULT_SECONDS: Final = 2.0
+SHORTEST, LONGEST = 0.1, 3600.0
+
+_QUIET: Final = "dim"
+
+
+class View:
+    """What one look at the tunnels comes to.
+
+    Args:
+        which: the interface, or ``all``.
+        most_in_table: peers; a tunnel with more is drawn as rows.
+        up_since: Unix seconds by interface, where it is known.
+    """
+
+    def __init__(
+        self,
+        which: str,
+        *,
+        verbose: bool,
+        most_in_table: int,
+        up_since: Callable[[list[TunnelRecord]], dict[str, int]],
+    ) -> None:
+        self._which = which
+        self._verbose = verbose
+        self._most_in_table = most_in_table
+        self._up_since = up_since
+        self._rates = Rates()
+
+    def draw(self, width: int) -> RenderableType:
+        """The tunnels as they are now, for so many columns.
+
+        Raises:
+            PlatformError: nobody can be asked.
+        """
+        tunnels = _look(self._which)
+        self._rates.look(tunnels, time.monotonic())
+        if not tunnels:
+            nothing = "no tunnel is up" if self._which == "all" else f"{self._which} is not up"
+            return Text(nothing, style=_QUIET)
+        now, since = int(time.time()), self._up_since(tunnels)
+        return Group(*(self._draw_tunnel(one, now, since, width) for one in tunnels))
+
+    def _draw_tunnel(
+        self, tunnel: TunnelRecord, now: int, since: dict[str, int], width: int
+    ) -> RenderableType:
+        rates = self._rates.of(tunnel)
+        if len(tunnel.peers) > self._most_in_table:
+            return Text(format_rows([tunnel], now, rates=rates), no_wrap=True)
+        return draw_tunnel(
+            tunnel,
+            now,
+            since=since.get(tunnel.name),
+            verbose=self._verbose,
+            width=width,
+            rates=rates,
+        )
+
+
+def watch(view: View, seconds: float) -> int:
+    """Draw every ``seconds`` until somebody ends it; that is how it is meant: status 0."""
+    console = open_console()
+    try:
+        if is_terminal(sys.stdout) and not console.is_dumb_terminal:
+            _watch_on_terminal(view, seconds, console)
+        else:
+            _watch_through_pipe(view, seconds, console)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _watch_on_terminal(view: View, seconds: float, console: Console) -> NoReturn:
+    # The screen is given back whatever ends us.
+    signal.signal(signal.SIGTERM, _leave)
+    pace = _Pace(seconds)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            clock = time.strftime("%H:%M:%S")
+            head = Text(f"{clock}  every {seconds:g} s, Ctrl-C ends", style=_QUIET)
+            live.update(Group(head, view.draw(console.width)), refresh=True)
+            pace.wait()
+
+
+def _watch_through_pipe(view: View, seconds: float, console: Console) -> NoReturn:
+    pace = _Pace(seconds)
+    gap = ""
+    while True:
+        with console.capture() as captured:
+            console.print(view.draw(console.width))
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_output(f"{gap}{stamp}\n{captured.get()}")
+        gap = "\n"
+        pace.wait()
+
+
+class _Pace:
+    """Every so many seconds, however long what is between takes."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        now = time.monotonic()
+        self._next = max(self._next + self._seconds, now)
+        time.sleep(self._next - now)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _look(which: str) -> list[TunnelRecord]:
+    """Those that are up. Raises PlatformError."""
+    tunnels = []
+    for name in client.list_interfaces():
+        if which in ("all", name):
+            try:
+                tunnels.append(client.get(name))
+            except (PlatformError, ControlError):
+                pass  # it went down just now
+    return tunnels

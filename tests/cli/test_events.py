@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvpn.backend.api import Backend
+from nvpn.daemon.event_lines import EventStream
+from nvpn.daemon.events import Admitted, Event, EventBus, PeerConnected
+from tests.support.cli import NVPN, clean_environment, fake_daemon, key, nvpn
+from tests.support.control_socket import RecordingBackend, RunningServer
+from tests.support.scenarios import A, B
+
+
+class Daemon:
+    """Tells events on a control socket."""
+
+    def __init__(self, name: str) -> None:
+        self._bus = EventBus(lambda: 1_795_521_600_000_000_000)
+        self.server = RunningServer(
+            name, _backend, streams={"nvpn_events": EventStream(name, self._bus)}
+        )
+
+    def publish(self, event: Event) -> None:
+        async def there() -> None:
+            self._bus.publish(event)
+
+        self.server.run(there())
+
+    def end(self) -> None:
+        async def there() -> None:
+            self._bus.close()
+
+        self.server.run(there())
+
+    def wait_for_follower(self) -> None:
+        while not self._bus._subscriptions:
+            self.server.settle()
+
+
+async def _backend() -> Backend:
+    return RecordingBackend()
+
+
+@contextmanager
+def daemon(name: str) -> Iterator[Daemon]:
+    made = Daemon(name)
+    with made.server:
+        yield made
+
+
+@contextmanager
+def following(*names: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*NVPN, "events", *names],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    told: dict[str, Any] = json.loads(process.stdout.readline())
+    return told
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NVPN_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_lines_come_as_things_happen_until_ctrl_c(directory: Path) -> None:
+    with daemon("wg0") as wg0, following() as process:
+        wg0.wait_for_follower()
+        wg0.publish(PeerConnected(A, "laptop"))
+        assert line(process) == {
+            "time": "2026-11-24T12:00:00.000000Z",
+            "interface": "wg0",
+            "event": "connected",
+            "peer": A.base64,
+            "name": "laptop",
+            "endpoint": None,
+            "addresses": [],
+        }
+        wg0.publish(Admitted(B))
+        assert line(process)["event"] == "admitted"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.communicate() == ("", "")
+
+
+def test_tunnels_that_come_and_go_are_followed_too(directory: Path) -> None:
+    with daemon("wg0") as wg0, following() as process:
+        wg0.wait_for_follower()
+        with daemon("wg1") as wg1:
+            up = line(process)
+            assert (up["interface"], up["event"]) == ("wg1", "up")
+            assert up["time"].endswith("Z")
+            wg1.publish(Admitted(A))
+            assert line(process)["interface"] == "wg1"
+        down = line(process)
+        assert (down["interface"], down["event"]) == ("wg1", "down")
+        wg0.publish(Admitted(A))
+        assert line(process)["interface"] == "wg0"
+
+
+def test_named_ones_are_followed_until_the_last_goes_down(directory: Path) -> None:
+    with (
+        daemon("wg0") as wg0,
+        daemon("wg1") as wg1,
+        daemon("wg2") as wg2,
+        following("wg0", "wg1", "wg0") as process,
+    ):
+        for one in (wg0, wg1):
+            one.wait_for_follower()
+        wg2.publish(Admitted(A))
+        for one in (wg1, wg0):
+            one.publish(Admitted(B))
+            one.end()
+            assert line(process)["event"] == "admitted"
+            assert line(process)["event"] == "down"
+        assert process.wait(10) == 0
+        assert process.communicate() == ("", "")
+
+
+def test_one_that_is_not_there_is_an_error(directory: Path) -> None:
+    done = nvpn("events", "wg7")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        "error: cannot access interface wg7: No such device; see what is running: nvpn show\n"
+    )
+
+
+def test_one_that_tells_nothing_is_an_error_by_name_and_else_a_remark(directory: Path) -> None:
+    refusal = "the daemon of go0 does not know the request nvpn_events"
+    with fake_daemon(directory, "go0", [f"public_key={key(1)}"]):
+        done = nvpn("events", "go0")
+        assert (done.status, done.out, done.err) == (1, "", f"error: {refusal}\n")
+        with daemon("wg0") as wg0, following() as process:
+            wg0.wait_for_follower()
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"error: go0 is not followed: {refusal}\n"
+            wg0.publish(Admitted(A))
+            assert line(process)["interface"] == "wg0"
+
+
+def test_a_reader_that_goes_away_ends_it(directory: Path) -> None:
+    with daemon("wg0") as wg0, following("wg0") as process:
+        wg0.wait_for_follower()
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        wg0.publish(Admitted(A))
+        assert process.wait(10) == 141
