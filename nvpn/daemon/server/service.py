@@ -243,6 +243,8 @@ class ServerService:
 
     def _opened(self) -> Registry:
         """Raises Unavailable."""
+        if self._is_stopping:
+            raise Unavailable("the server is going down")
         if not self._is_open:
             raise Unavailable(f"the registry is not reachable yet: {self._where}")
         return self.registry
