@@ -27,7 +27,7 @@ from nvpn.daemon.leasing.told import Surrounding, Told, take_settings
 from nvpn.daemon.threads import run_in_thread
 from nvpn.errors import NvpnError, Refused, Unavailable
 from nvpn.model.changes import Plan
-from nvpn.model.clock import SECOND, boot_ns
+from nvpn.model.clock import MILLISECOND, SECOND, boot_ns
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Interface
 from nvpn.resilience.policy import RetryPolicy
@@ -38,6 +38,11 @@ _M = TypeVar("_M", bound=Message)
 
 FIRST_LEASE_SECONDS: Final = 10.0
 """How long a start waits for the first lease."""
+
+ASK_RETRY: Final = RetryPolicy(
+    max_attempts=6, initial=400 * MILLISECOND, maximum=SECOND, multiplier=1.5, jitter=0.5
+)
+"""Some four seconds until the next server's turn, and never long after one is back."""
 
 RELEASE_SECONDS: Final = 0.2
 """How long the end waits until the server knows that it has its addresses back."""
@@ -52,7 +57,9 @@ _FAREWELLS: Final = {
 class Port(Protocol):
     """What of :class:`nvpn.daemon.channel_port.ChannelPort` is used."""
 
-    async def ask(self, peer: PublicKey, request: Request[_A]) -> _A:
+    async def ask(
+        self, peer: PublicKey, request: Request[_A], retry: RetryPolicy | None = None
+    ) -> _A:
         """Raises Unavailable, Refused."""
 
     def on_notice(self, kind: type[_M], callback: Callable[[PublicKey, _M], None]) -> None:
@@ -257,7 +264,7 @@ class LeaseClient:
     async def _request(self, server: PublicKey) -> Told:
         """Raises Unavailable, Refused."""
         request = LeaseRequest(our_name(), nvpn.__version__, self._wanted())
-        settings = await self._port.ask(server, request)
+        settings = await self._port.ask(server, request, ASK_RETRY)
         told, complaints = take_settings(settings, server, self._config, self._around())
         if complaints != self._complaints:
             self._complaints = complaints

@@ -67,7 +67,7 @@ class Scene:
 
     # --- what the client sees -----------------------------------------------------------
 
-    async def ask(self, peer: PublicKey, request: Any) -> Any:
+    async def ask(self, peer: PublicKey, request: Any, retry: RetryPolicy | None = None) -> Any:
         self.asked.append((peer, request))
         answer = self.answers[peer]
         if answer is None:
