@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import uvloop
 
 from nvpn.channel.frames import ID_BYTES, FrameKind, cut
-from nvpn.channel.messages import LeaseRequest, Message, encode
+from nvpn.channel.messages import Enrol, LeaseRequest, Message, Release, encode
 from nvpn.errors import NvpnError
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PrivateKey, PublicKey
-from nvpn.model.prefixes import parse_address
+from nvpn.model.prefixes import Interface, parse_address
 from tests.support.client_host import ClientHost, echo_request
 
 ROUND_PAUSE = 0.02
@@ -98,12 +98,40 @@ async def claims_others(client: ClientHost, inner: bytes) -> None:
         await asyncio.sleep(0.001)
 
 
+async def asks_for_others(client: ClientHost, inner: bytes) -> None:
+    """Leases of everybody's addresses, the server's among them."""
+    while True:
+        victim = Interface(client.address[:3] + os.urandom(1), 32)
+        say(client, LeaseRequest("thief", "1", (victim, Interface(inner, 32))))
+        await asyncio.sleep(0.005)
+
+
+async def enrols_strangers(client: ClientHost, inner: bytes) -> None:
+    """As if its own key were an invitation's."""
+    while True:
+        say(client, Enrol(PrivateKey(os.urandom(32)).public(), "stranger", "1"))
+        await asyncio.sleep(0.005)
+
+
+async def replays(client: ClientHost, inner: bytes) -> None:
+    """The same requests over and over, releases of what it needs among them."""
+    number = os.urandom(ID_BYTES)
+    while True:
+        for message in (LeaseRequest("again", "1"), Release(), LeaseRequest("again", "1")):
+            for frame in cut(FrameKind.REQUEST, number, encode(message)):
+                client.tunnel.backend.send_channel(client.server, frame)
+        await asyncio.sleep(0.005)
+
+
 WAYS: tuple[Callable[[ClientHost, bytes], Awaitable[None]], ...] = (
     stops_reading,
     floods,
     dies_mid_write,
     says_rubbish,
     claims_others,
+    asks_for_others,
+    enrols_strangers,
+    replays,
 )
 
 
