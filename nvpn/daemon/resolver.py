@@ -206,7 +206,7 @@ class EndpointResolver:
             search = self._searches.pop(place)
             if search.task is not None:
                 search.task.cancel()
-        in_use = {place.host for place in self._searches}
+        in_use = {place.host for place in self._searches} if places else set()
         for place in places:
             if place.host not in in_use:
                 self._breakers.forget(_breaker_name(place))

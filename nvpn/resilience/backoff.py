@@ -72,4 +72,4 @@ def _spread(wait: int, jitter: float, random: Callable[[int], bytes]) -> int:
         drawn = int.from_bytes(random(_RANDOM_BITS // 8), "little")
     except OSError:
         return wait
-    return max(1, wait - (drawn * span >> _RANDOM_BITS))
+    return wait - (drawn * span >> _RANDOM_BITS)

@@ -82,6 +82,14 @@ def test_as_many_probes_must_succeed_as_the_policy_says() -> None:
     assert breaker.snapshot(REST).state is CLOSED
 
 
+def test_successes_before_a_failure_are_forgotten() -> None:
+    breaker = opened(BreakerPolicy(3, REST, success_threshold=2))
+    attempt(breaker, REST).succeeded(REST)
+    attempt(breaker, REST).failed(REST)
+    attempt(breaker, 2 * REST).succeeded(2 * REST)
+    assert breaker.snapshot(2 * REST).state is HALF_OPEN
+
+
 def test_as_many_probes_go_at_once_as_the_policy_says() -> None:
     breaker = opened(BreakerPolicy(3, REST, success_threshold=3, half_open_max=2))
     first, second = attempt(breaker, REST), attempt(breaker, REST)
@@ -126,6 +134,7 @@ def test_what_began_before_it_opened_neither_closes_nor_opens_it_later() -> None
     assert breaker.snapshot(REST).state is HALF_OPEN
     assert breaker.attempt(REST) is None, "the slot is the probe's"
     probe.succeeded(REST)
+    assert breaker.snapshot(REST).state is HALF_OPEN, "the old success is none of the two"
     attempt(breaker, REST).succeeded(REST)
     assert breaker.snapshot(REST).state is CLOSED
 
