@@ -20,6 +20,7 @@ class Ending:
     Args:
         netconf: of the interface's namespace.
         config: as the tunnel is configured now; None for a bare device.
+        leased: addresses of the interface that are not the file's to give.
         finish: the last thing: what the tunnel's services have to say.
     """
 
@@ -31,6 +32,7 @@ class Ending:
         netconf: Netconf,
         hooks: HookMoments,
         config: Callable[[], TunnelConfig | None],
+        leased: Callable[[], frozenset[bytes]],
         finish: Callable[[], Awaitable[None]],
     ) -> None:
         self._backend = backend
@@ -38,6 +40,7 @@ class Ending:
         self._netconf = netconf
         self._hooks = hooks
         self._config = config
+        self._leased = leased
         self._finish = finish
         self._preparing: asyncio.Task[list[str]] | None = None
 
@@ -66,6 +69,7 @@ class Ending:
             addresses=tuple(sorted(self._netconf.addresses(link))),
             mtu=link.mtu,
             dns=config.interface.dns,
+            leased=self._leased(),
         )
         return await run_in_thread(lambda: save_running(config, running), name="save")
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from nvpn import __version__
 from nvpn.backend.api import TunnelBackend
 from nvpn.channel.messages import CAPABILITY_ENROL, CAPABILITY_LEASE, MAX_NAME, Goodbye, Hello
+from nvpn.channel.packets import channel_address
 from nvpn.config.model import Hooks, StoreConfig, TunnelConfig
 from nvpn.control.server import Operation
 from nvpn.control.streams import Stream
@@ -133,6 +134,14 @@ class Services:
     def leased(self, old: TunnelConfig, new: TunnelConfig) -> Plan:
         """From one configuration of the file to another: what changes for others' prefixes."""
         return () if self._lease is None else self._lease.changes(old, new)
+
+    def leased_addresses(self) -> frozenset[bytes]:
+        """Those of the interface that its file does not give, for none to be saved there."""
+        leased = () if self._lease is None else self._lease.addresses()
+        own = self._backend.snapshot().private_key
+        # With the kernel's backend the channel's is on the interface, for all to see.
+        channel = () if own is None else (channel_address(own.public()),)
+        return frozenset((*(address.address for address in leased), *channel))
 
     # --- moments ------------------------------------------------------------------------
 

@@ -196,6 +196,7 @@ class Session:
             netconf=self._netconf,
             hooks=self._hooks,
             config=lambda: self._config,
+            leased=self._services.leased_addresses,
             finish=self._services.prepare_stop,
         )
         self._backend.subscribe(self._notice)
