@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -166,6 +167,10 @@ def test_up_returns_only_when_a_name_had_its_chance_and_fails_nothing(machine: M
     assert up.stderr.startswith("warning: bob: nowhere.invalid does not resolve yet (")
     assert up.stderr.endswith("; trying on in the background\n")
     assert machine.record()[1][2] == "(none)"
+    (interface,) = json.loads(machine.nvpn("show", "--json", "wg0").stdout)["interfaces"]
+    (breaker,) = interface["breakers"]
+    assert breaker.keys() == {"name", "state", "failures", "retry_in_seconds"}
+    assert breaker["name"] == "dns nowhere.invalid"
 
 
 def test_without_the_capability_one_sentence_says_what_is_missing(machine: Machine) -> None:
