@@ -8,7 +8,6 @@ from typing import Final
 
 from nvpn.config.draft import (
     Draft,
-    PeerDraft,
     ReservationDraft,
     ServerDraft,
 )
@@ -100,20 +99,7 @@ def _check_pools(draft: Draft, findings: Findings) -> tuple[Prefix, ...]:
                 f" by IPv{version}",
                 "give it one",
             )
-    for pool, place in pools:
-        _warn_if_taken(pool, place, draft.peers, findings)
     return tuple(pool for pool, _ in pools)
-
-
-def _warn_if_taken(pool: Prefix, place: Place, peers: list[PeerDraft], findings: Findings) -> None:
-    for peer in peers:
-        for prefix, there in peer.allowed_ips:
-            if prefix.covers(pool) and not prefix.is_default:
-                findings.warn(
-                    place,
-                    f"nothing of {pool} is left to lease: {prefix} belongs to the peer on"
-                    f" {there.seen_from(place)}",
-                )
 
 
 def _check_endpoints(draft: Draft, findings: Findings) -> tuple[HostPort, ...]:
@@ -249,7 +235,9 @@ def _check_place(
     for peer in draft.peers:
         for prefix, there in peer.allowed_ips:
             is_own = peer.public_key is not None and peer.public_key == each.public_key
-            if not is_own and not prefix.is_default and _is_in(address, prefix):
+            # What holds a whole pool is a way to many, and leaves single addresses to others.
+            is_wide = pool is not None and prefix.covers(pool)
+            if not is_own and not is_wide and _is_in(address, prefix):
                 findings.error(
                     place,
                     f"{shown} belongs to the peer on {there.seen_from(place)} already",

@@ -1,4 +1,4 @@
-"""A server and a client from their files: what one leases the other gets, and no file learns it."""
+"""What a server's file leases a client gets, and no file learns of it."""
 
 from __future__ import annotations
 
