@@ -360,6 +360,7 @@ def _summary(peers: list[PeerRecord], now: int, rates: Mapping[str, Rate] | None
     if rates:
         received = sum(rate.received for rate in rates.values())
         sent = sum(rate.sent for rate in rates.values())
-        both = Text.assemble("  ", _speed("↓", received), "  ", _speed("↑", sent), " ")
-        summary.append_text(both)
+        if received + sent >= 1:
+            both = Text.assemble("  ", _speed("↓", received), "  ", _speed("↑", sent), " ")
+            summary.append_text(both)
     return summary

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from nvpn.daemon.status import StatusParts
 from nvpn.model.keys import PublicKey
+from nvpn.model.snapshot import TunnelSnapshot
 from tests.support.cli import NVPN, fake_daemon, key, nvpn, run, run_on_terminal
+from tests.support.control_socket import RecordingBackend, RunningServer
 
 LINES = [
     f"private_key={key(7)}",
@@ -171,6 +174,22 @@ def test_json_has_everything_but_the_secrets(wg0: str) -> None:
     }
     for secret in (7, 9):
         assert PublicKey.from_hex(key(secret)).base64 not in done.out
+
+
+def test_json_has_what_the_daemon_tells_beside_and_under_names_of_its_own(
+    directory: Path,
+) -> None:
+    parts = StatusParts()
+    parts.add("breakers", lambda: [{"name": "etcd", "state": "open"}])
+    parts.add("peers", lambda: "not ours to tell")
+
+    async def backend() -> RecordingBackend:
+        return RecordingBackend(TunnelSnapshot("wg0", datapath="native"))
+
+    with RunningServer("wg0", backend, operations={"nvpn_status": parts.answer}):
+        (interface,) = json.loads(nvpn("show", "wg0", "--json").out)["interfaces"]
+    assert interface["breakers"] == [{"name": "etcd", "state": "open"}]
+    assert (interface["name"], interface["peers"]) == ("wg0", [])
 
 
 def test_json_of_nothing_is_still_json(directory: Path) -> None:
