@@ -26,6 +26,7 @@ from nvpn.model.prefixes import Prefix, format_address
 MAX_POOLS: Final = 16
 MAX_ROUTES: Final = 200
 MAX_SERVERS: Final = 8
+MAX_DOMAINS: Final = 8
 MAX_TOLD_BYTES: Final = 7 << 10
 """A message holds 8 KiB; the addresses, names and times that each client gets are in it, too."""
 
@@ -148,6 +149,9 @@ def _check_told(
         findings.error(
             place, f"expected at most {MAX_SERVERS} name servers, and {shown} is one more"
         )
+    if len(dict.fromkeys(server.search)) > MAX_DOMAINS:
+        place = server.claims.get("dns_search") or server.claims["dns"]
+        findings.error(place, f"expected at most {MAX_DOMAINS} domains")
     has_ipv6 = any(pool.version == 6 for pool in pools)
     if has_ipv6 and 0 < server.mtu < MIN_MTU_IPV6:
         findings.error(
@@ -166,7 +170,7 @@ def _check_told(
             server.place,
             f"routes, name servers, domains and endpoints take {size} bytes, and clients can be"
             f" told {MAX_TOLD_BYTES}",
-            "join routes into shorter prefixes, or give fewer domains",
+            "join routes into shorter prefixes",
         )
 
 
