@@ -74,7 +74,7 @@ class Forwarding:
         """
         wants_nat = server is not None and server.nat
         if server is not None and (server.forward or server.nat):
-            versions = {pool.version for pool in server.pools}
+            versions = frozenset(pool.version for pool in server.pools)
             self._run(lambda: self._forward(versions))
         else:
             self._run(self._put_back)
@@ -95,10 +95,10 @@ class Forwarding:
 
     # --- details ------------------------------------------------------------------------
 
-    def _forward(self, versions: set[int]) -> None:
+    def _forward(self, versions: frozenset[int]) -> None:
         # Also of one that was killed: whoever clears up after it is not to take ours away.
         inherited = _noted_by_others(self._name, self._namespace(), alive_only=False)
-        wanted = {}
+        wanted: dict[str, str] = {}
         if 6 in versions:
             # A router listens to no other one, unless it is told to.
             wanted = dict.fromkeys(filter(_is_accept_ra, inherited), _HEARS_ROUTERS)

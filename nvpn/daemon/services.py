@@ -131,9 +131,13 @@ class Services:
         """What a configuration of the file comes to, with what others tell us."""
         return config if self._lease is None else self._lease.effective(config)
 
-    def leased(self, old: TunnelConfig, new: TunnelConfig) -> Plan:
-        """From one configuration of the file to another: what changes for others' prefixes."""
-        return () if self._lease is None else self._lease.changes(old, new)
+    def complete(self, plan: Plan, old: TunnelConfig, new: TunnelConfig) -> Plan:
+        """A plan from one configuration of the file to another, with what it means for those
+        peers and prefixes that are not the file's.
+        """
+        if self._server is not None and new.server is not None:
+            plan = self._server.spare(plan)
+        return plan if self._lease is None else plan + self._lease.changes(old, new)
 
     def leased_addresses(self) -> frozenset[bytes]:
         """Those of the interface that its file does not give, for none to be saved there."""

@@ -293,7 +293,7 @@ class Session:
                 self._services.guard(new)
                 unresolved = await self._bring(
                     effective,
-                    lambda: self._peer_side.plan(new, old) + self._services.leased(old, new),
+                    lambda: self._services.complete(self._peer_side.plan(new, old), old, new),
                 )
             except NvpnError:
                 self._services.guard(old)

@@ -23,7 +23,11 @@ from nvpn.model.changes import (
     Plan,
     RemoveAllowedIp,
     RemovePeer,
+    ReplaceAllowedIps,
+    SetCandidates,
     SetName,
+    SetPersistentKeepalive,
+    SetPresharedKey,
 )
 from nvpn.model.keys import PublicKey
 from nvpn.registry.model import (
@@ -82,12 +86,33 @@ def everybody(registry: Registry, is_of_file: Callable[[PublicKey], bool]) -> li
     return [change for one in told for change in changes_for(one, is_of_file)]
 
 
+def hand_back(plan: Plan, name_of: Callable[[PublicKey], str | None]) -> Plan:
+    """A reload's plan, but that peers which the file names no more stay if they are clients.
+
+    So they keep their sessions, and lose what the file gave them.
+
+    Args:
+        name_of: what a client is called; None for who is none.
+    """
+    kept: list[Change] = []
+    for change in plan:
+        name = name_of(change.peer) if isinstance(change, RemovePeer) else None
+        if name is None:
+            kept.append(change)
+            continue
+        key = _key_of(change)
+        kept += [*_known(key, name), SetPresharedKey(key, None), SetPersistentKeepalive(key, 0)]
+        kept += [SetCandidates(key, ()), ReplaceAllowedIps(key)]
+    return tuple(kept)
+
+
 class Roster:
     """Applies what the registry tells, in order.
 
     Args:
         is_of_file: whether the configuration names a key.
-        farewell: called with the keys that a plan is about to remove, and waited for.
+        farewell: called with the keys that a plan is about to remove, and waited for; what
+            they leased is taken away before.
     """
 
     def __init__(
@@ -103,7 +128,8 @@ class Roster:
         self._is_of_file = is_of_file
         self._farewell = farewell
         self._pending: list[Change] = []
-        self._next: asyncio.Future[None] | None = None
+        # Done when the changes that came last are in force.
+        self._latest: asyncio.Future[None] | None = None
         self._applying: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -115,35 +141,32 @@ class Roster:
         """More to be applied, after all before."""
         if self._is_closed or not changes:
             return
+        if not self._pending:
+            self._latest = self._loop.create_future()
         self._pending += changes
-        if self._next is None:
-            self._next = self._loop.create_future()
         if self._applying is None:
             self._applying = self._loop.create_task(self._apply_all())
 
     async def in_force(self) -> None:
         """Until all that was told so far is in force."""
-        waiting = self._next
-        if waiting is None and self._applying is not None:
-            await asyncio.wait((self._applying,))
-        elif waiting is not None:
-            await asyncio.shield(waiting)
+        if self._latest is not None:
+            await asyncio.shield(self._latest)
 
     async def close(self) -> None:
-        """Apply nothing more."""
+        """Apply nothing more, and let nobody wait for it."""
         self._is_closed = True
         self._pending.clear()
         if self._applying is not None:
             self._applying.cancel()
             await asyncio.gather(self._applying, return_exceptions=True)
-        if self._next is not None:
-            self._next.cancel()
+        if self._latest is not None and not self._latest.done():
+            self._latest.set_result(None)
 
     async def _apply_all(self) -> None:
         try:
             while self._pending:
                 plan, self._pending = tuple(self._pending), []
-                done, self._next = self._next, None
+                done = self._latest
                 try:
                     await self._apply(plan)
                 finally:
@@ -154,8 +177,17 @@ class Roster:
 
     async def _apply(self, plan: Plan) -> None:
         leaving = [change.peer for change in plan if isinstance(change, RemovePeer)]
-        if leaving:
-            await self._farewell(leaving)
+        if not leaving:
+            await self._do(plan)
+            return
+        at = next(at for at, change in enumerate(plan) if isinstance(change, RemovePeer))
+        await self._do(plan[:at])
+        await self._farewell(leaving)
+        await self._do(plan[at:])
+
+    async def _do(self, plan: Plan) -> None:
+        if not plan:
+            return
         try:
             await self._backend.apply(plan)
         except ControlError as error:

@@ -35,11 +35,11 @@ from nvpn.daemon import events
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.daemon.server.idle import IdleWatch
 from nvpn.daemon.server.operations import ServerOperations
-from nvpn.daemon.server.roster import Roster, everybody
+from nvpn.daemon.server.roster import Roster, everybody, hand_back
 from nvpn.daemon.server.terms import file_peers, registry_settings, settings_for
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError, Unavailable
-from nvpn.model.changes import RemovePeer
+from nvpn.model.changes import Plan, RemovePeer
 from nvpn.model.clock import SECOND, Now, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
@@ -190,6 +190,11 @@ class ServerService:
         self._port.serve(Release, self._release)
         self._port.serve(Enrol, self._enrol)
         self._spawn(self._watch_idle())
+
+    def spare(self, plan: Plan) -> Plan:
+        """A reload's plan without what would throw clients out: they are the registry's."""
+        names = {one.public_key: one.name for one in self.registry.clients()}
+        return hand_back(plan, names.get)
 
     async def change(self, config: TunnelConfig) -> list[str]:
         """The file says something else now, and that is in force. Never raises."""
