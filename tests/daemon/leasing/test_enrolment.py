@@ -1,18 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from nvpn.channel.messages import Enrol, Enrolled, Hello
+from nvpn.channel.messages import Enrol, Enrolled
 from nvpn.config.load import load
 from nvpn.config.model import HostPort
-from nvpn.daemon.channel_port import ChannelPort
 from nvpn.daemon.leasing.enrolment import enrol
 from nvpn.daemon.leasing.joining import (
     Enrolment,
@@ -22,44 +17,8 @@ from nvpn.daemon.leasing.joining import (
     write_config,
 )
 from nvpn.errors import PlatformError, Refused, Unavailable
-from nvpn.model.changes import AddPeer, SetPrivateKey
-from nvpn.model.clock import SECOND
-from nvpn.model.keys import PrivateKey, PublicKey
-from nvpn.registry.invitation_text import InvitationText
-from tests.support.memory_tunnel import MemoryTunnel
-
-
-def new_key() -> PrivateKey:
-    return PrivateKey(os.urandom(32))
-
-
-def invitation_to(server: PublicKey, secret: PrivateKey, *places: HostPort) -> InvitationText:
-    hour = 3600 * SECOND
-    return InvitationText(server, secret, time.time_ns() + hour, places, "laptop")
-
-
-@asynccontextmanager
-async def server(
-    guest: PublicKey, handler: Callable[[PublicKey, Enrol], Awaitable[Enrolled]]
-) -> AsyncIterator[tuple[PublicKey, HostPort]]:
-    """A server that has invited one guest; its public key, and where it is."""
-    tunnel = MemoryTunnel("server")
-    key = new_key()
-    public = key.public()
-    port = ChannelPort(
-        tunnel.backend,
-        loop=asyncio.get_running_loop(),
-        introduce=lambda: Hello("server", "1", ()),
-    )
-    try:
-        await tunnel.backend.apply((SetPrivateKey(key), AddPeer(guest)))
-        await tunnel.backend.bring_up()
-        port.serve(Enrol, handler)
-        port.open()
-        yield public, HostPort("127.0.0.1", tunnel.backend.listen_port)
-    finally:
-        port.close()
-        await tunnel.close()
+from nvpn.model.keys import PublicKey
+from tests.support.inviting import invitation_to, inviting_server, new_key
 
 
 def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
@@ -71,7 +30,7 @@ def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
         return Enrolled("laptop-2", ("vpn.example:51820", "nonsense"), 25)
 
     async def run() -> Enrolment:
-        async with server(secret.public(), admit) as (key, place):
+        async with inviting_server(secret.public(), admit) as (key, place):
             return await enrol(invitation_to(key, secret, place), own)
 
     assert asyncio.run(run()) == Enrolment("laptop-2", (HostPort("vpn.example", 51820),), 25)
@@ -85,7 +44,7 @@ def test_a_guest_finds_the_server_at_any_of_its_places() -> None:
         return Enrolled("laptop")
 
     async def run() -> Enrolment:
-        async with server(secret.public(), admit) as (key, place):
+        async with inviting_server(secret.public(), admit) as (key, place):
             gone = HostPort("no-such-name.invalid", 51820)
             return await enrol(invitation_to(key, secret, gone, place), new_key().public())
 
@@ -99,7 +58,7 @@ def test_a_refusal_is_told_in_the_servers_words() -> None:
         raise Refused("this invitation was used already")
 
     async def run() -> None:
-        async with server(secret.public(), refuse) as (key, place):
+        async with inviting_server(secret.public(), refuse) as (key, place):
             await enrol(invitation_to(key, secret, place), new_key().public())
 
     with pytest.raises(Refused, match="this invitation was used already"):
@@ -111,7 +70,7 @@ def test_a_server_that_does_not_know_the_guest_is_silent() -> None:
         raise AssertionError("nobody was to be admitted")
 
     async def run() -> None:
-        async with server(new_key().public(), admit) as (key, place):
+        async with inviting_server(new_key().public(), admit) as (key, place):
             invitation = invitation_to(key, new_key(), place)
             await enrol(invitation, new_key().public(), seconds=0.3)
 

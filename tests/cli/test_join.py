@@ -1,0 +1,196 @@
+"""``nvpn join`` up to the tunnel: a key of one's own, admitted, and a configuration with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nvpn.channel.messages import Enrol, Enrolled
+from nvpn.config.load import load
+from nvpn.config.model import HostPort
+from nvpn.daemon.leasing.joining import begin_joining
+from nvpn.errors import Refused
+from nvpn.model.clock import SECOND
+from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.registry.invitation_text import (
+    InvitationText,
+    format_invitation,
+    parse_invitation,
+)
+from tests.support.cli import Done, here, nvpn
+from tests.support.inviting import invitation_to, inviting_server_beside_us, new_key
+
+
+@dataclass
+class Server:
+    """Admits whoever comes, or says no; ``admitted`` are the keys that it was told."""
+
+    secret: PrivateKey = field(default_factory=new_key)
+    admitted: list[PublicKey] = field(default_factory=list)
+    refusal: Refused | None = None
+    text: str = ""
+
+    async def admit(self, peer: PublicKey, request: Enrol) -> Enrolled:
+        if self.refusal is not None:
+            raise self.refusal
+        self.admitted.append(request.public_key)
+        return Enrolled("laptop", ("vpn.example:51820",), 25)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    server = Server()
+    with inviting_server_beside_us(server.secret.public(), server.admit) as (key, place):
+        server.text = format_invitation(invitation_to(key, server.secret, place))
+        yield server
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    running.admitted.clear()
+    running.refusal = None
+    return running
+
+
+def join(directory: Path, *arguments: str, stdin: str | None = None) -> Done:
+    return nvpn(
+        "join",
+        *arguments,
+        "--config",
+        str(directory),
+        "--no-up",
+        stdin=stdin,
+        NVPN_RUNTIME_DIR=str(directory / "run"),
+    )
+
+
+def test_a_guest_makes_its_own_key_and_gets_a_configuration(
+    server: Server, tmp_path: Path
+) -> None:
+    done = join(tmp_path, server.text, "--name", "f7vpn")
+
+    assert done.status == 0, done.err
+    path = tmp_path / "f7vpn.toml"
+    assert done.out == f"{path}\n"
+    assert done.err == f"joined as laptop; the configuration is {path}\n"
+    config = load(path)
+    (peer,) = config.peers
+    assert config.interface.private_key is not None
+    assert server.admitted == [config.interface.private_key.public()]
+    assert peer.server
+    assert peer.persistent_keepalive == 25
+    assert peer.endpoints[1:] == (HostPort("vpn.example", 51820),)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["f7vpn.toml"]
+
+
+def test_what_mail_made_of_an_invitation_is_read_from_standard_input(
+    server: Server, tmp_path: Path
+) -> None:
+    taken = tmp_path / "nvpn0.toml"
+    taken.write_text("somebody's")
+    torn = "\n  ".join(server.text[at : at + 40] for at in range(0, len(server.text), 40))
+    done = join(tmp_path, "-", stdin=f"\n  {torn}\n")
+
+    assert done.status == 0, done.err
+    (written,) = (file for file in tmp_path.iterdir() if file != taken)
+    assert done.out == f"{written}\n"
+    assert written.name.startswith("nvpn")
+    assert taken.read_text() == "somebody's"
+
+
+def test_a_refused_guest_leaves_nothing_behind(server: Server, tmp_path: Path) -> None:
+    server.refusal = Refused("the invitation for laptop has been used: ask for a new one")
+    done = join(tmp_path, server.text)
+
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: the invitation for laptop has been used: ask for a new one\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_is_kept_when_the_answer_may_have_been_lost_and_used_again(
+    server: Server, tmp_path: Path
+) -> None:
+    """As if the server had died after it admitted us: the file is what that would leave."""
+    invitation = parse_invitation(server.text, wall=time.time_ns())
+    begun = begin_joining(tmp_path, invitation, "f7kept")
+    done = join(tmp_path, server.text)
+
+    assert done.status == 0, done.err
+    assert server.admitted == [begun.key.public()]
+    assert load(tmp_path / "f7kept.toml").interface.private_key == begun.key
+    assert [file.name for file in tmp_path.iterdir()] == ["f7kept.toml"]
+
+
+def test_without_an_answer_the_key_stays_for_the_next_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = invitation_to(new_key().public(), new_key(), HostPort("no-such-name.invalid", 51820))
+    arguments = ("join", format_invitation(nowhere), "--config", str(tmp_path), "--no-up")
+    first = here(capsys, *arguments)
+    (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    second = here(capsys, *arguments)
+
+    assert first.status == second.status == 1
+    assert "no-such-name.invalid does not resolve" in first.err
+    assert "run the same command again" in first.err
+    assert kept.read_bytes() == content
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def texts() -> dict[str, tuple[str, str]]:
+    place = HostPort("192.0.2.1", 51820)
+    good = format_invitation(invitation_to(new_key().public(), new_key(), place))
+    old = InvitationText(
+        new_key().public(), new_key(), time.time_ns() - 60 * SECOND, (place,), "laptop"
+    )
+    middle = len(good) // 2
+    other = "A" if good[middle] != "A" else "B"
+    return {
+        "cut": (good[:-9], "end of the invitation is missing"),
+        "mistyped": (good[:middle] + other + good[middle + 1 :], "has a mistake"),
+        "expired": (format_invitation(old), "this invitation expired on"),
+        "something else": ("hello", "expected an invitation"),
+        "without its beginning": (good[5:], "expected an invitation"),
+    }
+
+
+@pytest.mark.parametrize("what", list(texts()))
+def test_what_is_no_good_invitation_is_refused_in_one_sentence_that_does_not_repeat_it(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, sentence = texts()[what]
+    done = here(capsys, "join", text, "--config", str(tmp_path))
+
+    assert done.status == 1
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+    assert len(text) < 20 or text[10:40] not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_taken_or_cannot_be_one_is_refused_before_anybody_is_asked(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken.conf").write_text("")
+    for name, sentence in (("taken", "there already"), ("lo", ""), ("a name", "an interface")):
+        done = here(capsys, "join", server.text, "--config", str(tmp_path), "--name", name)
+        assert done.status == 1
+        assert sentence in done.err
+    elsewhere = str(tmp_path / "none" / "x.toml")
+    for arguments, sentence in (
+        (("-o", str(tmp_path / "x.conf")), "ends in .toml"),
+        (("-o", elsewhere), "make it first"),
+        (("-o", str(tmp_path / "x.toml"), "--config", str(tmp_path)), "does not go with"),
+    ):
+        done = here(capsys, "join", server.text, *arguments)
+        assert done.status == 1
+        assert sentence in done.err
+
+    assert server.admitted == []
+    assert [file.name for file in tmp_path.iterdir()] == ["taken.conf"]
