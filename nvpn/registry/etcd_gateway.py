@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final, NamedTuple
 
 from nvpn.config.model import StoreConfig
-from nvpn.errors import PlatformError, Refused, Unavailable
+from nvpn.errors import PlatformError, Refused, ServiceError, Unavailable
 
 try:
     import httpx
@@ -128,12 +128,14 @@ class EtcdGateway:
                         yield _checked_line(line)
         except httpx.ReadTimeout:
             return
-        except httpx.HTTPError as error:
-            self._try_another(endpoint)
-            raise _no_answer(endpoint, error) from None
         except _TokenInvalid:
             self._token = ""
             raise
+        except ServiceError:
+            raise
+        except Exception as error:
+            self._try_another(endpoint)
+            raise _no_answer(endpoint, error) from None
 
     # --- details ----------------------------------------------------------------------------
 
@@ -154,13 +156,8 @@ class EtcdGateway:
         failure = Unavailable("there is no etcd to ask")
         for endpoint in tuple(self._endpoints):
             try:
-                response = await self._client.post(
-                    endpoint + path, json=body, headers=self._headers()
-                )
-                answer = _answer(response)
+                answer = await self._post(endpoint, path, body)
                 self._check(answer)
-            except httpx.HTTPError as error:
-                failure = _no_answer(endpoint, error)
             except _TokenInvalid:
                 raise
             except Unavailable as error:
@@ -171,6 +168,14 @@ class EtcdGateway:
                 return answer.body
             self._try_another(endpoint)
         raise failure
+
+    async def _post(self, endpoint: str, path: str, body: dict[str, Any]) -> _Answer:
+        try:
+            response = await self._client.post(endpoint + path, json=body, headers=self._headers())
+            return _answer(response)
+        except Exception as error:
+            # Not only httpx.HTTPError: what ssl and anyio raise comes through here and there.
+            raise _no_answer(endpoint, error) from None
 
     def _try_another(self, endpoint: str) -> None:
         if self._endpoints[0] == endpoint:

@@ -211,13 +211,15 @@ class EtcdStore:
                         if changes is not None:
                             self._seen = changes.revision
                             changed(changes)
-                await asyncio.sleep(WATCH_AGAIN.initial / SECOND)
-            except (ServiceError, OSError) as error:
+                            if changes.whole:
+                                break  # etcd has cancelled the watch, and will say no more
+            except ServiceError as error:
                 if not is_away:
                     _log.warning("%s cannot be followed: %s", self.describe(), error)
                 is_away = True
-                delay = backoff.next_delay() or WATCH_AGAIN.maximum
-                await asyncio.sleep(delay / SECOND)
+            except Exception:
+                _log.exception("what %s told was not understood", self.describe())
+            await asyncio.sleep((backoff.next_delay() or WATCH_AGAIN.maximum) / SECOND)
 
     def _events(self) -> AsyncGenerator[dict[str, Any], None]:
         create = {

@@ -1,0 +1,90 @@
+"""A real etcd on a loopback port of its own, that can be killed and started again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+UNPACKED: Final = "/usr/local/lib/nvpn-peers/etcd/usr/bin/etcd"
+PROGRAM: Final = UNPACKED if Path(UNPACKED).exists() else shutil.which("etcd")
+
+needs_etcd = pytest.mark.skipif(
+    PROGRAM is None, reason="etcd is not here: scripts/install-peers brings it"
+)
+
+
+class Etcd:
+    """One server, of a cluster of one."""
+
+    def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
+        self._directory = directory
+        self._options = options
+        self.port, self._peer_port = free_ports(2)
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert PROGRAM is not None
+        self._directory.mkdir(exist_ok=True)
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    PROGRAM,
+                    f"--data-dir={self._directory / 'data'}",
+                    f"--listen-client-urls={self.url}",
+                    f"--advertise-client-urls={self.url}",
+                    f"--listen-peer-urls=http://127.0.0.1:{self._peer_port}",
+                    # It is alone: whom should it wait for?
+                    "--heartbeat-interval=10",
+                    "--election-timeout=60",
+                    *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait(self) -> None:
+        """Until it answers."""
+        for _ in range(500):
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                    return
+            except OSError:
+                assert self._process is not None and self._process.poll() is None, self.log()
+                time.sleep(0.02)
+        raise AssertionError(self.log())
+
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Speak to the gateway without any code of ours."""
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=5) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        return (self._directory / "log").read_text()
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
