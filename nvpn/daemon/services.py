@@ -12,8 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from itertools import chain
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from nvpn import __version__
@@ -33,16 +32,8 @@ from nvpn.daemon.leasing.client import LeaseClient
 from nvpn.daemon.leasing.overlay import servers_of
 from nvpn.daemon.leasing.setup import make_lease_client
 from nvpn.daemon.leftovers import Leftovers
-from nvpn.daemon.metrics.exposition import Metric
+from nvpn.daemon.metrics.collection import Collection
 from nvpn.daemon.metrics.server import MetricsServer
-from nvpn.daemon.metrics.sources import (
-    breaker_metrics,
-    build_metrics,
-    channel_metrics,
-    lease_metrics,
-    peer_metrics,
-    tunnel_metrics,
-)
 from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.server.operations import OPERATIONS
 from nvpn.daemon.server.service import ServerService
@@ -51,9 +42,10 @@ from nvpn.daemon.status import StatusParts
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError
 from nvpn.model.changes import Plan
-from nvpn.model.clock import boot_ns, read_clocks
+from nvpn.model.clock import boot_ns
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
+from nvpn.registry.registry import Registry
 from nvpn.resilience.breaker import BreakerSnapshot
 from nvpn.resilience.registry import Breakers, describe
 
@@ -108,7 +100,16 @@ class Services:
         )
         self._port.on_notice(Goodbye, lambda peer, _: self._connections.goodbye(peer))
         self._forwarding = Forwarding(name, leftovers, run=namespaces.at_home, warn=around.warn)
-        self._metrics = MetricsServer(around.loop, self._collect)
+        collection = Collection(
+            name,
+            backend,
+            self._connections,
+            self._bus,
+            self.breakers,
+            registry=self._registry,
+            channel=self._channel_statistics,
+        )
+        self._metrics = MetricsServer(around.loop, collection)
         self._server: ServerService | None = None
         self._lease: LeaseClient | None = None
         self._status = StatusParts()
@@ -304,27 +305,11 @@ class Services:
         name = socket.gethostname()[:MAX_NAME]
         return Hello(name if name.isprintable() else "", __version__[:32], capabilities)
 
-    async def _collect(self) -> Iterable[Metric]:
-        return chain(
-            build_metrics(),
-            await peer_metrics(self._name, self._backend),
-            tunnel_metrics(self._name, self._backend, self._connections, self._bus),
-            breaker_metrics(self._name, self.breakers.snapshots(boot_ns())),
-            channel_metrics(self._name, self._port.statistics()) if self._port.is_open else (),
-            self._lease_metrics(),
-        )
+    def _registry(self) -> Registry | None:
+        return None if self._server is None else self._server.registry
 
-    def _lease_metrics(self) -> list[Metric]:
-        if self._server is None:
-            return []
-        registry = self._server.registry
-        return lease_metrics(
-            self._name,
-            clients=registry.clients(),
-            invitations=registry.invitations(),
-            leases=registry.leases(),
-            now=read_clocks().wall,
-        )
+    def _channel_statistics(self) -> Mapping[str, int] | None:
+        return self._port.statistics() if self._port.is_open else None
 
     def _breaker_changed(self, snapshot: BreakerSnapshot) -> None:
         self._bus.publish(BreakerChanged(snapshot.name, snapshot.state.value))
