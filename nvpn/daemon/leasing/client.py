@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
-import nvpn
+from nvpn import __version__
 from nvpn.backend.alarm import Alarm, open_alarm
 from nvpn.channel.messages import MAX_NAME, Goodbye, GoodbyeReason, LeaseRequest, Release
 from nvpn.channel.schema import Message, Request
@@ -263,7 +263,7 @@ class LeaseClient:
 
     async def _request(self, server: PublicKey) -> Told:
         """Raises Unavailable, Refused."""
-        request = LeaseRequest(our_name(), nvpn.__version__, self._wanted())
+        request = LeaseRequest(our_name(), __version__, self._wanted())
         settings = await self._port.ask(server, request, ASK_RETRY)
         told, complaints = take_settings(settings, server, self._config, self._around())
         if complaints != self._complaints:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import nvpn
+from nvpn import __version__
 from nvpn.backend.userspace import UserspaceBackend
 from nvpn.channel.messages import Enrol, Enrolled, Hello
 from nvpn.config.model import HostPort
@@ -23,7 +23,7 @@ from nvpn.daemon.leasing.client import our_name
 from nvpn.daemon.leasing.joining import Enrolment
 from nvpn.daemon.places import arrange, look_up
 from nvpn.daemon.threads import run_in_thread
-from nvpn.datapath.python.engine import PythonDatapath
+from nvpn.datapath.choice import Choice, create_datapath
 from nvpn.errors import Unavailable
 from nvpn.model.changes import AddPeer, Plan, SetCandidates, SetEndpoint, SetPrivateKey
 from nvpn.model.clock import boot_ns
@@ -76,11 +76,11 @@ async def _ask(
     port = ChannelPort(
         backend,
         loop=asyncio.get_running_loop(),
-        introduce=lambda: Hello(name, nvpn.__version__, ()),
+        introduce=lambda: Hello(name, __version__, ()),
     )
     port.open()
     try:
-        return await port.ask(invitation.server, Enrol(public_key, name, nvpn.__version__))
+        return await port.ask(invitation.server, Enrol(public_key, name, __version__))
     except Unavailable:
         raise Unavailable(f"no answer from {_places(invitation)}") from None
     finally:
@@ -92,7 +92,9 @@ def _peer_in_memory() -> Iterator[UserspaceBackend]:
     loop = asyncio.get_running_loop()
     tun, host = open_memory_tun()
     try:
-        datapath = PythonDatapath(loop, tun, mtu=DEFAULT_MTU)
+        # Python's: it serves a socket pair anywhere, and there is nothing to be quick about.
+        python = Choice(is_native=False)
+        datapath = create_datapath(python, loop, tun, mtu=DEFAULT_MTU, max_segments=1)
         device = Device(datapath=datapath, random=os.urandom, timestamps=TimestampSource())
         backend = UserspaceBackend(
             name="join", device=device, datapath=datapath, mtu=DEFAULT_MTU, loop=loop
