@@ -360,6 +360,7 @@ class Watcher:
                 del self.holders[prefix]
 
 
+@pytest.mark.once
 def test_an_etcd_killed_in_a_storm_gives_no_address_twice(tmp_path: Path) -> None:
     etcd = Etcd(tmp_path / "etcd")
     etcd.start()
