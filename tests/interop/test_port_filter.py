@@ -16,7 +16,7 @@ from tests.support.world import Host, World, engine
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 
 HERE, THERE = "10.9.0.1", "10.9.0.2"
-SHORT = 0.3
+SHORT = 0.15
 """Seconds after which nothing will come, on a road that takes less than a millisecond."""
 
 
@@ -107,13 +107,12 @@ def test_a_peer_begins_what_it_may_and_answers_what_it_is_asked(world: World) ->
         assert alice.host.ping("fd09::2", count=2, size=4000) == (2, 2)
         assert is_answered(alice.host, bob, 100)
         assert is_answered(alice.host, bob, 9000)
-        assert behind.filtered() == 0
 
         assert reaches(bob, HERE, 8080)
         assert not reaches(bob, HERE, 22)
-        assert bob.ping(HERE, count=2, wait=SHORT) == (2, 0)
-        assert bob.ping("fd09::1", count=2, wait=SHORT) == (2, 0)
-        assert behind.filtered() >= 5
+        assert bob.ping(HERE, count=1, wait=SHORT) == (1, 0)
+        assert bob.ping("fd09::1", count=1, wait=SHORT) == (1, 0)
+        assert behind.filtered() == 3
 
         # Nothing at all may begin; what we begin goes on as before.
         behind.write("allowed_ports = []")
@@ -134,9 +133,3 @@ def test_a_peer_begins_what_it_may_and_answers_what_it_is_asked(world: World) ->
         assert reaches(bob, HERE, 22)
         assert not reaches(bob, HERE, 8080)
         assert bob.ping(HERE, count=2, size=4000) == (2, 2)
-
-        # And when nothing is said any more everything may pass.
-        behind.write("")
-        assert alice.nvpn("reload", "wg0").stderr == ""
-        assert reaches(bob, HERE, 8080)
-    alice.nvpn("down", "wg0")
