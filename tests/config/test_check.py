@@ -194,10 +194,34 @@ def test_the_manual_tells_every_key_and_its_examples_are_valid(tmp_path: Path) -
         assert [said for said in examine(path).warnings if "accessible" not in said] == []
 
 
+def test_what_the_guide_to_servers_says_to_write_is_valid(tmp_path: Path) -> None:
+    page = (ROOT / "man" / "nvpn-server.7").read_text().replace("\\-", "-").replace("\\(dq", '"')
+    first, joining, everything, ports, store, client = (
+        part.split(".EE")[0] for part in page.split(".EX\n")[1:]
+    )
+    whole = first.split("<<END\n")[1].split("END\n")[0]
+    assert "nvpn check vpn\nnvpn up vpn\nnvpn invite laptop\n" in first
+    assert joining.startswith("nvpn join nvpn:")
+    for name in ("etcd-ca.pem", "etcd.password", "vpn.key"):
+        text = OWN if name == "vpn.key" else "-----BEGIN CERTIFICATE-----"
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    shared = whole.replace("[server]\n", store)
+    filtered = whole.replace("[server]", f"{ports}[server]")
+    for text in (whole, whole + everything, shared, filtered, f"[interface]\n{client}"):
+        path = tmp_path / "vpn.toml"
+        path.write_text(text)
+        path.chmod(0o600)
+        examination = examine(path)
+        assert examination.problems == ()
+        assert [said for said in examination.warnings if "no private key" not in said] == []
+
+
+@pytest.mark.parametrize("page", ["nvpn.toml.5", "nvpn-server.7"])
 @pytest.mark.skipif(not shutil.which("man"), reason="needs man(1)")
-def test_the_manual_is_well_formed() -> None:
+def test_the_manual_is_well_formed(page: str) -> None:
     done = subprocess.run(
-        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", ROOT / "man" / "nvpn.toml.5"],
+        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", ROOT / "man" / page],
         capture_output=True,
         timeout=60,
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "80"},
