@@ -94,11 +94,12 @@ class Admissions:
             if invitation is None:
                 raise _not_admitted("this server knows no such invitation")
             known = mirror.clients.get(client)
-            if known is not None and is_welcome(known):
+            if known is not None and is_welcome(known) and known.invitation == one_time:
                 return known
             now = self._ledger.clocks()
             self._check_open(invitation, client, now.wall)
-            if client in self.file_peers or client == one_time:
+            # Whose it is, is nobody's business: any guest may ask with any key.
+            if is_welcome(known) or client in self.file_peers or client == one_time:
                 raise _no("this key belongs to somebody else here: make another")
             self.check_room(coming=True)
             name = self._free_name(invitation.name)

@@ -14,9 +14,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
-from nvpn.config.model import StoreConfig
 from nvpn.errors import ServiceError, Unavailable
-from nvpn.model.clock import SECOND, Now, read_clocks
+from nvpn.model.clock import SECOND, Now
 from nvpn.registry.etcd_gateway import EtcdGateway, LeaseNotFound, decode, encode
 from nvpn.registry.etcd_leases import EtcdLeases
 from nvpn.registry.store import Changes, Commit, Condition, Edit, Put, Record
@@ -24,40 +23,14 @@ from nvpn.resilience.backoff import Backoff
 from nvpn.resilience.breaker import Breaker
 from nvpn.resilience.calls import call
 from nvpn.resilience.policy import RetryPolicy
-from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-BREAKER: Final = "etcd"
-"""How its breaker is called."""
 
 AT_ONCE: Final = 32
 """Requests under way; the others wait for their turn."""
 
 WATCH_AGAIN: Final = RetryPolicy(max_attempts=0, initial=SECOND // 5, maximum=5 * SECOND)
-
-
-def make_etcd_store(
-    config: StoreConfig,
-    breakers: Breakers,
-    *,
-    clocks: Callable[[], Now] = read_clocks,
-    random: Callable[[int], bytes] = os.urandom,
-) -> EtcdStore:
-    """The store that a configuration asks for, not looked into yet. Called on the loop.
-
-    Raises:
-        PlatformError: the certificates cannot be loaded; importing this, httpx is missing.
-    """
-    return EtcdStore(
-        EtcdGateway(config),
-        config.prefix,
-        breaker=lambda: breakers.get(BREAKER),
-        retry=breakers.policies.retry,
-        clocks=clocks,
-        random=random,
-    )
 
 
 class EtcdStore:
@@ -222,11 +195,7 @@ class EtcdStore:
             await asyncio.sleep((backoff.next_delay() or WATCH_AGAIN.maximum) / SECOND)
 
     def _events(self) -> AsyncGenerator[dict[str, Any], None]:
-        create = {
-            **self._everything(),
-            "start_revision": str(self._seen + 1),
-            "progress_notify": True,
-        }
+        create = {**self._everything(), "start_revision": str(self._seen + 1)}
         return self._gateway.stream("/v3/watch", {"create_request": create})
 
     async def _changes(self, result: dict[str, Any]) -> Changes | None:

@@ -144,10 +144,10 @@ class Leasing:
         try:
             done = await ledger.commit(conditions, edits, ending=(client,), why=Ending.MOVED)
         except Unavailable:
-            # What was given stays given while the store is away.
-            if held and (lease := self.lease_of(client)) is not None and self.remaining(lease):
-                return lease
-            raise
+            if (lease := self.lease_of(client)) is None:
+                raise
+            self._keep_a_while(lease)
+            return lease
         finally:
             for address in chosen:
                 if self._pending.get(address) == client:
@@ -213,6 +213,14 @@ class Leasing:
             if one.server != self._ledger.server or not _FRESH * whole < left <= whole:
                 return False
         return True
+
+    def _keep_a_while(self, lease: Lease) -> None:
+        """Who is here, and asks, keeps what it has while the store is away."""
+        ends, least = self._ledger.ends, self._ledger.clocks().boot + PUT_OFF
+        for one in lease.addresses:
+            end = ends.get(one.address)
+            if end is not None and end < least:
+                ends.set(one.address, least)
 
     def _name(self, record: Client) -> str:
         peer = self._admissions.file_peers.get(record.public_key)

@@ -60,7 +60,7 @@ class Ledger:
 
     async def open(self) -> None:
         """Read everything, then follow. Raises what Store.load does."""
-        self._learn(await self._store.load(), loaded=True)
+        self._learn(await self._store.load(), watched=True, loaded=True)
         self._store.watch(lambda changes: self._learn(changes, watched=True))
 
     async def close(self) -> None:

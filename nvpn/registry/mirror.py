@@ -38,7 +38,9 @@ class Mirror:
         self._last_holders: dict[bytes, PublicKey] = {}
         self._values: dict[str, Value | None] = {}
         self._revisions: dict[str, int] = {}
-        # What was removed when: until the watch has passed it, older news may follow.
+        # Everything up to this revision was told by the watch, or found at the start.
+        self._watched = 0
+        # What was removed since then, and when: older news of it may follow.
         self._removed: dict[str, int] = {}
 
     # --- asking -------------------------------------------------------------------------
@@ -76,8 +78,12 @@ class Mirror:
         """Learn what the store says, and tell what is new in it.
 
         Args:
-            watched: it comes from the watch, so that nothing older follows.
+            watched: it comes from the watch, or is all there is: nothing older follows.
         """
+        if not watched and changes.revision <= self._watched:
+            # The answer to a commit, overtaken by the watch: what it says is known, and may be
+            # over already.
+            return []
         differences = []
         for record in changes.records:
             if record.revision <= self._known(record.key):
@@ -99,6 +105,7 @@ class Mirror:
             if self._revisions.pop(key, 0):
                 differences.append(self._replace(key, None))
         if watched:
+            self._watched = max(self._watched, changes.revision)
             self._removed = {
                 key: revision
                 for key, revision in self._removed.items()

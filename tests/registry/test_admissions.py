@@ -171,6 +171,19 @@ def test_any_name_that_can_be_shown_will_do(name: str) -> None:
     run(story, shelf=shelf)
 
 
+def test_a_guest_learns_nothing_of_others_by_their_keys() -> None:
+    async def story(here: Office) -> None:
+        await here.join(1, "secret project")
+        one_time = await invite(here)
+        for other in (key_of(1), key_of(50), one_time):
+            reason, sentence = await refused(here.registry.enrol(one_time, other))
+            assert reason is Refusal.REFUSED
+            assert sentence == "this key belongs to somebody else here: make another"
+        assert (await here.registry.enrol(one_time, key_of(2))).name == "laptop"
+
+    run(story, file_peers={key_of(50): FilePeer("router")})
+
+
 def test_a_revoked_client_loses_everything_at_once_and_stays_out() -> None:
     async def story(here: Office) -> None:
         one_time = await invite(here)

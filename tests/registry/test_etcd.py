@@ -26,8 +26,8 @@ from nvpn.model.clock import MILLISECOND, SECOND, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.model.secret import SecretText
-from nvpn.registry.etcd_gateway import decode, encode
-from nvpn.registry.etcd_store import BREAKER, EtcdStore, make_etcd_store
+from nvpn.registry.etcd_gateway import EtcdGateway, decode, encode
+from nvpn.registry.etcd_store import EtcdStore
 from nvpn.registry.model import Client, LeaseEnded, LeaseGiven, Origin, RegistryChange
 from nvpn.registry.records import put_client, put_name
 from nvpn.registry.registry import Registry
@@ -65,7 +65,14 @@ def store_at(
     *urls: str, prefix: str = "/nvpn/wg0", breakers: Breakers | None = None, **more: object
 ) -> EtcdStore:
     config = StoreConfig(StoreKind.ETCD, urls, prefix, **more)  # type: ignore[arg-type]
-    return make_etcd_store(config, breakers or Breakers(HASTY))
+    known = breakers or Breakers(HASTY)
+    return EtcdStore(
+        EtcdGateway(config),
+        config.prefix,
+        breaker=lambda: known.get("etcd"),
+        retry=known.policies.retry,
+        clocks=read_clocks,
+    )
 
 
 def run(*stores: Callable[[], EtcdStore], story: Callable[..., Awaitable[None]]) -> None:
@@ -232,7 +239,7 @@ def test_where_nobody_answers_one_is_told_so_and_soon_without_asking(prefix: str
         results = await asyncio.gather(*commits, return_exceptions=True)
         assert all(isinstance(one, Unavailable) for one in results)
         (snapshot,) = breakers.snapshots(read_clocks().boot)
-        assert (snapshot.name, snapshot.state) == (BREAKER, BreakerState.OPEN)
+        assert (snapshot.name, snapshot.state) == ("etcd", BreakerState.OPEN)
 
     (dead,) = free_ports(1)
     run(lambda: store_at(f"http://127.0.0.1:{dead}", breakers=breakers), story=story)

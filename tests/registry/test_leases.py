@@ -420,6 +420,8 @@ def test_while_the_store_is_away_nobody_new_comes_and_nobody_goes() -> None:
             assert after is not None and after >= here.clocks.boot + 59 * 10**9
             here.clocks.pass_by(61)
         assert here.registry.lease_of(client) == lease
+        # Who asks is told that it may stay for a while.
+        assert here.registry.remaining(await here.registry.lease(client)) == 60
         assert here.heard() == []
         here.store.is_away = False
         await here.registry.lease(client)

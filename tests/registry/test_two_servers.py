@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nvpn.errors import Unavailable
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
+from nvpn.registry.mirror import Mirror
 from nvpn.registry.model import (
     ClientAdmitted,
     ClientRevoked,
@@ -238,8 +239,6 @@ def test_after_a_gap_everything_is_told_and_nothing_twice() -> None:
 
 
 def test_news_that_overtake_each_other_leave_the_latest() -> None:
-    from nvpn.registry.mirror import Mirror
-
     mirror = Mirror()
     value = b"{}"
     mirror.apply(Changes(5, (Record("name/a", value, 5),)))
@@ -252,3 +251,13 @@ def test_news_that_overtake_each_other_leave_the_latest() -> None:
     mirror.apply(Changes(8, (Record("name/a", value, 8),)), watched=True)
     assert mirror.has("name/a")
     assert mirror.unchanged("name/a").revision == 8
+
+
+def test_an_answer_that_the_watch_overtook_brings_nothing_back() -> None:
+    mirror = Mirror()
+    written = Changes(5, (Record("name/a", b"{}", 5),))
+    mirror.apply(written, watched=True)
+    mirror.apply(Changes(6, missing=("name/a",)), watched=True)
+    # Only now does the commit that wrote it hear that it did.
+    assert mirror.apply(written) == []
+    assert not mirror.has("name/a")
