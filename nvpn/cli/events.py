@@ -69,7 +69,13 @@ class _Followers:
     def follow_named(self, names: list[str]) -> None:
         """Until the last one ends. Raises PlatformError, ControlError."""
         for name in dict.fromkeys(names):
-            self._follow(name)
+            try:
+                self._follow(name)
+            except PlatformError as error:
+                if error.errno == errno.ENODEV and name in client.list_interfaces():
+                    sentence = f"{name} is the kernel's own, which tells of no events"
+                    raise ControlError(errno.EOPNOTSUPP, sentence) from None
+                raise
         while self._selector.get_map():
             self._pass_on(None)
 

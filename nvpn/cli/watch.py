@@ -74,7 +74,8 @@ class View:
     ) -> RenderableType:
         rates = self._rates.of(tunnel)
         if len(tunnel.peers) > self._most_in_table:
-            return Text(format_rows([tunnel], now, rates=rates), no_wrap=True)
+            text = format_rows([tunnel], now, rates=rates)
+            return Text(text, no_wrap=True, overflow="ignore")
         return draw_tunnel(
             tunnel,
             now,
@@ -114,7 +115,7 @@ def _watch_through_pipe(view: View, seconds: float, console: Console) -> NoRetur
     gap = ""
     while True:
         with console.capture() as captured:
-            console.print(view.draw(console.width))
+            console.print(view.draw(console.width), crop=False)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         write_output(f"{gap}{stamp}\n{captured.get()}")
         gap = "\n"

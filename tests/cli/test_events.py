@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from nvpn.backend.api import Backend
+from nvpn.control import kernel
 from nvpn.daemon.event_lines import EventStream
 from nvpn.daemon.events import Admitted, Event, EventBus, PeerConnected
-from tests.support.cli import NVPN, clean_environment, fake_daemon, key, nvpn
+from tests.support.cli import NVPN, clean_environment, fake_daemon, here, key, nvpn
 from tests.support.control_socket import RecordingBackend, RunningServer
 from tests.support.scenarios import A, B
 
@@ -143,6 +144,15 @@ def test_one_that_is_not_there_is_an_error(directory: Path) -> None:
     assert done.err == (
         "error: cannot access interface wg7: No such device; see what is running: nvpn show\n"
     )
+
+
+def test_the_kernels_own_is_told_from_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kernel, "list_kernel_interfaces", lambda: ["wgk"])
+    done = here(capsys, "events", "wgk")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: wgk is the kernel's own, which tells of no events\n"
 
 
 def test_one_that_tells_nothing_is_an_error_by_name_and_else_a_remark(directory: Path) -> None:

@@ -164,12 +164,12 @@ class Watching:
 
 
 @contextmanager
-def watching(*arguments: str, output: tuple[int, int]) -> Iterator[Watching]:
+def watching(*arguments: str, output: tuple[int, int], columns: int = 110) -> Iterator[Watching]:
     ours, theirs = output
     process = subprocess.Popen(
         [*NVPN, "show", "--watch", *arguments],
         stdout=theirs,
-        env=clean_environment(COLUMNS="110", TERM="xterm-256color"),
+        env=clean_environment(COLUMNS=str(columns), TERM="xterm-256color"),
     )
     os.close(theirs)
     try:
@@ -227,10 +227,14 @@ def test_a_terminal_gets_a_screen_and_has_its_own_back(
     assert after == before
 
 
-def test_many_peers_are_rows(directory: Path) -> None:
+def test_many_peers_are_rows_whole_ones_through_a_pipe(directory: Path) -> None:
     keys = [PublicKey(bytes([number]) * 32) for number in range(60)]
-    with daemon("wg0", *keys), watching("0.1", output=os.pipe()) as watched:
-        watched.wait_for("RX/S")
+    with daemon("wg0", *keys), watching("0.1", output=os.pipe(), columns=40) as watched:
+        watched.wait_for("  ! … and")
+        lines = watched.seen.splitlines()
+        heading = next(line for line in lines if "PEER" in line)
+        assert heading.split()[3:5] == ["RX/S", "TX/S"]
+        assert heading.endswith("ALLOWED IPS")
         assert watched.end(signal.SIGINT) == 0
 
 
