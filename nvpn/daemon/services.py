@@ -172,7 +172,7 @@ class Services:
             at_home=self._at_home,
         )
         self._status.add("lease", self._lease.describe)
-        self._status.add("channel", lambda: dict(self._port.statistics()))
+        self._status.add("channel", self._describe_channel)
         return await self._prepare_server(config)
 
     async def start(self, config: TunnelConfig) -> None:
@@ -307,6 +307,22 @@ class Services:
 
     def _registry(self) -> Registry | None:
         return None if self._server is None else self._server.registry
+
+    def _describe_channel(self) -> dict[str, Any] | None:
+        """None while it is closed."""
+        if not self._port.is_open:
+            return None
+        known = ((peer, self._port.acquaintance(peer)) for peer in self._backend.peers())
+        peers = {
+            peer.base64: {
+                "name": hello.name or None,
+                "version": hello.version,
+                "capabilities": list(hello.capabilities),
+            }
+            for peer, hello in known
+            if hello is not None
+        }
+        return {**self._port.statistics(), "peers": peers}
 
     def _channel_statistics(self) -> Mapping[str, int] | None:
         return self._port.statistics() if self._port.is_open else None
