@@ -247,6 +247,7 @@ class ChannelPort:
             self._go_on()
         except Exception as error:
             self._log_bug(peer, error)
+            self._arm()
 
     def _hear(self, peer: PublicKey, datagram: bytes, now: int) -> None:
         frame = self._reassembler.receive(peer, datagram, now)
@@ -354,6 +355,7 @@ class ChannelPort:
             self._go_on()
         except Exception as error:
             self._log_bug(None, error)
+            self._arm()
 
     def _look_at(self, peer: PublicKey, now: int) -> None:
         if not self._backend.has_peer(peer):
