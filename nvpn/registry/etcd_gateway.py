@@ -31,7 +31,7 @@ ANSWER_SECONDS: Final = 3.0
 SILENCE_SECONDS: Final = 60.0
 """A watch that says nothing for so long is begun anew: the server may have died quietly."""
 
-_MAX_CONNECTIONS: Final = 40
+_MAX_CONNECTIONS: Final = 12
 
 # gRPC's numbers for what went wrong (google.golang.org/grpc/codes).
 _INVALID_ARGUMENT: Final = 3
