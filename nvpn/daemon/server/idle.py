@@ -1,4 +1,4 @@
-"""Which clients have said nothing for a while: pure over ``now``.
+"""Which clients have said nothing for a while, and what becomes of their leases.
 
 What is looked at is how many authentic bytes came from each: so it needs no other clock than
 the one of whoever looks, and costs a packet nothing. Keepalives count as something said.
@@ -6,9 +6,33 @@ the one of whoever looks, and costs a packet nothing. Keepalives count as someth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
+from nvpn.errors import ServiceError
+from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
+from nvpn.model.snapshot import PeerSnapshot
+from nvpn.registry.model import Ending
+from nvpn.registry.registry import Registry
+
+_log: Final = logging.getLogger(__name__)
+
+_LOOKS: Final = 4
+"""In the time that a client may be silent: so exactly is it known when it fell silent."""
+
+_SHORTEST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+_PEERS_A_TURN: Final = 256
+
+
+class Peers(Protocol):
+    """What of a backend is used."""
+
+    def peer(self, peer: PublicKey) -> PeerSnapshot | None:
+        """One peer now, None for an unknown one."""
 
 
 class IdleWatch:
@@ -33,3 +57,38 @@ class IdleWatch:
         return tuple(
             client for client, (_, since) in self._counts.items() if now - since >= timeout
         )
+
+
+class IdleReleaser:
+    """Ends the leases of those who are silent for longer than they may."""
+
+    def __init__(self, registry: Registry, peers: Peers, clocks: Callable[[], Now]) -> None:
+        self._registry = registry
+        self._peers = peers
+        self._clocks = clocks
+        self._watch = IdleWatch()
+
+    async def run(self, timeout: Callable[[], int]) -> None:
+        """For ever. ``timeout`` is in seconds and may change; 0: nobody is too silent."""
+        while True:
+            seconds = timeout()
+            pause = min(max(seconds / _LOOKS, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            await asyncio.sleep(pause if seconds else _LONGEST_PAUSE)
+            if seconds:
+                await self._look(seconds)
+
+    async def _look(self, seconds: int) -> None:
+        received: dict[PublicKey, int] = {}
+        for place, lease in enumerate(self._registry.leases(), 1):
+            now = self._peers.peer(lease.client)
+            # What was given for good does not end by silence.
+            if now is not None and lease.expires_at is not None:
+                received[lease.client] = now.rx_bytes
+            if place % _PEERS_A_TURN == 0:
+                await asyncio.sleep(0)
+        for client in self._watch.look(received, seconds * SECOND, self._clocks().boot):
+            _log.info("idle for %d s: its lease ends", seconds, extra={"peer": client.short})
+            try:
+                await self._registry.release(client, Ending.IDLE)
+            except ServiceError as error:
+                _log.info("%s", error, extra={"peer": client.short})

@@ -9,37 +9,28 @@ a client, and a client that asks much is held back by the channel before it come
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
-import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Final
 
-from nvpn.backend.alarm import open_alarm
+from nvpn.backend.alarm import Alarm, open_alarm
 from nvpn.backend.api import TunnelBackend
-from nvpn.channel.messages import (
-    Done,
-    Enrol,
-    Enrolled,
-    Goodbye,
-    GoodbyeReason,
-    LeaseRequest,
-    Release,
-    Settings,
-)
+from nvpn.channel.messages import GoodbyeReason
 from nvpn.config.model import ServerConfig, StoreKind, TunnelConfig
 from nvpn.control.server import Operation
 from nvpn.daemon import events
 from nvpn.daemon.channel_port import ChannelPort
-from nvpn.daemon.server.idle import IdleWatch
+from nvpn.daemon.server.answers import Answers
+from nvpn.daemon.server.farewells import Farewells
+from nvpn.daemon.server.idle import IdleReleaser
 from nvpn.daemon.server.operations import ServerOperations
 from nvpn.daemon.server.roster import Roster, everybody, hand_back
-from nvpn.daemon.server.terms import file_peers, registry_settings, settings_for
+from nvpn.daemon.server.terms import file_peers, registry_settings
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError, Unavailable
-from nvpn.model.changes import Plan, RemovePeer
+from nvpn.model.changes import Change, Plan, RemoveAllowedIp, RemovePeer
 from nvpn.model.clock import SECOND, Now, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
@@ -50,9 +41,7 @@ from nvpn.registry.model import (
     Ending,
     LeaseEnded,
     LeaseGiven,
-    Refusal,
     RegistryChange,
-    RegistryRefused,
 )
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Store
@@ -61,22 +50,14 @@ from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
 
-KEEPALIVE: Final = 25
-"""Seconds. What a client is asked for, so that it can be reached behind its router."""
-
-OPENING_SECONDS: Final = 5.0
+OPENING_SECONDS: Final = 3.0
 """How long a start waits for a store that does not answer."""
 
-GOODBYE_SECONDS: Final = 0.1
-RETURN_SECONDS: Final = 0.5
-_FAREWELL_SECONDS: Final = 0.05
-_CLOSING_SECONDS: Final = 0.5
-_ALIVE: Final = 180 * SECOND
-_IDLE_LOOKS: Final = 4
-_LONGEST_IDLE_LOOK: Final = 60.0
-_LOOKS_A_TURN: Final = 256
-_REMINDER_SECONDS: Final = 2.0
+_LONGEST_PAUSE: Final = 5 * SECOND
+"""Between two attempts to open a store, whatever the patience of the rest: clients wait."""
 
+RETURN_SECONDS: Final = 0.5
+_CLOSING_SECONDS: Final = 0.5
 _TOLD_OF: Final = frozenset({Ending.EXPIRED, Ending.IDLE, Ending.MOVED})
 """Ends that a client does not know of by itself."""
 
@@ -88,7 +69,7 @@ class ServerService:
         config: with a server's section.
         publish: told what happens.
         on_left: called with a client that says that it goes.
-        clocks, random: as everywhere.
+        clocks, random, make_alarm: as everywhere.
     """
 
     def __init__(
@@ -104,6 +85,7 @@ class ServerService:
         on_left: Callable[[PublicKey], None],
         clocks: Callable[[], Now] = read_clocks,
         random: Callable[[int], bytes] = os.urandom,
+        make_alarm: Callable[[asyncio.AbstractEventLoop, Callable[[], None]], Alarm] = open_alarm,
     ) -> None:
         self._config = config
         self._backend = backend
@@ -112,7 +94,6 @@ class ServerService:
         self._around = around
         self._public_key = _public_key(backend)
         self._publish = publish
-        self._on_left = on_left
         self._clocks = clocks
         self._random = random
         self._where = store.describe()
@@ -129,23 +110,31 @@ class ServerService:
             backend,
             loop=around.loop,
             is_of_file=lambda key: key in self._file_keys,
-            farewell=self._send_away,
+            farewell=lambda keys: self._farewells.say_to_all(keys, GoodbyeReason.REVOKED),
+        )
+        self._farewells = Farewells(backend, port, loop=around.loop, lacks_lease=self._lacks_lease)
+        self._answers = Answers(
+            registry=self._opened,
+            in_force=self._settled,
+            terms=lambda: self._terms,
+            is_ours=lambda key: key == self._public_key,
+            name_of=self._name_of,
+            publish=publish,
+            on_left=on_left,
         )
         self._operations = ServerOperations(
             backend,
             registry=self._opened,
             terms=lambda: self._terms,
             public_key=self._our_key,
-            in_force=self._roster.in_force,
+            in_force=self._settled,
             clocks=clocks,
         )
         self._is_open = False
         self._is_stopping = False
         self._names: dict[PublicKey, str] = {}
-        self._served: set[PublicKey] = set()
-        self._reminded: dict[PublicKey, asyncio.TimerHandle] = {}
-        self._idle = IdleWatch()
-        self._alarm = open_alarm(around.loop, self._due)
+        self._idle = IdleReleaser(self.registry, backend, clocks)
+        self._alarm = make_alarm(around.loop, self._due)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -186,10 +175,8 @@ class ServerService:
 
     def start(self) -> None:
         """The interface is up: answer clients."""
-        self._port.serve(LeaseRequest, self._lease)
-        self._port.serve(Release, self._release)
-        self._port.serve(Enrol, self._enrol)
-        self._spawn(self._watch_idle())
+        self._answers.serve_on(self._port)
+        self._spawn(self._idle.run(lambda: self._terms.idle_timeout if self._is_open else 0))
 
     def spare(self, plan: Plan) -> Plan:
         """A reload's plan without what would throw clients out: they are the registry's."""
@@ -219,7 +206,7 @@ class ServerService:
         while True:
             delay = backoff.next_delay()
             assert delay is not None  # without a limit
-            await asyncio.sleep(delay / SECOND)
+            await asyncio.sleep(min(delay, _LONGEST_PAUSE) / SECOND)
             try:
                 await self.registry.open()
             except Unavailable as error:
@@ -246,6 +233,11 @@ class ServerService:
             )
         return self._public_key
 
+    async def _settled(self) -> None:
+        """Until all that the registry has told is in force."""
+        self._set_alarm()
+        await self._roster.in_force()
+
     def _opened(self) -> Registry:
         """Raises Unavailable."""
         if self._is_stopping:
@@ -253,65 +245,6 @@ class ServerService:
         if not self._is_open:
             raise Unavailable(f"the registry is not reachable yet: {self._where}")
         return self.registry
-
-    # --- what clients ask -------------------------------------------------------------------
-
-    async def _lease(self, peer: PublicKey, request: LeaseRequest) -> Settings:
-        self._served.add(peer)
-        try:
-            registry = self._opened()
-            wanted = tuple(one.address for one in request.wanted)
-            with self._telling_refusals(peer):
-                self._expect_welcome(peer)
-                lease = await registry.lease(peer, wanted, request.name)
-            await self._roster.in_force()
-            self._set_alarm()
-            return settings_for(
-                self._terms,
-                lease,
-                registry.remaining(lease),
-                name=self._names.get(peer, ""),
-                server=_our_name(),
-            )
-        finally:
-            self._served.discard(peer)
-
-    async def _release(self, peer: PublicKey, request: Release) -> Done:
-        await self._opened().release(peer)
-        self._on_left(peer)
-        return Done()
-
-    async def _enrol(self, peer: PublicKey, request: Enrol) -> Enrolled:
-        registry = self._opened()
-        with self._telling_refusals(peer):
-            if request.public_key == self._public_key:
-                raise RegistryRefused(
-                    Refusal.REFUSED, "that is the server's own key: make another one"
-                )
-            client = await registry.enrol(peer, request.public_key, request.name)
-        await self._roster.in_force()
-        return Enrolled(
-            name=client.name,
-            endpoints=tuple(map(str, self._terms.endpoints)),
-            # Whoever is to go when it is silent is not to be kept from being silent.
-            keepalive=0 if self._terms.idle_timeout else KEEPALIVE,
-        )
-
-    def _expect_welcome(self, peer: PublicKey) -> None:
-        if not self.registry.may_speak(peer):
-            raise RegistryRefused(
-                Refusal.NOT_ADMITTED, "the server knows no client with this key: ask to be invited"
-            )
-
-    @contextlib.contextmanager
-    def _telling_refusals(self, peer: PublicKey) -> Any:
-        try:
-            yield
-        except RegistryRefused as error:
-            name = self._name_of(peer)
-            self._publish(events.Refused(peer, name, error.code, str(error)))
-            _log.info("refused: %s", error, extra={"peer": peer.short})
-            raise
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -328,7 +261,7 @@ class ServerService:
         if isinstance(change, ClientRevoked):
             self._names.pop(key, None)
         if isinstance(change, LeaseEnded) and change.why in _TOLD_OF:
-            self._say_goodbye(key, GoodbyeReason.LEASE_ENDED)
+            self._farewells.say(key, GoodbyeReason.LEASE_ENDED)
 
     def _tell(self, change: RegistryChange) -> None:
         """Only what is news: not what a start finds."""
@@ -344,39 +277,17 @@ class ServerService:
 
     def notice(self, notice: Notice) -> None:
         """A client that begins a session, and does not ask, is told if it has no lease."""
-        key = notice.peer
-        if notice.kind is not NoticeKind.HANDSHAKE_COMPLETED or key in self._reminded:
-            return
-        if self._lacks_lease(key):
-            self._reminded[key] = self._around.loop.call_later(
-                _REMINDER_SECONDS, self._remind, key
-            )
-
-    def _remind(self, key: PublicKey) -> None:
-        del self._reminded[key]
-        if self._lacks_lease(key) and key not in self._served:
-            self._say_goodbye(key, GoodbyeReason.LEASE_ENDED)
+        if notice.kind is NoticeKind.HANDSHAKE_COMPLETED:
+            self._farewells.remind(notice.peer)
 
     def _lacks_lease(self, key: PublicKey) -> bool:
         return (
             self._is_open
             and not self._is_stopping
             and key in self._names
+            and not self._answers.is_asking(key)
             and self.registry.lease_of(key) is None
         )
-
-    def _say_goodbye(self, key: PublicKey, reason: GoodbyeReason) -> bool:
-        """Whether there was a session to say it in."""
-        now = self._backend.peer(key)
-        if now is None or now.session_age is None or now.session_age >= _ALIVE:
-            return False
-        self._port.tell(key, Goodbye(reason.value))
-        return True
-
-    async def _send_away(self, keys: Collection[PublicKey]) -> None:
-        """Tell those who are about to be removed; what they leased is gone already."""
-        if sum(self._say_goodbye(key, GoodbyeReason.REVOKED) for key in keys):
-            await asyncio.sleep(_FAREWELL_SECONDS)
 
     def _name_of(self, key: PublicKey) -> str:
         if key in self._names:
@@ -397,29 +308,6 @@ class ServerService:
     async def _expire(self) -> None:
         await self.registry.expire()
         self._set_alarm()
-
-    async def _watch_idle(self) -> None:
-        while True:
-            timeout = self._terms.idle_timeout
-            pause = min(max(timeout / _IDLE_LOOKS, 1.0), _LONGEST_IDLE_LOOK)
-            await asyncio.sleep(pause if timeout else _LONGEST_IDLE_LOOK)
-            if timeout and self._is_open:
-                await self._release_idle(timeout)
-
-    async def _release_idle(self, timeout: int) -> None:
-        received: dict[PublicKey, int] = {}
-        for place, lease in enumerate(self.registry.leases()):
-            if place % _LOOKS_A_TURN == _LOOKS_A_TURN - 1:
-                await asyncio.sleep(0)
-            now = self._backend.peer(lease.client)
-            if now is not None and lease.expires_at is not None:
-                received[lease.client] = now.rx_bytes
-        for client in self._idle.look(received, timeout * SECOND, self._clocks().boot):
-            _log.info("idle for %d s: its lease ends", timeout, extra={"peer": client.short})
-            try:
-                await self.registry.release(client, Ending.IDLE)
-            except NvpnError as error:
-                _log.info("%s", error, extra={"peer": client.short})
 
     # --- for people -------------------------------------------------------------------------
 
@@ -447,39 +335,42 @@ class ServerService:
 
         Nobody is let in any more; what was leased here goes back. Bounded; never raises.
         """
-        if self._is_stopping:
-            return
+        if not self._is_stopping:
+            self._backend.stop_admitting()
+            await self._take_leave()
+
+    async def withdraw(self) -> None:
+        """The file has no server any more: clients go, and peers of the file lose what they
+        leased. Never raises.
+        """
+        keys = [one.public_key for one in self.registry.clients()]
+        keys += [one.public_key for one in self.registry.invitations()]
+        gone: list[Change] = [
+            RemoveAllowedIp(lease.client, prefix)
+            for lease in self.registry.leases()
+            for prefix in lease.prefixes
+        ]
+        gone += [RemovePeer(key) for key in keys if key not in self._file_keys]
+        await self._take_leave()
+        self._roster.add(gone)
+        await self._roster.in_force()
+        await self.close()
+
+    async def _take_leave(self) -> None:
         self._is_stopping = True
-        self._backend.stop_admitting()
         holders = [lease.client for lease in self.registry.leases()] if self._is_open else []
-        told = 0
-        for place, key in enumerate(holders):
-            if place % _LOOKS_A_TURN == _LOOKS_A_TURN - 1:
-                await asyncio.sleep(0)
-            told += self._say_goodbye(key, GoodbyeReason.STOPPING)
-        if told:
-            await asyncio.sleep(GOODBYE_SECONDS)
+        await self._farewells.say_to_all(holders, GoodbyeReason.STOPPING)
         if self._is_open:
             try:
                 await asyncio.wait_for(self.registry.return_leases(), RETURN_SECONDS)
             except (NvpnError, asyncio.TimeoutError) as error:
                 _log.warning("not all leases are given back: %s", error or "the store is silent")
 
-    async def withdraw(self) -> None:
-        """The file has no server any more: its clients go. Never raises."""
-        await self.prepare_stop()
-        keys = [one.public_key for one in self.registry.clients()]
-        keys += [one.public_key for one in self.registry.invitations()]
-        self._roster.add([RemovePeer(key) for key in keys if key not in self._file_keys])
-        await self._roster.in_force()
-        await self.close()
-
     async def close(self) -> None:
         """Let go of everything. Never raises."""
-        self._is_stopping = True
+        self._is_stopping, self._is_open = True, False
         self._alarm.close()
-        for reminder in self._reminded.values():
-            reminder.cancel()
+        self._farewells.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -499,8 +390,3 @@ class ServerService:
 def _public_key(backend: TunnelBackend) -> PublicKey | None:
     key = backend.snapshot().private_key
     return None if key is None else key.public()
-
-
-def _our_name() -> str:
-    name = socket.gethostname()
-    return name if name.isprintable() else ""
