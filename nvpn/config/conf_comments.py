@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from nvpn.config import values
 from nvpn.config.draft import InterfaceDraft, PeerDraft, claim
-from nvpn.config.findings import Findings, Place, did_you_mean, found, quote
+from nvpn.config.findings import Findings, Place, did_you_mean, found, may_hold_key, quote
 from nvpn.config.model import BackendWish, HostPort
 from nvpn.config.schema import CONNECTION_HOOKS, PORT_KEYS
 from nvpn.datapath.choice import Wish
@@ -98,7 +98,9 @@ class CommentReader:
         if endpoint is None:
             return
         if endpoint in peer.other_endpoints:
-            self._findings.error(place, f"{endpoint} is given twice", "keep one of them")
+            self._findings.error(
+                place, f"{quote(str(endpoint))} is given twice", "keep one of them"
+            )
         elif len(peer.other_endpoints) + 1 == values.MAX_ENDPOINTS:
             message = f"expected at most {values.MAX_ENDPOINTS} endpoints, and this is one more"
             self._findings.error(place, message)
@@ -114,7 +116,9 @@ class CommentReader:
 
     def _with_ports(self, ports: PortPolicy, key: str, text: str, place: Place) -> PortPolicy:
         words = text.replace(",", " ").split()
-        specs = (self._parse(parse_port_spec, word, place) for word in words)
+        # The halves of a key with a blank in it do not look like one.
+        whole = text if may_hold_key(text) else None
+        specs = (self._parse(parse_port_spec, word, place, shown=whole) for word in words)
         given = tuple(dict.fromkeys(spec for spec in specs if spec is not None))
         if key == "allowed_ports":
             return PortPolicy(given, ports.disallowed)
@@ -125,11 +129,13 @@ class CommentReader:
             self._findings.error(place, f"{quote(text)} is neither true nor false")
         return text.lower() == "true"
 
-    def _parse(self, parse: Callable[[str], _T], text: str, place: Place) -> _T | None:
+    def _parse(
+        self, parse: Callable[[str], _T], text: str, place: Place, *, shown: str | None = None
+    ) -> _T | None:
         try:
             return parse(text)
         except ValueError as error:
-            self._findings.error(place, f"{error}, {found(text)}")
+            self._findings.error(place, f"{error}, {found(text if shown is None else shown)}")
             return None
 
 

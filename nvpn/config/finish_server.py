@@ -109,11 +109,12 @@ def _check_endpoints(draft: Draft, findings: Findings) -> tuple[HostPort, ...]:
     for host, port, place in server.endpoints:
         if not port and not listen_port:
             message = f"{quote(host)} has no port, and the interface has no listen_port"
-            findings.error(place, message, f'write "{HostPort(host, 51820)}", or set listen_port')
+            example = quote(str(HostPort(host, 51820)))
+            findings.error(place, message, f"write {example}, or set listen_port")
             continue
         endpoint = HostPort(host, port or listen_port or 0)
         if endpoint in endpoints:
-            findings.error(place, f"{endpoint} is given twice", "keep one of them")
+            findings.error(place, f"{quote(str(endpoint))} is given twice", "keep one of them")
         endpoints[endpoint] = place
     if server.place is not None and not listen_port:
         findings.warn(

@@ -7,7 +7,7 @@ from typing import Any
 from nvpn.config import values
 from nvpn.config.draft import Draft, InterfaceDraft, PeerDraft
 from nvpn.config.files import TextFile, read_secret
-from nvpn.config.findings import Findings, Place, did_you_mean, found
+from nvpn.config.findings import Findings, Place, did_you_mean, found, quote
 from nvpn.config.locate import Position
 from nvpn.config.model import BackendWish, HostPort
 from nvpn.config.schema import EXAMPLE_KEY, HEADERS, HOOK_KEYS, KEYS, PORT_KEYS, SECTIONS
@@ -185,7 +185,9 @@ class _Reader:
             if endpoint is None:
                 continue
             if endpoint in endpoints:
-                self._findings.error(place, f"{endpoint} is given twice", "keep one of them")
+                self._findings.error(
+                    place, f"{quote(str(endpoint))} is given twice", "keep one of them"
+                )
             elif len(endpoints) == values.MAX_ENDPOINTS:
                 self._findings.error(
                     place,

@@ -126,7 +126,7 @@ TOML = [
     (f"{HEAD}workers = 2\nbackend = 'kernel'\n", ":3: interface.workers: is about nvpn's own datapath, and the backend is the kernel; remove it, or set backend = \"userspace\""),
     (f"{PEER}kill_switch = true\n", ":5: peer[1].kill_switch: is unknown here; it belongs to [interface]"),
     (f"{PEER}endpoint = 'a:1'\nendpoints = ['b:1']\n", ":6: peer[1].endpoints: peer[1].endpoint on line 5 gives the same thing; keep one of them"),
-    (f"{PEER}endpoints = ['a:1',\n'a:1']\n", ":6: peer[1].endpoints[2]: a:1 is given twice; keep one of them"),
+    (f"{PEER}endpoints = ['a:1',\n'a:1']\n", ":6: peer[1].endpoints[2]: \"a:1\" is given twice; keep one of them"),
     (f"{PEER}endpoints = [{','.join(repr(f'a:{n}') for n in range(1, 10))}]\n", ":5: peer[1].endpoints[9]: expected at most 8 endpoints, and this is one more"),
     # --- addresses
     (f"{HEAD}address = '10.0.0/24'\n", ":3: interface.address: expected an address like 10.0.0.1/24 or fd00::1/64, found \"10.0.0/24\""),
@@ -195,7 +195,7 @@ CONF = [
     (f"{CONF_HEAD}# nvpn: workers = 0\n", ":3: [Interface] nvpn: workers: expected workers from 1 to 64, found \"0\""),
     (f"{CONF_HEAD}# nvpn: dns = 10.0.0.1\n", ":3: [Interface] nvpn: dns: expected \"off\", found \"10.0.0.1\"; or write DNS = …"),
     (f"{CONF_PEER}# nvpn: endpoint = a:1\n", ":3: [Peer]: has other endpoints, and no Endpoint"),
-    (f"{CONF_PEER}Endpoint = b:1\n# nvpn: endpoint = a:1\n# nvpn: endpoint = a:1\n", ":7: [Peer] nvpn: endpoint: a:1 is given twice; keep one of them"),
+    (f"{CONF_PEER}Endpoint = b:1\n# nvpn: endpoint = a:1\n# nvpn: endpoint = a:1\n", ":7: [Peer] nvpn: endpoint: \"a:1\" is given twice; keep one of them"),
     (f"{CONF_HEAD}ListenPort = no-such-service\n", ":3: [Interface] ListenPort: expected a port from 0 to 65535, found \"no-such-service\""),
     (f"{CONF_HEAD}ListenPort = 1\nListenPort = 2\n", ":4: [Interface] ListenPort: is given twice, on line 3 and here; keep one of them"),
     (f"{CONF_HEAD}MTU = 9\n", ":3: [Interface] MTU: expected bytes from 576 to 65475, found \"9\""),

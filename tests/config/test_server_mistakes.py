@@ -42,7 +42,7 @@ MISTAKES = [
     # --- what clients are told
     (f"{POOL}endpoint = 'http://vpn.example'\n", '7: server.endpoint: expected a host, or one with its port, such as vpn.example.com:51820, found "http://vpn.example"'),
     (f"{POOL}endpoint = 'vpn.example:0'\n", '7: server.endpoint: expected a port from 1 to 65535, found "vpn.example:0"'),
-    (f"{POOL}endpoint = ['a',\n'a:51820']\n", "8: server.endpoint[2]: a:51820 is given twice; keep one of them"),
+    (f"{POOL}endpoint = ['a',\n'a:51820']\n", '8: server.endpoint[2]: "a:51820" is given twice; keep one of them'),
     (f"{POOL}endpoint = [{','.join(repr(f'a:{n}') for n in range(1, 10))}]\n", "7: server.endpoint[9]: expected at most 8 endpoints, and this is one more"),
     (f"{POOL}lease_time = '1 day'\n", f'7: server.lease_time: expected a time from 1m to 30d, {TIMES}, found "1 day"'),
     (f"{POOL}lease_time = 59\n", "7: server.lease_time: expected a time from 1m to 30d, found 59"),
