@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nvpn.errors import ConfigError, PlatformError, Refused, Unavailable
+from nvpn.errors import ConfigError, NvpnError, PlatformError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from nvpn.daemon.leasing.joining import Enrolment, Joining
@@ -198,11 +198,15 @@ def _write(path: Path, invitation: InvitationText, joining: Joining, enrolment: 
 def _bring_up(path: Path) -> int:
     """As ``nvpn up`` does. Raises NvpnError."""
     from nvpn.cli import up
-    from nvpn.cli.output import write_output
+    from nvpn.cli.output import write_complaint, write_output
 
-    status = up.run(
-        argparse.Namespace(file=str(path), foreground=False, take_over=False, log_level="info")
-    )
+    try:
+        status = up.run(
+            argparse.Namespace(file=str(path), foreground=False, take_over=False, log_level="info")
+        )
+    except NvpnError:
+        write_complaint(f"it has joined all the same; bring it up with: sudo nvpn up {path}\n")
+        raise
     if status == 0:
         addresses = ", ".join(_addresses(path.stem))
         write_output(f"{path.stem} is up{f' with {addresses}' if addresses else ''}\n")

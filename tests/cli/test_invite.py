@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nvpn.errors import ControlError
-from tests.support.cli import here
+from tests.support.cli import NVPN, here, run_on_terminal
 from tests.support.played_server import PlayedServer, played_server
 
 TEXT = "nvpn:AQBZ-secret-and-all"
@@ -62,6 +62,14 @@ def test_into_a_file_that_nobody_else_can_read(
     assert (done.status, done.out) == (0, "")
     assert file.read_text() == f"{TEXT}\n"
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_on_a_terminal_there_is_a_code_above_the_line(server: PlayedServer) -> None:
+    status, written = run_on_terminal(*NVPN, "invite", "laptop", "--qr")
+
+    assert status == 0
+    text = written.decode()
+    assert text.index("█") < text.index(TEXT)
 
 
 def test_nobody_is_invited_when_there_is_no_place_for_the_invitation(

@@ -47,6 +47,9 @@ ASK_RETRY: Final = RetryPolicy(
 RELEASE_SECONDS: Final = 0.2
 """How long the end waits until the server knows that it has its addresses back."""
 
+MAX_COMPLAINTS: Final = 10
+"""About one answer of a server, in the log."""
+
 _FAREWELLS: Final = {
     GoodbyeReason.STOPPING.value: Farewell.IT_GOES,
     GoodbyeReason.LEASE_ENDED.value: Farewell.LEASE_ENDED,
@@ -268,8 +271,10 @@ class LeaseClient:
         told, complaints = take_settings(settings, server, self._config, self._around())
         if complaints != self._complaints:
             self._complaints = complaints
-            for sentence in complaints:
+            for sentence in complaints[:MAX_COMPLAINTS]:
                 _log.warning("%s", sentence)
+            if len(complaints) > MAX_COMPLAINTS:
+                _log.warning("and %d things more", len(complaints) - MAX_COMPLAINTS)
         return told
 
     def _wanted(self) -> tuple[Interface, ...]:
