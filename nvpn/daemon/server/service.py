@@ -132,6 +132,7 @@ class ServerService:
         )
         self._is_open = False
         self._is_stopping = False
+        self._is_closed = False
         self._names: dict[PublicKey, str] = {}
         self._idle = IdleReleaser(self.registry, backend, clocks)
         self._alarm = make_alarm(around.loop, self._due)
@@ -367,7 +368,10 @@ class ServerService:
                 _log.warning("not all leases are given back: %s", error or "the store is silent")
 
     async def close(self) -> None:
-        """Let go of everything. Never raises."""
+        """Let go of everything. Never raises; again: nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._is_stopping, self._is_open = True, False
         self._alarm.close()
         self._farewells.close()

@@ -152,9 +152,7 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
     # Another pool: who is outside of it is told, and asks again.
     site.configure(pool='["10.8.0.0/24", "fd43::/64"]')
     site.server.nvpn("reload", site.interface)
-    wait_until(
-        lambda: any("fd43:" in one for one in site.allowed_ips()[key]), 5, "a new lease"
-    )
+    wait_until(lambda: any("fd43:" in one for one in site.allowed_ips()[key]), 5, "a new lease")
     wait_until(
         lambda: any("fd43:" in one for one in ada.addresses()), 5, "ada has the new address"
     )

@@ -1,0 +1,380 @@
+"""A server's time: what falls due, whom it tells, what it goes on without. Clocks in our hands."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvpn.channel.messages import (
+    Done,
+    Enrol,
+    Enrolled,
+    Goodbye,
+    GoodbyeReason,
+    LeaseRequest,
+    Release,
+    Settings,
+)
+from nvpn.channel.schema import Message
+from nvpn.config.model import (
+    HostPort,
+    InterfaceConfig,
+    PeerConfig,
+    ServerConfig,
+    StoreConfig,
+    StoreKind,
+    TunnelConfig,
+)
+from nvpn.daemon import events
+from nvpn.daemon.server.service import ServerService
+from nvpn.daemon.surroundings import Surroundings
+from nvpn.errors import Refused, Unavailable
+from nvpn.model.changes import AddPeer, SetPrivateKey
+from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.prefixes import Interface, Prefix
+from nvpn.model.snapshot import PeerSnapshot
+from nvpn.resilience.registry import Breakers
+from tests.support.memory_tunnel import MemoryTunnel
+from tests.support.registry import Clocks, MemoryStore, Shelf
+
+OURS = PrivateKey(b"\x05" * 32)
+ADA, BOB = (PublicKey(bytes([number]) * 32) for number in (9, 10))
+TERMS = ServerConfig(
+    pools=(Prefix.parse("10.8.0.0/29"),),
+    endpoints=(HostPort("vpn.example", 51820),),
+    routes=(Prefix.parse("10.8.0.0/29"),),
+    lease_time=60,
+)
+
+
+def config_of(terms: ServerConfig = TERMS, *peers: PublicKey) -> TunnelConfig:
+    return TunnelConfig(
+        "wg0",
+        Path("wg0.toml"),
+        InterfaceConfig(addresses=(Interface.parse("10.8.0.1/29"),)),
+        tuple(PeerConfig(key, name=f"peer{key.short}") for key in peers),
+        server=terms,
+    )
+
+
+class Port:
+    """The channel, as far as a server sees it."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[type[Message], Callable[[PublicKey, Any], Awaitable[Message]]] = {}
+        self.told: list[tuple[PublicKey, Message]] = []
+
+    def serve(self, kind: type[Message], handler: Any) -> None:
+        self.handlers[kind] = handler
+
+    def tell(self, peer: PublicKey, notice: Message) -> None:
+        self.told.append((peer, notice))
+
+    async def ask(self, peer: PublicKey, request: Message) -> Message:
+        return await self.handlers[type(request)](peer, request)
+
+
+class Alarm:
+    """Rings when told to."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.at: int | None = None
+        self.callback = callback
+
+    def set(self, at: int | None) -> None:
+        self.at = at
+
+    def close(self) -> None:
+        self.at = None
+
+
+class Stage:
+    """A server over a store and a tunnel in memory; peers have a session when said so."""
+
+    def __init__(self, config: TunnelConfig | None = None, shelf: Shelf | None = None) -> None:
+        self.config = config or config_of()
+        self.store = MemoryStore(shelf or Shelf())
+        self.port, self.clocks = Port(), Clocks()
+        self.events: list[events.Event] = []
+        self.warnings: list[str] = []
+        self.left: list[PublicKey] = []
+        self.in_session: set[PublicKey] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Stage:
+        self.tunnel = MemoryTunnel("wg0")
+        self.backend = self.tunnel.backend
+        peers = tuple(AddPeer(peer.public_key) for peer in self.config.peers)
+        await self.backend.apply((SetPrivateKey(OURS), *peers))
+        self.look = self.backend.peer
+        self.backend.peer = self._peer  # type: ignore[method-assign]
+        around = Surroundings(
+            loop=asyncio.get_running_loop(),
+            spawn=self._spawn,
+            end=lambda status, why: None,
+            warn=self.warnings.append,
+            show=lambda line: None,
+        )
+        self.service = ServerService(
+            self.config,
+            backend=self.backend,
+            port=self.port,  # type: ignore[arg-type]
+            store=self.store,
+            breakers=Breakers(),
+            around=around,
+            publish=self.events.append,
+            on_left=self.left.append,
+            clocks=self.clocks,
+            random=os.urandom,
+            make_alarm=self._make_alarm,
+        )
+        self.clients = await self.service.prepare()
+        self.service.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.service.close()
+        await self.tunnel.close()
+
+    def allowed_ips(self, key: PublicKey) -> list[str]:
+        now = self.look(key)
+        return [] if now is None else [str(prefix) for prefix in now.allowed_ips]
+
+    async def join(self, key: PublicKey, name: str) -> None:
+        """By an invitation, as a guest does."""
+        made = await self.service.registry.invite(name, expires_at=self.clocks().wall * 2)
+        enrolled = await self.port.ask(made.invitation.public_key, Enrol(key, "host", "1"))
+        assert isinstance(enrolled, Enrolled)
+        assert enrolled.name == name
+
+    async def lease(self, key: PublicKey) -> Settings:
+        answer = await self.port.ask(key, LeaseRequest("host", "1"))
+        assert isinstance(answer, Settings)
+        return answer
+
+    async def ring(self) -> None:
+        """The alarm, which must be due by now."""
+        assert self.alarm.at is not None
+        assert self.alarm.at <= self.clocks().boot
+        self.alarm.callback()
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def goodbyes(self) -> list[tuple[PublicKey, str]]:
+        return [(key, one.reason) for key, one in self.port.told if isinstance(one, Goodbye)]
+
+    def _peer(self, key: PublicKey) -> PeerSnapshot | None:
+        now = self.look(key)
+        if now is None or key not in self.in_session:
+            return now
+        return PeerSnapshot(key, now.name, now.owner, session_age=1, allowed_ips=now.allowed_ips)
+
+    def _make_alarm(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Alarm:
+        self.alarm = Alarm(callback)
+        return self.alarm
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        return task
+
+
+def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+def test_a_guest_becomes_a_client_and_its_lease_is_in_force_when_it_hears_of_it() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.join(ADA, "ada")
+            settings = await stage.lease(ADA)
+            (address,) = settings.addresses
+            assert stage.allowed_ips(ADA) == [str(address).replace("/29", "/32")]
+            assert (settings.name, settings.lease_seconds, settings.renew_seconds) == (
+                "ada",
+                60,
+                30,
+            )
+            assert [event.kind for event in stage.events] == ["admitted", "leased"]
+
+    play(scenario)
+
+
+def test_a_lease_that_runs_out_is_taken_away_and_its_client_is_told() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.join(ADA, "ada")
+            await stage.lease(ADA)
+            stage.in_session.add(ADA)
+            stage.clocks.pass_by(59)
+            await stage.lease(ADA)  # which renews it
+            stage.clocks.pass_by(59)
+            assert stage.allowed_ips(ADA)
+            stage.clocks.pass_by(2)
+            await stage.ring()
+            assert stage.allowed_ips(ADA) == []
+            assert stage.goodbyes() == [(ADA, GoodbyeReason.LEASE_ENDED.value)]
+            assert stage.events[-1] == events.LeaseEnded(
+                ADA,
+                "ada",
+                stage.events[-1].addresses,
+                "expired",  # type: ignore[union-attr]
+            )
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("key", [ADA, OURS.public()])
+def test_strangers_and_one_time_keys_lease_nothing_and_the_refusal_is_told(
+    key: PublicKey,
+) -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            made = await stage.service.registry.invite("ada", expires_at=stage.clocks().wall * 2)
+            one_time = made.invitation.public_key
+            for asker in (key, one_time):
+                with pytest.raises(Refused) as refusal:
+                    await stage.lease(asker)
+                assert getattr(refusal.value, "code", "") == "not-admitted"
+                assert isinstance(stage.events[-1], events.Refused)
+            assert stage.allowed_ips(one_time) == []
+            with pytest.raises(Refused, match="the server's own key"):
+                await stage.port.ask(one_time, Enrol(OURS.public(), "host", "1"))
+            # Nor may a client, or anybody else, admit others.
+            with pytest.raises(Refused):
+                await stage.port.ask(key, Enrol(BOB, "host", "1"))
+            assert stage.look(BOB) is None
+
+    play(scenario)
+
+
+def test_who_is_revoked_is_told_and_gone() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.join(ADA, "ada")
+            await stage.lease(ADA)
+            stage.in_session.add(ADA)
+            operate = stage.service.operations()["nvpn_client_revoke"]
+            await operate(["client=ada"])
+            assert stage.look(ADA) is None
+            assert stage.goodbyes() == [(ADA, GoodbyeReason.REVOKED.value)]
+            assert [event.kind for event in stage.events[-2:]] == ["lease-ended", "revoked"]
+            with pytest.raises(Refused):
+                await stage.lease(ADA)
+
+    play(scenario)
+
+
+def test_a_client_that_gives_its_lease_back_counts_as_gone() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.join(ADA, "ada")
+            await stage.lease(ADA)
+            assert isinstance(await stage.port.ask(ADA, Release()), Done)
+            await stage.settle()
+            assert stage.allowed_ips(ADA) == []
+            assert stage.left == [ADA]
+            assert stage.goodbyes() == []  # it knows
+
+    play(scenario)
+
+
+def test_clients_and_leases_are_there_again_before_a_restarted_server_hears_of_anybody() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        async with Stage(shelf=shelf) as stage:
+            await stage.join(ADA, "ada")
+            await stage.lease(ADA)
+            held = stage.allowed_ips(ADA)
+        async with Stage(shelf=shelf) as again:
+            assert again.clients == (ADA,)
+            assert again.allowed_ips(ADA) == held
+            assert again.events == []  # that is no news
+
+    play(scenario)
+
+
+def test_a_server_that_stops_says_so_gives_back_its_leases_and_remembers_its_clients() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        async with Stage(shelf=shelf) as stage:
+            for key, name in ((ADA, "ada"), (BOB, "bob")):
+                await stage.join(key, name)
+                await stage.lease(key)
+            stage.in_session.add(ADA)
+            await stage.service.prepare_stop()
+            assert stage.goodbyes() == [(ADA, GoodbyeReason.STOPPING.value)]
+            assert stage.allowed_ips(ADA)  # what is under way still goes through
+        async with Stage(shelf=shelf) as again:
+            assert set(again.clients) == {ADA, BOB}
+            assert again.allowed_ips(ADA) == []
+
+    play(scenario)
+
+
+def test_a_client_that_believes_in_its_lease_is_reminded_to_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nvpn.daemon.server.farewells.REMINDER_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with Stage() as stage:
+            for key, name in ((ADA, "ada"), (BOB, "bob")):
+                await stage.join(key, name)
+                stage.in_session.add(key)
+                stage.service.notice(Notice(NoticeKind.HANDSHAKE_COMPLETED, key, 0))
+            await stage.lease(BOB)
+            await asyncio.sleep(0.02)
+            assert stage.goodbyes() == [(ADA, GoodbyeReason.LEASE_ENDED.value)]
+
+    play(scenario)
+
+
+def test_a_store_that_is_away_at_the_start_costs_a_warning_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nvpn.daemon.server.service._LONGEST_PAUSE", 1_000_000)
+
+    async def scenario() -> None:
+        etcd = StoreConfig(StoreKind.ETCD)
+        stage = Stage(config_of(dataclasses.replace(TERMS, store=etcd)))
+        stage.store.is_away = True
+        async with stage:
+            assert "cannot serve clients yet" in stage.warnings[0]
+            with pytest.raises(Unavailable):
+                await stage.lease(ADA)
+            with pytest.raises(Unavailable):
+                await stage.service.operations()["nvpn_invite"](["name=ada"])
+            assert stage.service.describe()["is_reachable"] is False
+            stage.store.is_away = False
+            while not stage.service.describe()["is_reachable"]:
+                await asyncio.sleep(0.001)
+            await stage.join(ADA, "ada")
+
+    play(scenario)
+
+
+def test_peers_of_the_file_lease_too_and_stay_what_they_are_when_the_server_goes() -> None:
+    async def scenario() -> None:
+        async with Stage(config_of(TERMS, ADA)) as stage:
+            await stage.join(BOB, "bob")
+            settings = await stage.lease(ADA)
+            assert settings.name == ""
+            await stage.lease(BOB)
+            assert stage.allowed_ips(ADA)
+            await stage.service.withdraw()
+            assert stage.allowed_ips(ADA) == []
+            assert stage.look(ADA) is not None
+            assert stage.look(BOB) is None
+
+    play(scenario)
