@@ -258,7 +258,7 @@ class KernelBackend:
         if interface.is_given or any(policy.is_given for policy in peers.values()):
             raise PlatformError(
                 "filter ports in the kernel's WireGuard",
-                hint='allowed_ports and disallowed_ports need backend = "userspace"',
+                hint="take the tunnel down and up again, and nvpn will carry it itself",
             )
 
     def initiate(self, peer: PublicKey) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nvpn.datapath import api, coalesce, icmp, replay, staging
+from nvpn.datapath import api, coalesce, connections, flow, icmp, replay, staging
 from nvpn.datapath.python import events
 from nvpn.errors import DropReason
 from nvpn.wire import constants
@@ -72,10 +72,18 @@ def test_constants_of_the_protocol_are_the_same() -> None:
         ("icmp", "ERROR_INTERVAL", icmp._ERRORS.interval),
         ("icmp", "ERRORS_BURST", icmp._ERRORS.burst),
         ("coalesce", "MAX_PACKET", coalesce.MAX_PACKET),
+        ("flow", "MAX_EXTENSIONS", flow.MAX_EXTENSIONS),
     ],
 )
 def test_bounds_are_the_same(file: str, name: str, value: int) -> None:
     assert constants_of("constants", file)[name] == value
+
+
+def test_what_is_remembered_is_as_much_and_for_as_long() -> None:
+    in_rust, in_python = constants_of("constants", "connections"), vars(connections)
+    shared = {name: value for name, value in in_rust.items() if name in in_python}
+    assert shared == {name: in_python[name] for name in shared}
+    assert len(shared) >= 11
 
 
 def variants(file: str, enum: str) -> set[str]:
