@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.channel.packets import channel_address, channel_prefix, pack_packet, parse_packet
+from nvpn.channel.frames import FrameKind, cut
+from nvpn.channel.messages import Release, encode
+from nvpn.channel.packets import (
+    channel_address,
+    channel_prefix,
+    pack_packet,
+    parse_packet,
+    without_channel,
+)
 from nvpn.model.keys import PublicKey
-from nvpn.model.prefixes import format_address
+from nvpn.model.prefixes import Prefix, format_address
 
 ZERO = PublicKey(bytes(32))
 COUNTING = PublicKey(bytes(range(32)))
@@ -60,3 +70,22 @@ def test_no_bytes_raise(tail: bytes, kept: int) -> None:
 def test_a_packet_cut_short_is_none() -> None:
     for end in range(len(PACKET)):
         assert parse_packet(PACKET[:end], source=HERE, destination=THERE) is None
+
+
+def test_the_vectors_of_the_specification_hold() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "channel.md").read_text()
+    vectors = text.partition("## Vectors")[2]
+    for key in (ZERO, COUNTING):
+        assert f"`{format_address(channel_address(key))}`" in vectors
+    (datagram,) = cut(FrameKind.REQUEST, bytes(range(1, 9)), encode(Release()))
+    written = "".join(line.strip() for line in vectors.splitlines() if line.startswith("    "))
+    assert written == pack_packet(HERE, THERE, datagram).hex()
+
+
+def test_of_allowed_ips_only_the_peers_own_channel_address_is_left_out() -> None:
+    others = tuple(
+        map(Prefix.parse, ("10.0.0.1/32", "fe80::/64", "fe80::1/128", str(channel_prefix(ZERO))))
+    )
+    assert without_channel(COUNTING, (*others, channel_prefix(COUNTING))) == others
+    assert without_channel(COUNTING, ()) == ()
+    assert without_channel(ZERO, others) == others[:3]
