@@ -43,8 +43,7 @@ class Table:
                 assert command.peer in self._peers
                 self._routes[command.prefix] = command.peer
             elif isinstance(command, DeletePrefix):
-                if self._routes.get(command.prefix) == command.peer:
-                    del self._routes[command.prefix]
+                assert self._routes.pop(command.prefix) == command.peer
         found = {prefix: self.device.public_key_of(peer) for prefix, peer in self._routes.items()}
         return {prefix: key for prefix, key in found.items() if key is not None}
 
