@@ -96,6 +96,9 @@ TOML_SHAPES = [
     "peer = []\n",
     f"interface.private_key = '{OWN}'\n",
     f"interface.private_key = '{OWN}'",
+    f"[interface]\n[[peer]]\npublic_key = '{ALICE}'\n[server] # ours\npool = '10.8.0.0/24'\n"
+    "# Bob's\n[[server.reservation]]\nname = 'bob'\naddress = '10.8.0.7'\n\n[metrics] # all\n",
+    "server = { pool = '10.8.0.0/24' }\n",
     "",
     "# only this",
 ]

@@ -80,7 +80,9 @@ def test_toml_becomes_what_wg_understands(tmp_path: Path) -> None:
     path = tmp_path / "wg0.toml"
     path.write_text(
         "[interface]\nprivate_key_file = 'own.key'\naddress = '10.0.0.1'\nlisten_port = 7\n"
-        f"fwmark = 51820\nmtu = 1400\n[[peer]]\nname = 'a'\npublic_key = '{ALICE}'\n"
+        "fwmark = 51820\nmtu = 1400\nallowed_ports = 22\nchannel = true\non_connect = 'true'\n"
+        "[server]\npool = '10.0.0.0/24'\n[metrics]\nlisten = '127.0.0.1:9586'\n"
+        f"[resilience]\n[[peer]]\nname = 'a'\nserver = true\npublic_key = '{ALICE}'\n"
         f"preshared_key = '{BOB}'\nallowed_ips = ['::/0', '10.0.0.0/8']\n"
         "endpoints = ['[fd00::1]:5', 'b.example:6']\npersistent_keepalive = 25\n"
         f"[[peer]]\npublic_key = '{BOB}'\n"
