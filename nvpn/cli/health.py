@@ -83,8 +83,11 @@ def peer_problems(peer: PeerRecord, now: int) -> list[str]:
     where = clean(peer.endpoint)
     if peer.last_handshake[0] > now:
         problems.append("the last handshake lies in the future: the clock was set back")
+    # Clients of a server come by themselves, and get their addresses then.
+    is_client = peer.owner == "lease"
     if not peer.endpoint:
-        problems.append("no endpoint: it cannot be reached until it calls here itself")
+        if not is_client:
+            problems.append("no endpoint: it cannot be reached until it calls here itself")
     elif peer.handshake_attempts >= 2:
         problems.append(
             f"{peer.handshake_attempts} handshakes without an answer from {where}: is it up, "
@@ -97,7 +100,7 @@ def peer_problems(peer: PeerRecord, now: int) -> list[str]:
             f"no handshake for {short_duration(now - peer.last_handshake[0])}, although a "
             f"keepalive goes out every {peer.persistent_keepalive} s"
         )
-    if not peer.allowed_ips:
+    if not peer.allowed_ips and not is_client:
         problems.append("no allowed IPs: nothing is sent to it or accepted from it")
     return problems
 

@@ -1,7 +1,8 @@
 """Tells who comes and goes: from a backend's notices to events.
 
-A peer that leaves is described as it was when it was seen last, for one that was removed
-cannot be asked for any more.
+A client counts from the moment on that it has an address as well as a session; one that
+only uses an invitation never does. A peer that leaves is described as it was when it was seen
+last, for one that was removed cannot be asked for any more.
 """
 
 from __future__ import annotations
@@ -9,14 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 
 from nvpn.backend.alarm import Alarm, open_alarm
-from nvpn.daemon.events import EventBus, PeerConnected, PeerDisconnected, Roamed
+from nvpn.daemon.events import (
+    Event,
+    EventBus,
+    Leased,
+    PeerConnected,
+    PeerDisconnected,
+    Roamed,
+)
 from nvpn.daemon.presence import Presence
+from nvpn.model.changes import Owner
 from nvpn.model.clock import Now, read_clocks
+from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot
 
 SILENT: Final = "silent"
@@ -64,18 +76,20 @@ class Connections:
         self._bus = bus
         self._clocks = clocks
         self._presence = Presence()
-        self._last_seen: dict[PublicKey, PeerConnected] = {}
+        # Those that were told of, which are not all of those who have a session.
+        self._connected: dict[PublicKey, PeerConnected] = {}
         self._handshakes: Counter[str] = Counter(dict.fromkeys(_RESULTS.values(), 0))
         self._alarm = alarm(loop, self._expire)
         self._is_closed = False
         backend.subscribe(self._notice)
+        bus.listen(self._hear)
 
     def __contains__(self, peer: PublicKey) -> bool:
-        return peer in self._presence
+        return peer in self._connected
 
     def __len__(self) -> int:
         """How many peers are connected now."""
-        return len(self._presence)
+        return len(self._connected)
 
     @property
     def handshakes(self) -> Mapping[str, int]:
@@ -113,27 +127,39 @@ class Connections:
             is_there = self._backend.peer(notice.peer) is not None
             self._leave(notice.peer, LINK_DOWN if is_there else REMOVED)
 
-    def _shook_hands(self, notice: Notice) -> None:
-        is_new = self._presence.shook_hands(notice.peer, notice.wall, self._clocks())
-        self._alarm.set(self._presence.next_timeout())
-        if is_new:
-            event = self._describe(notice)
-            self._last_seen[notice.peer] = event
-            self._bus.publish(event)
+    def _hear(self, event: Event) -> None:
+        if not isinstance(event, Leased) or self._is_closed:
+            return
+        if (known := self._connected.get(event.peer)) is not None:
+            self._connected[event.peer] = replace(known, addresses=event.addresses)
+        elif event.peer in self._presence:
+            self._arrive(event.peer, addresses=event.addresses)
 
-    def _describe(self, notice: Notice) -> PeerConnected:
-        seen = self._backend.peer(notice.peer)
-        if seen is None:
-            return PeerConnected(notice.peer, endpoint=notice.endpoint)
-        return PeerConnected(
-            notice.peer, seen.name, notice.endpoint or seen.endpoint, seen.allowed_ips
-        )
+    def _shook_hands(self, notice: Notice) -> None:
+        self._presence.shook_hands(notice.peer, notice.wall, self._clocks())
+        self._alarm.set(self._presence.next_timeout())
+        if notice.peer in self._presence and notice.peer not in self._connected:
+            self._arrive(notice.peer, notice.endpoint)
+
+    def _arrive(
+        self,
+        peer: PublicKey,
+        endpoint: Endpoint | None = None,
+        addresses: tuple[Prefix, ...] = (),
+    ) -> None:
+        """A peer with a session is told of, unless it is a client that waits for its lease."""
+        seen = self._backend.peer(peer) or PeerSnapshot(peer)
+        addresses = seen.allowed_ips or addresses
+        if seen.owner is Owner.LEASE and not addresses:
+            return
+        event = PeerConnected(peer, seen.name, endpoint or seen.endpoint, addresses)
+        self._connected[peer] = event
+        self._bus.publish(event)
 
     def _roamed(self, notice: Notice) -> None:
-        if notice.peer in self._presence:
-            event = self._describe(notice)
-            self._last_seen[notice.peer] = event
-            self._bus.publish(Roamed(event.peer, event.name, event.endpoint))
+        if (known := self._connected.get(notice.peer)) is not None:
+            self._connected[notice.peer] = replace(known, endpoint=notice.endpoint)
+            self._bus.publish(Roamed(known.peer, known.name, notice.endpoint))
 
     def _leave(self, peer: PublicKey, why: str) -> None:
         if self._presence.leave(peer):
@@ -145,9 +171,12 @@ class Connections:
         self._alarm.set(self._presence.next_timeout())
 
     def _tell_gone(self, peer: PublicKey, why: str) -> None:
-        last = self._last_seen.pop(peer, PeerConnected(peer))
+        last = self._connected.pop(peer, None)
+        if last is None:
+            return
         now = self._backend.peer(peer)
         if now is not None:
-            # Names and allowed IPs come and go with leases.
-            last = PeerConnected(peer, now.name, now.endpoint, now.allowed_ips)
+            # Names change, and leases end before their clients go.
+            addresses = now.allowed_ips or last.addresses
+            last = PeerConnected(peer, now.name, now.endpoint or last.endpoint, addresses)
         self._bus.publish(PeerDisconnected(peer, last.name, last.endpoint, last.addresses, why))

@@ -6,7 +6,8 @@ own, loses what does not fit, and is told how many that were. Nobody here waits 
 
 When is a peer *connected*? As long as there is a session, and a session lives 180 s from its
 handshake, so that a peer with anything to say renews it in time: ``nvpn show`` draws the same
-line. See :mod:`nvpn.daemon.connections`, which publishes the first three.
+line. A client needs an address, too: without one nothing passes. The first three are published
+by :mod:`nvpn.daemon.connections`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import ClassVar, Final, NamedTuple, Union
 
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
-from nvpn.model.prefixes import Interface, Prefix
+from nvpn.model.prefixes import Prefix
 
 CAPACITY: Final = 1000
 """Events that wait for one reader at most."""
@@ -28,7 +29,7 @@ CAPACITY: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PeerConnected:
-    """The first handshake of a peer that had no session."""
+    """The first handshake of a peer that had no session, or a client's lease after that."""
 
     kind: ClassVar[str] = "connected"
     peer: PublicKey
@@ -66,7 +67,7 @@ class Leased:
     kind: ClassVar[str] = "leased"
     peer: PublicKey
     name: str = ""
-    addresses: tuple[Prefix | Interface, ...] = ()
+    addresses: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class LeaseEnded:
     kind: ClassVar[str] = "lease-ended"
     peer: PublicKey
     name: str = ""
-    addresses: tuple[Prefix | Interface, ...] = ()
+    addresses: tuple[Prefix, ...] = ()
     why: str = ""
 
 

@@ -153,3 +153,10 @@ def test_sizes_are_three_digits_and_a_unit(count: int, text: str) -> None:
 def test_nothing_from_a_file_can_steer_the_terminal() -> None:
     assert clean("Büro 3 – 東京") == "Büro 3 – 東京"
     assert clean("a\x1b[2Jb\r\nc\u202e") == "a?[2Jb??c?"
+
+
+def test_a_client_that_is_away_is_no_problem() -> None:
+    away = peer(endpoint="", allowed_ips=[], last_handshake=(0, 0))
+    assert len(peer_problems(away, NOW)) == 2
+    away.owner = "lease"
+    assert peer_problems(away, NOW) == []

@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvpn.daemon.connections import Connections
-from nvpn.daemon.events import Event, EventBus, PeerConnected, PeerDisconnected, Roamed
+from nvpn.daemon.events import (
+    Event,
+    EventBus,
+    Leased,
+    PeerConnected,
+    PeerDisconnected,
+    Roamed,
+)
 from nvpn.daemon.presence import SESSION_NS, Presence
+from nvpn.model.changes import Owner
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
@@ -103,15 +111,15 @@ class Scene:
         self.known = {A: PeerSnapshot(A, name="laptop", endpoint=HERE, allowed_ips=PREFIXES)}
         self.events: list[Event] = []
         self.alarm_at: int | None = None
-        bus = EventBus()
-        bus.listen(self.events.append)
+        self.bus = EventBus()
         self.connections = Connections(
             self,
-            bus,
+            self.bus,
             asyncio.new_event_loop(),
             clocks=lambda: self.now,
             alarm=lambda loop, fire: self._take(fire),
         )
+        self.bus.listen(self.events.append)
 
     def _take(self, fire: Callable[[], None]) -> Scene:
         self.fire = fire
@@ -208,6 +216,39 @@ def test_addresses_that_a_peer_got_later_are_told_when_it_goes() -> None:
     scene.connections.goodbye(A)
     scene.connections.goodbye(A)
     assert scene.told()[1:] == [gone("goodbye")]
+
+
+def test_a_client_is_connected_when_it_has_its_lease_and_a_guest_never_is() -> None:
+    scene = Scene()
+    leased = scene.known[A]
+    scene.known[A] = replace(leased, owner=Owner.LEASE, allowed_ips=())
+    scene.notice(COMPLETED, 0)
+    assert (scene.told(), len(scene.connections), A in scene.connections) == ([], 0, False)
+    scene.bus.publish(Leased(A, "laptop", PREFIXES))
+    assert scene.told() == [
+        PeerConnected(A, "laptop", HERE, PREFIXES),
+        Leased(A, "laptop", PREFIXES),
+    ]
+    assert A in scene.connections
+    # Its lease has ended by the time it goes.
+    scene.connections.goodbye(A)
+    assert scene.told() == [gone("goodbye")]
+    scene.notice(COMPLETED, 1)
+    scene.connections.goodbye(A)
+    scene.bus.publish(Leased(A, "laptop", PREFIXES))
+    assert scene.told() == [Leased(A, "laptop", PREFIXES)]
+
+
+def test_a_client_that_has_its_lease_still_is_connected_by_its_handshake() -> None:
+    scene = Scene()
+    scene.known[A] = replace(scene.known[A], owner=Owner.LEASE)
+    scene.notice(COMPLETED, 0)
+    assert scene.told() == [PeerConnected(A, "laptop", HERE, PREFIXES)]
+    other = (Prefix.parse("10.8.0.3/32"),)
+    scene.bus.publish(Leased(A, "laptop", other))
+    scene.known[A] = replace(scene.known[A], allowed_ips=())
+    scene.connections.goodbye(A)
+    assert scene.told()[1:] == [PeerDisconnected(A, "laptop", HERE, other, "goodbye")]
 
 
 def test_at_the_end_everybody_goes_and_nobody_comes() -> None:

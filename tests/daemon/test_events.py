@@ -20,7 +20,7 @@ from nvpn.daemon.events import (
     Roamed,
 )
 from nvpn.model.endpoint import Endpoint
-from nvpn.model.prefixes import Interface, Prefix
+from nvpn.model.prefixes import Prefix
 from tests.support.scenarios import ELSEWHERE, A, B, play
 
 NOON = 1_795_521_600_123_456_789
@@ -123,7 +123,6 @@ def line(event: Event) -> dict[str, object]:
 def test_a_line_has_the_fields_of_its_event() -> None:
     prefixes = (Prefix.parse("10.8.0.2/32"), Prefix.parse("fd42::2/128"))
     texts = ["10.8.0.2/32", "fd42::2/128"]
-    addresses = (Interface.parse("10.8.0.2/24"),)
     peer = A.base64
     assert line(PeerConnected(A, "é\n", ELSEWHERE, prefixes)) == {
         "event": "connected",
@@ -142,13 +141,13 @@ def test_a_line_has_the_fields_of_its_event() -> None:
     }
     where = Endpoint.parse("[2001:db8::1]:7")
     assert line(Roamed(A, "a", where))["endpoint"] == "[2001:db8::1]:7"
-    assert line(Leased(A, "a", addresses)) == {
+    assert line(Leased(A, "a", prefixes)) == {
         "event": "leased",
         "peer": peer,
         "name": "a",
-        "addresses": ["10.8.0.2/24"],
+        "addresses": texts,
     }
-    assert line(LeaseEnded(A, "a", addresses, "expired"))["why"] == "expired"
+    assert line(LeaseEnded(A, "a", prefixes, "expired"))["why"] == "expired"
     assert line(Refused(A, "", "exhausted", "no address is free")) == {
         "event": "refused",
         "peer": peer,

@@ -82,7 +82,9 @@ def tunnel_metrics(
     here = {"interface": interface}
     peers = Metric("nvpn_peers", Kind.GAUGE, "Peers that are configured")
     peers.add(here, len(tunnel.peers()))
-    connected = Metric("nvpn_connected_peers", Kind.GAUGE, "Peers with a session")
+    connected = Metric(
+        "nvpn_connected_peers", Kind.GAUGE, "Peers with a session, clients with a lease, too"
+    )
     connected.add(here, len(connections))
     handshakes = Metric("nvpn_handshakes", Kind.COUNTER, "Handshakes by what became of them")
     for result, count in connections.handshakes.items():
@@ -141,7 +143,9 @@ def channel_metrics(interface: str, statistics: Mapping[str, int]) -> list[Metri
     gauges = []
     for name, count in statistics.items():
         if name in _CHANNEL_GAUGES:
-            gauge = Metric(f"nvpn_channel_{name}", Kind.GAUGE, f"{name.replace('_', ' ')} now")
+            gauge = Metric(
+                f"nvpn_channel_{name}", Kind.GAUGE, f"{name.capitalize().replace('_', ' ')} now"
+            )
             gauge.add(here, count)
             gauges.append(gauge)
         elif name.startswith(_DROPPED):
