@@ -28,12 +28,14 @@ from nvpn.registry.model import (
 from nvpn.registry.pools import Pools
 from nvpn.registry.records import (
     AddressLease,
+    ServerAddress,
     client_key,
     lease_key,
     name_key,
     put_client,
     put_lease,
     put_name,
+    put_server_address,
 )
 from nvpn.registry.store import Condition, Delete, Edit
 from nvpn.registry.telling import is_welcome
@@ -273,6 +275,28 @@ class Leasing:
             if one.server == self._ledger.server and not self._may_hold(one):
                 over.setdefault(one.client, []).append(one.address)
         await self._end_all(over, Ending.MOVED)
+        await self._claim_own()
+
+    async def _claim_own(self) -> None:
+        """Keep our own addresses from other servers' clients. Raises Unavailable."""
+        ledger, mirror = self._ledger, self._ledger.mirror
+        own = {one.address for one in self.settings.own}
+        for address in own:
+            tries = ledger.tries()
+            while mirror.server_address(address) is None:
+                lost = mirror.leases.get(address)
+                if await ledger.commit(
+                    (mirror.unchanged(lease_key(address)),),
+                    (put_server_address(ServerAddress(address, ledger.server)),),
+                    ending=() if lost is None else (lost.client,),
+                    why=Ending.MOVED,
+                ):
+                    break
+                await tries.again()
+        for former in mirror.server_addresses():
+            if former.owner == ledger.server and former.address not in own:
+                key = lease_key(former.address)
+                await ledger.commit((mirror.unchanged(key),), (Delete(key),))
 
     def _may_hold(self, lease: AddressLease) -> bool:
         peer = self._admissions.file_peers.get(lease.client)

@@ -12,7 +12,15 @@ from typing import Final
 
 from nvpn.model.keys import PublicKey
 from nvpn.registry.model import Client, Invitation
-from nvpn.registry.records import AddressLease, NameHolder, Value, name_key, read
+from nvpn.registry.records import (
+    AddressLease,
+    NameHolder,
+    ServerAddress,
+    Value,
+    lease_key,
+    name_key,
+    read,
+)
 from nvpn.registry.store import Changes, Condition
 
 _log: Final = logging.getLogger(__name__)
@@ -67,10 +75,14 @@ class Mirror:
         """Who had the address last and may want it again."""
         return self._last_holders.get(address)
 
-    @property
-    def known_addresses(self) -> int:
-        """No more addresses than this are held or remembered for somebody."""
-        return len(self.leases) + len(self._last_holders)
+    def server_address(self, address: bytes) -> ServerAddress | None:
+        """Whether it is a server's own."""
+        value = self._values.get(lease_key(address))
+        return value if isinstance(value, ServerAddress) else None
+
+    def server_addresses(self) -> tuple[ServerAddress, ...]:
+        """All that servers keep for themselves."""
+        return tuple(one for one in self._values.values() if isinstance(one, ServerAddress))
 
     # --- following ----------------------------------------------------------------------
 

@@ -5,7 +5,8 @@
     client/<public key, hex>        who it is, its last addresses, or when it was revoked
     name/<name, percent-encoded>    whose name it is: so a name is given once, on every server
     invitation/<public key, hex>    for whom, until when, who came; never the secret
-    lease/<address>                 who holds it: so an address is given once
+    lease/<address>                 who holds it, a client or a server: so an address is given
+                                    once
 
 Fields that are not known are left out, so that later versions may add some. A record that
 cannot be read is None to us, but is there: nobody else gets its key.
@@ -46,13 +47,23 @@ class AddressLease:
     server: str
 
 
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """An address of a server's own interface, which no server leases."""
+
+    address: bytes
+    owner: str
+
+
 class NameHolder(NamedTuple):
     """Whose name it is."""
 
     client: PublicKey
 
 
-Value = Union[Client, Invitation, AddressLease, NameHolder]  # noqa: UP007 - on Python 3.10, too
+Value = Union[  # noqa: UP007 - on Python 3.10, too
+    Client, Invitation, AddressLease, ServerAddress, NameHolder
+]
 
 
 def client_key(client: PublicKey) -> str:
@@ -129,6 +140,11 @@ def put_lease(lease: AddressLease) -> Put:
     )
 
 
+def put_server_address(own: ServerAddress) -> Put:
+    """Keep a server's own address from being leased."""
+    return _put(lease_key(own.address), {"owner": own.owner})
+
+
 def read(key: str, value: bytes) -> Value | None:
     """What a record says; None when it is none of ours or cannot be read."""
     try:
@@ -183,7 +199,9 @@ def _read_invitation(rest: str, fields: dict[str, Any]) -> Invitation:
     )
 
 
-def _read_lease(rest: str, fields: dict[str, Any]) -> AddressLease:
+def _read_lease(rest: str, fields: dict[str, Any]) -> AddressLease | ServerAddress:
+    if "owner" in fields:
+        return ServerAddress(parse_address(rest), _field(fields, "owner", str))
     return AddressLease(
         parse_address(rest),
         PublicKey.from_hex(_field(fields, "client", str)),

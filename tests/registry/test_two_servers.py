@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nvpn.errors import Unavailable
 from nvpn.model.keys import PublicKey
-from nvpn.model.prefixes import Prefix
+from nvpn.model.prefixes import Interface, Prefix
 from nvpn.registry.mirror import Mirror
 from nvpn.registry.model import (
     ClientAdmitted,
@@ -187,6 +187,44 @@ def test_a_client_moves_from_a_server_to_the_other_with_its_address() -> None:
             assert two.registry.lease_of(client) == second
 
     asyncio.run(story())
+
+
+def test_no_server_leases_the_address_of_another() -> None:
+    async def story() -> None:
+        shelf = Shelf()
+        own = {name: (Interface(address(text), 29),) for name, text in OWN.items()}
+        one = Office(shelf, settings=settings_of("10.8.0.0/29", own=own["one"], server="one"))
+        async with one:
+            early = await one.join(1)
+            lease = await one.registry.lease(early, (address("10.8.0.2"),))
+            two = Office(
+                shelf, settings=settings_of("10.8.0.0/29", own=own["two"], server="two"), seed=2
+            )
+            async with two:
+                # The second server comes, and its address has been leased to somebody.
+                await one.registry.expire()
+                await two.registry.expire()
+                for office in (one, two):
+                    await office.store.settle()
+                    assert (
+                        LeaseEnded(early, lease.prefixes, office.told[-1].why) == office.told[-1]
+                    )  # type: ignore[union-attr]
+                clients = [await one.join(number) for number in range(2, 6)]
+                await two.store.settle()
+                got = [(await two.registry.lease(each)).addresses[0] for each in clients]
+                assert {str(each) for each in got} == {f"10.8.0.{n}/29" for n in range(3, 7)}
+                with pytest.raises(RegistryRefused):
+                    await two.registry.lease(early)
+                # It moves, and its old address is free.
+                await two.registry.reconfigure(
+                    settings_of("10.8.0.0/29", own=(), server="two"), {}
+                )
+                assert str((await two.registry.lease(early)).addresses[0]) == "10.8.0.2/29"
+
+    asyncio.run(story())
+
+
+OWN = {"one": "10.8.0.1", "two": "10.8.0.2"}
 
 
 @pytest.mark.parametrize("wrong_by", [-7200, 7200])
