@@ -172,12 +172,13 @@ class EventBus:
         if self._is_closed:
             return
         self._counts[event.kind] += 1
-        for listener in self._listeners:
-            listener(event)
         if self._subscriptions:
             happening = Happening(self._clock(), event)
             for subscription in self._subscriptions:
                 subscription.put(happening)
+        # After that, for a listener may publish what follows from it.
+        for listener in self._listeners:
+            listener(event)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call ``listener`` for every event; it must not block or raise."""

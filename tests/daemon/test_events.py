@@ -106,6 +106,17 @@ def test_listeners_hear_at_once() -> None:
     assert heard == [Admitted(A)]
 
 
+def test_what_follows_from_an_event_is_told_after_it() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        subscription = stream.subscribe()
+        stream.listen(lambda event: stream.publish(Revoked(A)) if event == Admitted(A) else None)
+        stream.publish(Admitted(A))
+        assert [one.event for one in await subscription.next()] == [Admitted(A), Revoked(A)]
+
+    play(scenario)
+
+
 # --- lines --------------------------------------------------------------------------------
 
 
