@@ -65,6 +65,9 @@ class Port(Protocol):
     ) -> _A:
         """Raises Unavailable, Refused."""
 
+    def tell(self, peer: PublicKey, notice: Message) -> None:
+        """Once; it may get lost."""
+
     def on_notice(self, kind: type[_M], callback: Callable[[PublicKey, _M], None]) -> None:
         """Callbacks stay."""
 
@@ -185,6 +188,8 @@ class LeaseClient:
             await asyncio.wait_for(self._port.ask(holder, Release()), RELEASE_SECONDS)
         except (NvpnError, asyncio.TimeoutError):
             _log.debug("the server did not hear that we go", extra={"peer": holder.short})
+        # It is an answer, too: without any the server would look for us for a while.
+        self._port.tell(holder, Goodbye(GoodbyeReason.STOPPING.value))
 
     def close(self) -> None:
         """Ask no more. What is in force stays. Again: nothing."""

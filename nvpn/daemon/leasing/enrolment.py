@@ -15,7 +15,7 @@ from typing import Final
 
 from nvpn import __version__
 from nvpn.backend.userspace import UserspaceBackend
-from nvpn.channel.messages import Enrol, Enrolled, Hello
+from nvpn.channel.messages import Enrol, Enrolled, Goodbye, GoodbyeReason, Hello
 from nvpn.config.model import HostPort
 from nvpn.config.values import make_endpoint, parse_port, split_endpoint
 from nvpn.daemon.channel_port import ChannelPort
@@ -80,7 +80,10 @@ async def _ask(
     )
     port.open()
     try:
-        return await port.ask(invitation.server, Enrol(public_key, name, __version__))
+        answer = await port.ask(invitation.server, Enrol(public_key, name, __version__))
+        # It is an answer, too: without any the server would look for us for a while.
+        port.tell(invitation.server, Goodbye(GoodbyeReason.STOPPING.value))
+        return answer
     except Unavailable:
         raise Unavailable(f"no answer from {_places(invitation)}") from None
     finally:

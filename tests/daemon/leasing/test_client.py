@@ -40,6 +40,7 @@ class Scene:
         self.now = 1000 * SECOND
         self.answers: dict[PublicKey, Settings | Exception | None] = {A: SETTINGS, B: SETTINGS}
         self.asked: list[tuple[PublicKey, Any]] = []
+        self.told: list[tuple[PublicKey, Any]] = []
         self.sought: list[PublicKey] = []
         self.host = FILE
         self.plans: list[Plan] = []
@@ -75,6 +76,9 @@ class Scene:
         if isinstance(answer, Exception):
             raise answer
         return Done() if isinstance(request, Release) else answer
+
+    def tell(self, peer: PublicKey, notice: Any) -> None:
+        self.told.append((peer, notice))
 
     def on_notice(self, kind: Any, callback: Callable[[PublicKey, Any], None]) -> None:
         assert kind is Goodbye
@@ -307,6 +311,7 @@ def test_the_end_gives_the_lease_back(tmp_path: Path) -> None:
         await scene.pass_to(10_000)
 
         assert scene.asked[1:] == [(A, Release())]
+        assert scene.told == [(A, Goodbye("stopping"))]
 
     play(Scene(tmp_path), script)
 
