@@ -144,14 +144,19 @@ def _bind(
         raise PlatformError(
             f"bind UDP port {port}",
             errno=error.errno or 0,
-            hint="choose another listen port, or stop what uses this one"
-            if error.errno == errno.EADDRINUSE
-            else "",
+            hint=_BIND_HINTS.get(error.errno or 0, ""),
         ) from None
     if fwmark:
         _set_mark(bound, fwmark)
     _prepare(bound, family, gro)
     return bound
+
+
+_BIND_HINTS: Final = {
+    errno.EADDRINUSE: "choose another listen port, or stop what uses this one",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE: for the unit by low-port.conf,"
+    " see nvpn(8)",
+}
 
 
 def _set_mark(bound: socket.socket, fwmark: int) -> None:

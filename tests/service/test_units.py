@@ -331,6 +331,43 @@ def test_a_tunnel_saves_itself_with_its_drop_in_and_a_warning_without(
 
 @pytest.mark.root
 @needs_systemd
+def test_a_server_forwards_and_counts_within_what_the_unit_leaves(
+    pair: Pair, start: Start, ear: NotifySocket
+) -> None:
+    alice, bob = pair.alice, pair.bob
+    server = (
+        '[server]\npool = "10.9.0.0/24"\nnat = true\n[metrics]\nlisten = "127.0.0.1:586"\n'
+        '[interface]\nprivate_key = "PRIVATE"\naddress = "10.9.0.1/24"\nlisten_port = 443\n'
+        f'[[peer]]\nname = "bob"\npublic_key = "{bob.public_key}"\n'
+    )
+    alice.write(server)
+    bob.write(
+        f'[interface]\nprivate_key = "PRIVATE"\n[[peer]]\npublic_key = "{alice.public_key}"\n'
+        'server = true\nendpoint = "10.77.1.1:443"\n'
+    )
+    refused = start(alice, ear)
+    said, _ = refused.communicate(timeout=20)
+    assert refused.returncode == 1, said
+    assert "ports below 1024 need CAP_NET_BIND_SERVICE: for the unit by low-port.conf" in said
+
+    tunnel = start(alice, ear, "low-port")
+    assert wait_until_ready(ear, tunnel) == "up"
+    bob.nvpn("up", "wg0.toml")
+    assert bob.host.ping("10.9.0.1", count=1) == (1, 1)
+    assert alice.host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1"
+    assert "masquerade" in alice.host.run("nft", "list", "ruleset")
+    fetch = (
+        "exec 3<>/dev/tcp/127.0.0.1/586; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    )
+    assert "wireguard_received_bytes" in alice.host.run("bash", "-c", fetch)
+    assert "warning" not in end(tunnel)
+    assert alice.host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
+    assert alice.host.run("nft", "list", "ruleset") == ""
+    bob.nvpn("down", "wg0")
+
+
+@pytest.mark.root
+@needs_systemd
 def test_another_namespace_can_be_had_with_its_drop_in(
     pair: Pair, start: Start, ear: NotifySocket
 ) -> None:

@@ -31,6 +31,7 @@ Settings = dict[str, list[str]]
 
 _CAPABILITIES: Final = {
     "CAP_DAC_OVERRIDE": 1,
+    "CAP_NET_BIND_SERVICE": 10,
     "CAP_NET_ADMIN": 12,
     "CAP_NET_RAW": 13,
     "CAP_SYS_ADMIN": 21,
