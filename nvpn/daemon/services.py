@@ -193,12 +193,11 @@ class Services:
     async def change(self, new: TunnelConfig) -> list[str]:
         """After :meth:`adopt`, what takes its time. Sentences of warning; never raises."""
         told = self._metrics.change(new.metrics)
-        try:
-            self._forwarding.set(new.server)
-            self._open_channel(new)
-            told += await self._change_server(new)
-        except NvpnError as error:
-            told.append(str(error))
+        for step in (self._change_forwarding, self._change_channel, self._change_server):
+            try:
+                told += await step(new)
+            except NvpnError as error:
+                told.append(str(error))
         return told
 
     def notice(self, notice: Notice) -> None:
@@ -266,6 +265,14 @@ class Services:
         self._server = server
         self._status.add("server", server.describe)
         return clients
+
+    async def _change_forwarding(self, new: TunnelConfig) -> list[str]:
+        self._forwarding.set(new.server)
+        return []
+
+    async def _change_channel(self, new: TunnelConfig) -> list[str]:
+        self._open_channel(new)
+        return []
 
     async def _change_server(self, new: TunnelConfig) -> list[str]:
         server = self._server
