@@ -80,13 +80,12 @@ async def _ask(
     )
     port.open()
     try:
-        answer = await port.ask(invitation.server, Enrol(public_key, name, __version__))
-        # It is an answer, too: without any the server would look for us for a while.
-        port.tell(invitation.server, Goodbye(GoodbyeReason.STOPPING.value))
-        return answer
+        return await port.ask(invitation.server, Enrol(public_key, name, __version__))
     except Unavailable:
         raise Unavailable(f"no answer from {_places(invitation)}") from None
     finally:
+        # It is an answer, too: without any the server would look for us for a while.
+        port.tell(invitation.server, Goodbye(GoodbyeReason.STOPPING.value))
         port.close()
 
 
