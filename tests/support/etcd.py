@@ -24,13 +24,24 @@ needs_etcd = pytest.mark.skipif(
 
 
 class Etcd:
-    """One server, of a cluster of one."""
+    """One server, of a cluster of one.
 
-    def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
+    ``within`` are words that begin its command: those that enter a namespace, say.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        scheme: str = "http",
+        listen: str = "127.0.0.1",
+        within: tuple[str, ...] = (),
+    ) -> None:
         self._directory = directory
         self._options = options
+        self._within = within
         self.port, self._peer_port = free_ports(2)
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://{listen}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -39,6 +50,7 @@ class Etcd:
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self._within,
                     PROGRAM,
                     f"--data-dir={self._directory / 'data'}",
                     f"--listen-client-urls={self.url}",
