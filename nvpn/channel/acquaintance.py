@@ -66,8 +66,7 @@ class Acquaintances:
         """A handshake with the peer was completed."""
         known = self._know(peer)
         known.session = now
-        has_introduced_itself = known.hello is not None and now - known.told_at < HOLDS
-        if not has_introduced_itself and now >= known.quiet_until and not known.is_watched:
+        if _is_unknown(known, now) and not known.is_watched:
             known.is_watched = True
             self._looks.append((now + LOOK_INTERVAL, peer))
 
@@ -94,7 +93,7 @@ class Acquaintances:
             if known is None:
                 continue
             known.is_watched = False
-            if known.session and now - known.session < SESSION and now >= known.quiet_until:
+            if known.session and now - known.session < SESSION and _is_unknown(known, now):
                 return peer
         return None
 
@@ -142,3 +141,9 @@ class Acquaintances:
         else:
             self._peers.move_to_end(peer)
         return known
+
+
+def _is_unknown(known: _Peer, now: int) -> bool:
+    """Whether we would like to ask: it has not said who it is, nor been silent lately."""
+    has_said = known.hello is not None and now - known.told_at < HOLDS
+    return not has_said and now >= known.quiet_until

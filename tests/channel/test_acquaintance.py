@@ -97,6 +97,14 @@ def test_who_introduces_himself_need_not_be_asked() -> None:
     assert world.knowing.get(A) == HELLO
 
 
+def test_who_introduces_himself_before_we_look_is_not_asked_either() -> None:
+    knowing = Acquaintances()
+    knowing.begin_session(A, NOW)
+    knowing.introduce(A, HELLO, NOW + SECOND)
+    assert knowing.take_look(NOW + LOOK_INTERVAL) is None
+    assert knowing.next_look() is None
+
+
 def test_who_was_silent_and_speaks_is_heard() -> None:
     world = World()
     world.session()
