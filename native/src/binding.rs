@@ -458,7 +458,7 @@ impl PyEngine {
     }
 
     /// The peer's traffic, or None for one that is not known.
-    fn counters(&self, peer: u64) -> Option<(u64, u64, u64, u64)> {
+    fn counters(&self, peer: u64) -> Option<(u64, u64, u64, u64, u64)> {
         self.peer(peer).map(|shared| {
             let counters = shared.counters();
             (
@@ -466,6 +466,7 @@ impl PyEngine {
                 counters.tx_bytes,
                 counters.rx_packets,
                 counters.tx_packets,
+                counters.filtered,
             )
         })
     }

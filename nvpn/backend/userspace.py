@@ -495,6 +495,7 @@ class UserspaceBackend:
             ),
             handshake_attempts=state.attempts,
             leased=entry.leased(state.allowed_ips),
+            filtered=traffic.filtered,
         )
 
 

@@ -71,6 +71,7 @@ def _peer(peer: PeerRecord, now: int) -> dict[str, Any]:
         "handshake_attempts": peer.handshake_attempts,
         "rx_bytes": peer.rx_bytes,
         "tx_bytes": peer.tx_bytes,
+        "filtered": peer.filtered,
         "persistent_keepalive": peer.persistent_keepalive or None,
         "owner": peer.owner or None,
         "health": peer_health(peer, now).value,

@@ -30,12 +30,13 @@ class PeerRecord:
     ``last_handshake`` is Unix time as (seconds, nanoseconds), (0, 0) for never;
     ``persistent_keepalive`` is seconds, 0 for off. From ``name`` on the fields are
     nvpn's own, empty with another daemon; ``session_age`` is nanoseconds, None without
-    a session.
+    a session; ``filtered`` counts packets.
     """
 
     __slots__ = (
         "allowed_ips",
         "endpoint",
+        "filtered",
         "handshake_attempts",
         "last_handshake",
         "name",
@@ -61,6 +62,7 @@ class PeerRecord:
         self.owner = ""
         self.session_age: int | None = None
         self.handshake_attempts = 0
+        self.filtered = 0
 
 
 class TunnelRecord:
@@ -330,6 +332,8 @@ def _read_peer_line(peer: PeerRecord, key: str, value: str) -> None:
         peer.session_age = int(value)
     elif key == "nvpn_handshake_attempts":
         peer.handshake_attempts = int(value)
+    elif key == "nvpn_filtered":
+        peer.filtered = int(value)
 
 
 def _base64(digits: str) -> str:

@@ -259,6 +259,8 @@ def _peer_lines(peer: PeerSnapshot) -> str:
         lines.append(f"nvpn_session_age={peer.session_age}")
     if peer.handshake_attempts:
         lines.append(f"nvpn_handshake_attempts={peer.handshake_attempts}")
+    if peer.filtered:
+        lines.append(f"nvpn_filtered={peer.filtered}")
     lines.append("")
     return "\n".join(lines)
 

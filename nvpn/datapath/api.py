@@ -452,12 +452,14 @@ class Activity(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """A peer's traffic: UDP payload bytes of authentic packets, handshakes included."""
+    """A peer's traffic: UDP payload bytes of authentic packets, handshakes included; and how
+    many packets from it the port filter has dropped."""
 
     rx_bytes: int = 0
     tx_bytes: int = 0
     rx_packets: int = 0
     tx_packets: int = 0
+    filtered: int = 0
 
 
 class Watch(enum.Enum):

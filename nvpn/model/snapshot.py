@@ -20,7 +20,7 @@ class PeerSnapshot:
     ``tx_bytes`` count UDP payload of authentic packets, padding included, as the
     kernel does. ``session_age`` is nanoseconds since the current keypair was derived,
     None without one. ``leased`` are those of ``allowed_ips`` that the configuration does
-    not own.
+    not own. ``filtered`` counts packets from it that the port filter dropped.
     """
 
     public_key: PublicKey
@@ -36,6 +36,7 @@ class PeerSnapshot:
     session_age: int | None = None
     handshake_attempts: int = 0
     leased: tuple[Prefix, ...] = ()
+    filtered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

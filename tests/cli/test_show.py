@@ -167,6 +167,7 @@ def test_json_has_everything_but_the_secrets(wg0: str) -> None:
         "handshake_attempts": 0,
         "rx_bytes": 2048,
         "tx_bytes": 1024,
+        "filtered": 0,
         "persistent_keepalive": 25,
         "owner": None,
         "health": "fresh",

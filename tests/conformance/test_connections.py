@@ -364,6 +364,7 @@ def test_a_train_of_one_flow_is_judged_as_one(talk: Talk) -> None:
     send_train()
     assert talk.passing() == []
     assert talk.rig.datapath.drops() == {DropReason.FILTERED: 21}
+    assert talk.rig.datapath.counters(talk.peer.peer).filtered == 21
 
 
 def test_what_is_diverted_is_asked_nothing(talk: Talk) -> None:

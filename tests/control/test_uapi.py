@@ -225,6 +225,7 @@ def full_snapshot() -> TunnelSnapshot:
                 allowed_ips=(prefix("10.0.0.0/8"), prefix("fd00::/64")),
                 session_age=5_000,
                 handshake_attempts=3,
+                filtered=8,
             ),
             PeerSnapshot(B),
         ),
@@ -301,6 +302,7 @@ def test_the_client_reads_back_everything_that_get_tells() -> None:
         5_000,
         3,
     )
+    assert (ada.filtered, other.filtered) == (8, 0)
     assert (other.preshared_key, other.endpoint, other.allowed_ips) == ("", "", [])
     assert other.session_age is None
 

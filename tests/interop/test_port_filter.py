@@ -48,9 +48,10 @@ endpoint = "10.77.1.2:51820"
 """)
 
     def filtered(self) -> int:
-        """How many packets were dropped, as people are told."""
+        """How many packets were dropped, as people are told: all are this peer's."""
         (tunnel,) = json.loads(self.alice.nvpn("show", "wg0", "--json").stdout)["interfaces"]
         count: int = tunnel["drops"].get("filtered", 0)
+        assert tunnel["peers"][0]["filtered"] == count
         return count
 
 

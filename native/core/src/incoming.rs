@@ -185,8 +185,9 @@ impl Device {
         if let Some(filter) = &mut self.filter
             && !is_diverted
         {
-            let name = (peer, self.peers.get(peer)?.id);
-            if !filter.accepts(name, &inner, packet, now, &mut seen.verdict) {
+            let known = self.peers.get(peer)?;
+            if !filter.accepts((peer, known.id), &inner, packet, now, &mut seen.verdict) {
+                known.shared.note_filtered();
                 self.drop_packets(DropReason::Filtered, 1);
                 return None;
             }

@@ -29,7 +29,8 @@ pub struct Activity {
     pub last_received_at: Instant,
 }
 
-/// A peer's traffic: UDP payload bytes of authentic packets, handshakes included.
+/// A peer's traffic: UDP payload bytes of authentic packets, handshakes included; and what of
+/// it was dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes received.
@@ -40,6 +41,8 @@ pub struct Counters {
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,
+    /// Packets received that the port filter dropped.
+    pub filtered: u64,
 }
 
 /// Which unanswered instant a timer of the protocol is looking after.
@@ -69,6 +72,7 @@ pub struct PeerShared {
     tx_bytes: AtomicU64,
     rx_packets: AtomicU64,
     tx_packets: AtomicU64,
+    filtered: AtomicU64,
     watched_sent: AtomicBool,
     watched_received: AtomicBool,
     // An event was raised and is not yet answered by a call of `watch`.
@@ -111,6 +115,7 @@ impl PeerShared {
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
             rx_packets: self.rx_packets.load(Ordering::Relaxed),
             tx_packets: self.tx_packets.load(Ordering::Relaxed),
+            filtered: self.filtered.load(Ordering::Relaxed),
         }
     }
 
@@ -141,6 +146,11 @@ impl PeerShared {
         }
         let (watched, told) = (&self.watched_received, &self.told_received);
         traffic.data && note_data(&self.data_received_at, watched, told, now)
+    }
+
+    /// The port filter has dropped a packet.
+    pub(crate) fn note_filtered(&self) {
+        count(&self.filtered, 1);
     }
 
     /// Nobody waits for an answer to sent data any more.

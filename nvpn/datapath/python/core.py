@@ -428,7 +428,6 @@ class Core:
         del plain[inner.length :]
         diverted = self.is_diverted(inner, plain)
         if not diverted and not self.lets_pass(peer, inner, plain, now):
-            self.drop(DropReason.FILTERED)
             return
         if not merge_ecn(plain, tos):
             self.drop(DropReason.BAD_INNER)
@@ -442,10 +441,16 @@ class Core:
         """Whether a packet is lifted out of the stream, and so not filtered."""
         return bool(self._diversions) and is_diverted(self._diversions, inner, packet)
 
-    def lets_pass(self, peer: Peer, inner: Inner, packet: Bytes, now: int) -> bool:
-        """Whether the port filter lets a packet from a peer pass. One of a flow that does
-        not begin or end here speaks for all of them."""
-        return self._filter is None or self._filter.accepts(peer.id, inner, packet, now)
+    def lets_pass(self, peer: Peer, inner: Inner, packet: Bytes, now: int, count: int = 1) -> bool:
+        """Whether the port filter lets a packet from a peer pass; else it is counted.
+
+        One of a flow that does not begin or end here speaks for all ``count`` of them.
+        """
+        if self._filter is None or self._filter.accepts(peer.id, inner, packet, now):
+            return True
+        peer.filtered += count
+        self.drop(DropReason.FILTERED, count)
+        return False
 
     def note_sent(self, peer: Peer, packet: Bytes, now: int) -> None:
         """The port filter's to remember: a packet, or a superpacket, goes to a peer."""

@@ -162,8 +162,7 @@ class BatchOpener:
         # They are alike in all that is asked here, and none of them begins or ends a flow.
         if core.is_diverted(inner, packets[0]):
             return False
-        if not core.lets_pass(peer, inner, packets[0], now):
-            core.drop(DropReason.FILTERED, len(packets))
+        if not core.lets_pass(peer, inner, packets[0], now, len(packets)):
             return True
         head = bytearray(first[: train.head_size])
         if train.protocol == TCP:

@@ -47,6 +47,7 @@ class Peer:
         "data_received_at",
         "data_sent_at",
         "endpoint",
+        "filtered",
         "id",
         "initiation_index",
         "last_data_received_at",
@@ -77,6 +78,8 @@ class Peer:
         self.data_sent_at = self.data_received_at = self.last_data_received_at = 0
         self.last_sent_at = self.last_received_at = 0
         self.rx_bytes = self.tx_bytes = self.rx_packets = self.tx_packets = 0
+        # Packets that the port filter dropped: the core's to count.
+        self.filtered = 0
         self._receivers: Final = receivers
         self._own: Final = own
         self._events: Final = events
@@ -275,4 +278,6 @@ class Peer:
 
     def counters(self) -> Counters:
         """The traffic so far."""
-        return Counters(self.rx_bytes, self.tx_bytes, self.rx_packets, self.tx_packets)
+        return Counters(
+            self.rx_bytes, self.tx_bytes, self.rx_packets, self.tx_packets, self.filtered
+        )
