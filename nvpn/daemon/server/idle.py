@@ -75,9 +75,10 @@ class IdleReleaser:
             pause = min(max(seconds / _LOOKS, _SHORTEST_PAUSE), _LONGEST_PAUSE)
             await asyncio.sleep(pause if seconds else _LONGEST_PAUSE)
             if seconds:
-                await self._look(seconds)
+                await self.release(seconds)
 
-    async def _look(self, seconds: int) -> None:
+    async def release(self, seconds: int) -> None:
+        """Look once, and end what is to end. Never raises for a store that is away."""
         received: dict[PublicKey, int] = {}
         for place, lease in enumerate(self._registry.leases(), 1):
             now = self._peers.peer(lease.client)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from nvpn.daemon.server.idle import IdleWatch
+import asyncio
+
+from nvpn.daemon.server.idle import IdleReleaser, IdleWatch
 from nvpn.model.clock import SECOND
+from nvpn.model.keys import PublicKey
+from nvpn.model.snapshot import PeerSnapshot
+from nvpn.registry.model import Ending, LeaseEnded
+from tests.support.registry import Office, key_of
 from tests.support.scenarios import A, B
 
 TIMEOUT = 60 * SECOND
@@ -26,3 +32,46 @@ def test_a_client_that_came_back_begins_anew() -> None:
     assert watch.look({A: 100}, TIMEOUT, 92 * SECOND) == ()
     # Its peer was made anew: the count is another one.
     assert watch.look({A: 0}, TIMEOUT, 152 * SECOND) == ()
+
+
+class Counts:
+    """How much came from each peer."""
+
+    def __init__(self) -> None:
+        self.received: dict[PublicKey, int] = {}
+
+    def peer(self, key: PublicKey) -> PeerSnapshot | None:
+        count = self.received.get(key)
+        return None if count is None else PeerSnapshot(key, rx_bytes=count)
+
+
+def test_leases_of_the_silent_end_and_those_for_good_do_not() -> None:
+    async def scenario() -> None:
+        counts = Counts()
+        async with Office() as office:
+            idle = IdleReleaser(office.registry, counts, office.clocks)
+            silent, talkative = await office.join(1), await office.join(2)
+            phone = key_of(3)
+            await office.registry.admit(phone, "phone")
+            for client in (silent, talkative):
+                await office.registry.lease(client)
+            counts.received = {silent: 10, talkative: 10, phone: 0}
+            await idle.release(60)
+            office.clocks.pass_by(61)
+            counts.received[talkative] = 42
+            office.heard()
+            await idle.release(60)
+            (ended,) = office.heard()
+            assert isinstance(ended, LeaseEnded)
+            assert (ended.key, ended.why) == (silent, Ending.IDLE)
+            office.store.is_away = True
+            office.clocks.pass_by(61)
+            await idle.release(60)  # the store is away: later
+            office.store.is_away = False
+            await idle.release(60)
+            assert [one.key for one in office.heard() if isinstance(one, LeaseEnded)] == [
+                talkative
+            ]
+            assert office.registry.lease_of(phone) is not None
+
+    asyncio.run(scenario())

@@ -64,16 +64,16 @@ forward = true
         client.nvpn("join", invited.strip(), *joined)
 
     def reload(self) -> None:
-        assert "errno=0" in self._ask("nvpn_reload=1")
+        assert "errno=0" in self.ask("nvpn_reload=1")
 
     def listed(self) -> dict[str, Any]:
         """Clients by name."""
-        (line, *_) = self._ask("nvpn_clients=1").splitlines()
+        (line, *_) = self.ask("nvpn_clients=1").splitlines()
         return {one["name"]: one for one in json.loads(line.partition("=")[2])["clients"]}
 
     def peers(self) -> dict[str, PeerRecord]:
         """By public key, as everybody sees them."""
-        answer = self._ask("get=1").partition("errno=")[0]
+        answer = self.ask("get=1").partition("errno=")[0]
         return {peer.public_key: peer for peer in parse_get("", answer.splitlines()).peers}
 
     def allowed_ips(self) -> dict[str, set[str]]:
@@ -82,7 +82,7 @@ forward = true
     def handshakes(self) -> dict[str, tuple[int, int]]:
         return {key: peer.last_handshake for key, peer in self.peers().items()}
 
-    def _ask(self, operation: str) -> str:
+    def ask(self, operation: str) -> str:
         path = self.server.run_directory / f"{self.interface}.sock"
         with Client(str(path)) as client:
             return client.ask(f"{operation}\n\n")
@@ -213,3 +213,26 @@ def test_clients_outlive_a_server_that_is_killed_and_hear_of_one_that_stops(worl
     assert answers(site.server, address)
     for machine, name in ((ada, "wg0"), (site.server, site.interface)):
         machine.nvpn("down", name)
+
+
+def test_a_reload_makes_a_server_of_a_tunnel_and_no_server_again(world: World) -> None:
+    site = Site(world)
+    site.configure()
+    text = (site.server.etc / f"{site.interface}.toml").read_text()
+    bare = text.partition("[server]")[0]
+    site.server.write(bare, f"{site.interface}.toml")
+    site.up()
+    assert "is no server: its file has no [server]" in site.ask("nvpn_clients=1")
+    site.server.write(text, f"{site.interface}.toml")
+    site.reload()
+    assert '"state":"open"' in site.ask("nvpn_invite=1\nname=ada")
+    assert len(site.peers()) == 1
+    site.server.write(bare, f"{site.interface}.toml")
+    site.reload()
+    assert "is no server" in site.ask("nvpn_clients=1")
+    assert site.peers() == {}
+    # What it knew is not forgotten.
+    site.server.write(text, f"{site.interface}.toml")
+    site.reload()
+    assert len(site.peers()) == 1
+    site.server.nvpn("down", site.interface)
