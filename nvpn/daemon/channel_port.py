@@ -23,6 +23,8 @@ from nvpn.channel.messages import (
     MAX_SENTENCE,
     Failure,
     FailureCode,
+    Goodbye,
+    GoodbyeReason,
     Hello,
     Message,
     Request,
@@ -262,6 +264,8 @@ class ChannelPort:
                 self._serve(peer, frame.id, request, now)
         else:
             notice = self._responder.receive_notice(peer, frame.body, now)
+            if isinstance(notice, Goodbye) and notice.reason == GoodbyeReason.STOPPING.value:
+                self._acquaintances.end_session(peer)  # who goes is not asked who it is
             if notice is not None and type(notice) in self._callbacks:
                 self._counts["notices_received"] += 1
                 for callback in self._callbacks[type(notice)]:

@@ -528,6 +528,20 @@ def test_a_peer_that_was_removed_is_not_asked() -> None:
     play_virtually(scenario)
 
 
+def test_a_peer_that_says_goodbye_is_not_asked() -> None:
+    async def scenario() -> None:
+        alice, bob = couple()
+        alice.plug.tell(NoticeKind.HANDSHAKE_COMPLETED, B)
+        bob.port.tell(A, Goodbye("stopping"))
+        alice.plug.data_at[B] = virtual_loop().clocks().boot + SECOND
+        await asyncio.sleep(120)
+        assert alice.plug.sent == []
+        await live(alice, B, sessions=1)
+        assert len(alice.plug.sent) == 1
+
+    play_virtually(scenario)
+
+
 def test_who_is_none_of_ours_is_not_asked() -> None:
     async def scenario() -> None:
         alice, _ = couple()
