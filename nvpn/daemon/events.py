@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple, Union
+from typing import ClassVar, Final, NamedTuple, Union, get_args
 
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
@@ -140,6 +140,9 @@ Event = Union[  # noqa: UP007
     Lost,
 ]
 
+KINDS: Final = tuple(event.kind for event in get_args(Event) if event is not Lost)
+"""What may happen; to lose something happens to a subscriber alone."""
+
 
 class Happening(NamedTuple):
     """An event and when it was published, Unix time in nanoseconds."""
@@ -159,7 +162,8 @@ class EventBus:
         self._clock = clock
         self._listeners: list[Callable[[Event], None]] = []
         self._subscriptions: set[Subscription] = set()
-        self._counts: Counter[str] = Counter()
+        # None is as good as zero to a person, and not to who computes rates.
+        self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._is_closed = False
 
     @property
