@@ -28,15 +28,14 @@ from nvpn.model.prefixes import Prefix
 from nvpn.model.secret import SecretText
 from nvpn.registry.etcd_gateway import EtcdGateway, decode, encode
 from nvpn.registry.etcd_store import EtcdStore
-from nvpn.registry.model import Client, LeaseEnded, LeaseGiven, Origin, RegistryChange
-from nvpn.registry.records import put_client, put_name
+from nvpn.registry.model import LeaseEnded, LeaseGiven, RegistryChange
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Changes, Condition, Delete, Put
 from nvpn.resilience.breaker import BreakerState
 from nvpn.resilience.policy import BreakerPolicy, Policies, RetryPolicy
 from nvpn.resilience.registry import Breakers
 from tests.support.etcd import Etcd, free_ports, needs_etcd
-from tests.support.registry import key_of, settings_of
+from tests.support.registry import admit_all, key_of, settings_of
 from tests.support.tcp_relay import Relay
 
 pytestmark = needs_etcd
@@ -103,6 +102,7 @@ def test_a_commit_is_done_once_and_told_to_everybody(etcd: Etcd, prefix: str) ->
         two.watch(told.append)
         first = await one.commit([Condition("a/ä", 0)], [Put("a/ä", b"1"), Put("b", b"2")])
         assert first.done
+        await until(lambda: told)  # one answer of the watch may tell of several commits
         second = await two.commit([Condition("a/ä", 0)], [Put("a/ä", b"other")])
         assert not second.done
         assert [record.value for record in second.changes.records] == [b"1"]
@@ -202,6 +202,7 @@ def test_an_answer_that_is_lost_was_still_only_one_commit(etcd: Etcd, prefix: st
     run(lambda: store_at(f"http://127.0.0.1:{store_port}", prefix=prefix), story=story)
 
 
+@pytest.mark.once
 def test_after_a_gap_that_was_compacted_everything_is_told(etcd: Etcd, prefix: str) -> None:
     async def story(store: EtcdStore, other: EtcdStore) -> None:
         async with Relay(etcd.port, store_port) as relay:
@@ -248,6 +249,7 @@ def test_where_nobody_answers_one_is_told_so_and_soon_without_asking(prefix: str
 # --- who is let in -----------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_password_lets_us_in_also_after_a_restart(tmp_path: Path) -> None:
     etcd = Etcd(tmp_path / "etcd")
     etcd.start()
@@ -330,6 +332,7 @@ def test_nothing_of_it_tells_the_password() -> None:
     assert store.describe() == "etcd at http://192.0.2.1:2379, under /nvpn/wg0/"
 
 
+@pytest.mark.once
 def test_without_httpx_the_remedy_is_told() -> None:
     script = (
         "import sys; sys.modules['httpx'] = None\n"
@@ -380,7 +383,9 @@ def test_an_etcd_killed_in_a_storm_gives_no_address_twice(tmp_path: Path) -> Non
 
 async def storm(etcd: Etcd, *, clients: int) -> None:
     keys = [key_of(number) for number in range(clients)]
-    await admit_all(etcd, keys)
+    store = store_at(etcd.url)
+    await admit_all(store, keys)
+    await store.close()
     watchers = [Watcher(), Watcher()]
     registries = [
         Registry(
@@ -425,19 +430,6 @@ async def storm(etcd: Etcd, *, clients: int) -> None:
         assert {str(one).split("/")[0]: key.hex for one, key in watcher.holders.items()} == held
         assert {one.client: one.addresses for one in registry.leases()} == leased
         await registry.close()
-
-
-async def admit_all(etcd: Etcd, keys: list[PublicKey]) -> None:
-    """Put clients there as if each had been enrolled, many at once."""
-    store = store_at(etcd.url)
-    wall = read_clocks().wall
-    for at in range(0, len(keys), 25):
-        edits = []
-        for number, key in enumerate(keys[at : at + 25], at):
-            name = f"client{number}"
-            edits += [put_client(Client(key, name, Origin.JOINED, wall)), put_name(name, key)]
-        await store.commit((), edits)
-    await store.close()
 
 
 def what_etcd_has(etcd: Etcd) -> dict[str, str]:

@@ -22,7 +22,7 @@ from nvpn.registry.file_store import FileStore
 from nvpn.registry.journal import Entry, format_entry, scan
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Changes, Commit, Condition, Delete, Edit, Put
-from tests.support.registry import DAY, Clocks, key_of, settings_of
+from tests.support.registry import Clocks, admit_all, key_of, settings_of
 
 _T = TypeVar("_T")
 
@@ -389,20 +389,18 @@ def test_a_file_that_cannot_be_written_anew_goes_on_as_it_is(
 def test_five_hundred_clients_at_once_are_leased_with_few_syncs(tmp_path: Path) -> None:
     async def tell() -> None:
         disk = Disk()
-        clocks = Clocks()
+        store = FileStore(str(tmp_path / "r"), in_thread=disk)
         registry = Registry(
-            FileStore(str(tmp_path / "r"), in_thread=disk),
+            store,
             settings_of("10.8.0.0/22", "fd42::/64"),
             file_peers={},
-            clocks=clocks,
+            clocks=Clocks(),
             random=os.urandom,
             on_change=lambda change: None,
         )
         await registry.open()
-        invited = await registry.invite("c", expires_at=clocks.wall + DAY, uses=500)
         clients = [key_of(number) for number in range(500)]
-        for client in clients:
-            await registry.enrol(invited.invitation.public_key, client)
+        await admit_all(store, clients)
         before = disk.works
         leases = await asyncio.gather(*map(registry.lease, clients))
         assert len({one.addresses[0] for one in leases}) == 500

@@ -12,9 +12,10 @@ from nvpn.errors import Unavailable
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.prefixes import Interface, Prefix, parse_address
-from nvpn.registry.model import FilePeer, RegistryChange, RegistrySettings
+from nvpn.registry.model import Client, FilePeer, Origin, RegistryChange, RegistrySettings
+from nvpn.registry.records import put_client, put_name
 from nvpn.registry.registry import Registry
-from nvpn.registry.store import Changes, Commit, Condition, Edit, Put, Record
+from nvpn.registry.store import Changes, Commit, Condition, Edit, Put, Record, Store
 
 LEASE_SECONDS: Final = 3600
 WALL: Final = 1_700_000_000 * SECOND
@@ -176,6 +177,16 @@ class Office:
         """What was told since the last time."""
         told, self.told[:] = list(self.told), []
         return told
+
+
+async def admit_all(store: Store, keys: Sequence[PublicKey]) -> None:
+    """Put clients there as if each had been invited and had come."""
+    for at in range(0, len(keys), 25):
+        edits: list[Edit] = []
+        for number, key in enumerate(keys[at : at + 25], at):
+            name = f"client{number}"
+            edits += [put_client(Client(key, name, Origin.JOINED, WALL)), put_name(name, key)]
+        await store.commit((), edits)
 
 
 def settings_of(*pools: str, **others: object) -> RegistrySettings:
