@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from nvpn.backend.alarm import Alarm, open_alarm
+from nvpn.channel.messages import Goodbye, GoodbyeReason
 from nvpn.daemon.events import (
     Event,
     EventBus,
@@ -38,6 +39,7 @@ LINK_DOWN: Final = "link down"
 GOODBYE: Final = "goodbye"
 STOPPING: Final = "stopping"
 
+_LEAVING: Final = frozenset({GoodbyeReason.STOPPING.value, GoodbyeReason.REVOKED.value})
 _RESULTS: Final = {
     NoticeKind.HANDSHAKE_COMPLETED: "completed",
     NoticeKind.HANDSHAKE_UNANSWERED: "unanswered",
@@ -99,6 +101,11 @@ class Connections:
     def goodbye(self, peer: PublicKey) -> None:
         """The peer said that it goes."""
         self._leave(peer, GOODBYE)
+
+    def hear_goodbye(self, peer: PublicKey, notice: Goodbye) -> None:
+        """The same, over the channel; who only ends our lease stays."""
+        if notice.reason in _LEAVING:
+            self.goodbye(peer)
 
     def end(self) -> None:
         """The tunnel stops: nobody is connected any more, and nobody comes."""

@@ -17,14 +17,7 @@ from typing import Any, Final
 
 from nvpn import __version__
 from nvpn.backend.api import TunnelBackend
-from nvpn.channel.messages import (
-    CAPABILITY_ENROL,
-    CAPABILITY_LEASE,
-    MAX_NAME,
-    Goodbye,
-    GoodbyeReason,
-    Hello,
-)
+from nvpn.channel.messages import CAPABILITY_ENROL, CAPABILITY_LEASE, MAX_NAME, Goodbye, Hello
 from nvpn.channel.packets import channel_address
 from nvpn.config.model import Hooks, StoreConfig, TunnelConfig
 from nvpn.control.server import Operation
@@ -64,7 +57,6 @@ Overlay = Callable[[TunnelConfig, Plan], Awaitable[None]]
 All or nothing: it raises NvpnError, and all is as before."""
 
 LAST_HOOKS_SECONDS: Final = 1.0
-_LEAVING: Final = frozenset({GoodbyeReason.STOPPING.value, GoodbyeReason.REVOKED.value})
 
 
 class Services:
@@ -106,7 +98,7 @@ class Services:
         self._port = ChannelPort(
             backend, loop=around.loop, introduce=self._introduce, breakers=self.breakers
         )
-        self._port.on_notice(Goodbye, self._hear_goodbye)
+        self._port.on_notice(Goodbye, self._connections.hear_goodbye)
         self._forwarding = Forwarding(name, leftovers, run=namespaces.at_home, warn=around.warn)
         collection = Collection(
             name,
@@ -322,11 +314,6 @@ class Services:
 
     def _registry(self) -> Registry | None:
         return None if self._server is None else self._server.registry
-
-    def _hear_goodbye(self, peer: PublicKey, goodbye: Goodbye) -> None:
-        # Who only ends our lease stays.
-        if goodbye.reason in _LEAVING:
-            self._connections.goodbye(peer)
 
     def _describe_channel(self) -> dict[str, Any] | None:
         """None while it is closed."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nvpn.channel.messages import Goodbye, GoodbyeReason
 from nvpn.daemon.connections import Connections
 from nvpn.daemon.events import (
     Event,
@@ -249,6 +250,16 @@ def test_a_client_that_has_its_lease_still_is_connected_by_its_handshake() -> No
     scene.known[A] = replace(scene.known[A], allowed_ips=())
     scene.connections.goodbye(A)
     assert scene.told()[1:] == [PeerDisconnected(A, "laptop", HERE, other, "goodbye")]
+
+
+def test_a_server_that_ends_a_lease_stays_and_one_that_stops_goes() -> None:
+    scene = Scene()
+    scene.notice(COMPLETED, 0)
+    scene.connections.hear_goodbye(A, Goodbye(GoodbyeReason.LEASE_ENDED.value))
+    scene.connections.hear_goodbye(A, Goodbye("a reason of a later version"))
+    assert A in scene.connections
+    scene.connections.hear_goodbye(A, Goodbye(GoodbyeReason.STOPPING.value))
+    assert scene.told()[1:] == [gone("goodbye")]
 
 
 def test_at_the_end_everybody_goes_and_nobody_comes() -> None:
