@@ -153,7 +153,9 @@ def read(key: str, value: bytes) -> Value | None:
             return None
         for prefix, reader in _READERS:
             if key.startswith(prefix):
-                return reader(key[len(prefix) :], fields)
+                value = reader(key[len(prefix) :], fields)
+                # The same thing under two spellings of its key would be two things.
+                return value if _key_of(value) in (key, None) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
@@ -210,6 +212,15 @@ def _read_lease(rest: str, fields: dict[str, Any]) -> AddressLease | ServerAddre
         _field(fields, "expires_at", int),
         _field(fields, "server", str),
     )
+
+
+def _key_of(value: Value) -> str | None:
+    """The one key under which it may be; None: any."""
+    if isinstance(value, Client):
+        return client_key(value.public_key)
+    if isinstance(value, Invitation):
+        return invitation_key(value.public_key)
+    return None if isinstance(value, NameHolder) else lease_key(value.address)
 
 
 def _field(fields: dict[str, Any], name: str, kind: type[_T]) -> _T:
