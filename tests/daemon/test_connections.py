@@ -113,10 +113,13 @@ class Scene:
         self.events: list[Event] = []
         self.alarm_at: int | None = None
         self.bus = EventBus()
+        # For the alarm, which is ours.
+        loop = asyncio.new_event_loop()
+        loop.close()
         self.connections = Connections(
             self,
             self.bus,
-            asyncio.new_event_loop(),
+            loop,
             clocks=lambda: self.now,
             alarm=lambda loop, fire: self._take(fire),
         )
