@@ -153,9 +153,9 @@ def read(key: str, value: bytes) -> Value | None:
             return None
         for prefix, reader in _READERS:
             if key.startswith(prefix):
-                value = reader(key[len(prefix) :], fields)
+                found = reader(key[len(prefix) :], fields)
                 # The same thing under two spellings of its key would be two things.
-                return value if _key_of(value) in (key, None) else None
+                return found if _key_of(found) in (key, None) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
