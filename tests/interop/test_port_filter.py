@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.machines import Machine
 from tests.support.pinging import inside
-from tests.support.world import Host, World, engine
+from tests.support.world import Host, World, engine, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 
@@ -58,17 +58,17 @@ endpoint = "10.77.1.2:51820"
 @contextlib.contextmanager
 def listening(host: Host, address: str, port: int) -> Iterator[socket.socket]:
     with inside(host.netns, socket.socket) as server:
-        server.settimeout(2)
+        server.settimeout(5)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((address, port))
         server.listen()
         yield server
 
 
-def reaches(host: Host, address: str, port: int) -> bool:
+def reaches(host: Host, address: str, port: int, seconds: float = 5) -> bool:
     """Whether a connection begins."""
     with inside(host.netns, socket.socket) as client:
-        client.settimeout(SHORT)
+        client.settimeout(seconds)
         try:
             client.connect((address, port))
         except TimeoutError:
@@ -81,7 +81,7 @@ def udp(host: Host, address: str, port: int = 0) -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     opened = inside(host.netns, make)
-    opened.settimeout(2)
+    opened.settimeout(5)
     opened.bind((address, port))
     return opened
 
@@ -110,15 +110,15 @@ def test_a_peer_begins_what_it_may_and_answers_what_it_is_asked(world: World) ->
         assert is_answered(alice.host, bob, 9000)
 
         assert reaches(bob, HERE, 8080)
-        assert not reaches(bob, HERE, 22)
+        assert not reaches(bob, HERE, 22, SHORT)
         assert bob.ping(HERE, count=1, wait=SHORT) == (1, 0)
         assert bob.ping("fd09::1", count=1, wait=SHORT) == (1, 0)
-        assert behind.filtered() == 3
+        wait_until(lambda: behind.filtered() == 3, 5, "three packets are counted")
 
         # Nothing at all may begin; what we begin goes on as before.
         behind.write("allowed_ports = []")
         assert alice.nvpn("reload", "wg0").stderr == ""
-        assert not reaches(bob, HERE, 8080)
+        assert not reaches(bob, HERE, 8080, SHORT)
         with listening(bob, THERE, 80):
             assert reaches(alice.host, THERE, 80)
         assert is_answered(alice.host, bob, 9000)
@@ -132,5 +132,5 @@ def test_a_peer_begins_what_it_may_and_answers_what_it_is_asked(world: World) ->
         behind.write("allowed_ports = []", 'allowed_ports = [22, "icmp"]')
         assert alice.nvpn("reload", "wg0").stderr == ""
         assert reaches(bob, HERE, 22)
-        assert not reaches(bob, HERE, 8080)
+        assert not reaches(bob, HERE, 8080, SHORT)
         assert bob.ping(HERE, count=2, size=4000) == (2, 2)
