@@ -6,6 +6,7 @@ processor is emulated, so a command takes a second, and one guest does for all t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,8 +15,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from nvpn import __version__
+from nvpn.channel.messages import Hello
+from nvpn.daemon.channel_port import ChannelPort
+from nvpn.model.changes import AddPeer, SetEndpoint, SetPrivateKey
+from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey
+from nvpn.netconf.linux_namespace import call_in, open_namespace
+from nvpn.transport.udp import open_udp
 from tests.support.guest_nvpn import Guest, guest_with_nvpn
+from tests.support.memory_tunnel import MemoryTunnel
+from tests.support.scenarios import apply, play
 from tests.support.world import Host, Tunnel, engine, new_world, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.interop, pytest.mark.slow]
@@ -149,6 +159,43 @@ def test_the_kernel_carries_a_tunnel_from_up_to_down(place: Place) -> None:
     assert guest.run("nvpn", "down", "kb0") == (0, "", "")
     assert guest.run("ip", "link", "show", "kb0")[0] != 0
     assert guest.run("ls", "/var/lib/nvpn/kb0.leftovers")[0] != 0
+
+
+def test_the_control_channel_goes_over_the_kernels_tunnel(place: Place) -> None:
+    guest, key = place.guest, PrivateKey(os.urandom(32))
+    other = (
+        f'[[peer]]\npublic_key = "{key.public()}"\nallowed_ips = ["192.168.77.3/32", "fe80::/10"]'
+    )
+    config = place.config(other).replace("[[peer]]", "channel = true\n[[peer]]", 1)
+    guest.write("/etc/kb4.toml", config)
+    assert guest.run("nvpn", "up", "/etc/kb4.toml") == (0, "", "")
+    namespace = open_namespace(place.host.netns)
+    hello = Hello("host", "0.1.0", ())
+
+    async def ask() -> None:
+        tunnel = MemoryTunnel(
+            open_sockets=lambda port, mark: call_in(namespace, lambda: open_udp(port, mark))
+        )
+        them = place.key.public()
+        where = Endpoint.parse(f"{UNDERLAY}:{PORT}")
+        await apply(tunnel, SetPrivateKey(key), AddPeer(them), SetEndpoint(them, where))
+        await tunnel.backend.bring_up()
+        channel = ChannelPort(
+            tunnel.backend, loop=asyncio.get_running_loop(), introduce=lambda: hello
+        )
+        channel.open()
+        assert (await channel.ask(them, hello)).version == __version__
+        channel.close()
+        await tunnel.close()
+
+    try:
+        play(ask)
+    finally:
+        os.close(namespace)
+    shown = place.json("kb4")
+    assert shown["channel"]["peers"][str(key.public())]["name"] == "host"  # type: ignore[index]
+    assert shown["peers"][1]["allowed_ips"] == ["192.168.77.3/32", "fe80::/10"]  # type: ignore[index]
+    guest.output("nvpn", "down", "kb4")
 
 
 def test_an_interface_in_a_namespace_outlives_a_killed_daemon_and_is_made_anew(
