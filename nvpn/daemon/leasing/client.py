@@ -29,6 +29,7 @@ from nvpn.errors import NvpnError, Refused, Unavailable
 from nvpn.model.changes import Plan
 from nvpn.model.clock import MILLISECOND, SECOND, boot_ns
 from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface
 from nvpn.resilience.policy import RetryPolicy
 
@@ -49,6 +50,8 @@ RELEASE_SECONDS: Final = 0.2
 
 MAX_COMPLAINTS: Final = 10
 """About one answer of a server, in the log."""
+
+_SILENCE: Final = (NoticeKind.HANDSHAKE_UNANSWERED, NoticeKind.HANDSHAKE_GIVEN_UP)
 
 _FAREWELLS: Final = {
     GoodbyeReason.STOPPING.value: Farewell.IT_GOES,
@@ -372,6 +375,12 @@ class LeaseClient:
         self._lifecycle.parted(peer, farewell, self._clock())
         self._stop_asking_in_vain()
         self._woken.set()
+
+    def notice(self, notice: Notice) -> None:
+        """Something happened to a peer."""
+        if notice.kind in _SILENCE:
+            self._lifecycle.unheard(notice.peer, self._clock())
+            self._woken.set()
 
     def _stop_asking_in_vain(self) -> None:
         """Whoever is asked may not be the one to ask any more. What is told already counts."""

@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from random import uniform
 from typing import Final
 
 from nvpn import __version__
@@ -28,7 +29,7 @@ from nvpn.errors import Unavailable
 from nvpn.model.changes import AddPeer, Plan, SetCandidates, SetEndpoint, SetPrivateKey
 from nvpn.model.clock import boot_ns
 from nvpn.model.endpoint import Endpoint
-from nvpn.model.keys import PublicKey
+from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.overlay.memory import open_memory_tun
 from nvpn.protocol.device import Device
 from nvpn.protocol.tai64n import TimestampSource
@@ -36,29 +37,53 @@ from nvpn.registry.invitation_text import InvitationText
 from nvpn.wire.constants import DEFAULT_MTU
 
 ENROL_SECONDS: Final = 20.0
-"""How long the server may take, its name's look-up included."""
+"""How long the server may take in all, its name's look-up included."""
+
+ATTEMPT_SECONDS: Final = 4.0
+"""How long one attempt may take, about: a few times across the world and back."""
 
 _LOOK_UP_SECONDS: Final = 8.0
 
 
 async def enrol(
-    invitation: InvitationText, public_key: PublicKey, *, seconds: float = ENROL_SECONDS
+    invitation: InvitationText,
+    public_key: PublicKey,
+    *,
+    seconds: float = ENROL_SECONDS,
+    attempt_seconds: float = ATTEMPT_SECONDS,
 ) -> Enrolment:
     """Have the server admit our key. Again with the same key: the same answer.
+
+    Guests of one invitation share its key, so that they may take each other's session away:
+    whoever gets no answer comes again with another.
 
     Raises:
         Refused: the invitation is used, expired or revoked; one sentence.
         Unavailable: no endpoint of the server answers; the invitation may be as good as before.
         PlatformError: no socket, …
     """
-    try:
-        return await asyncio.wait_for(_enrol(invitation, public_key), seconds)
-    except asyncio.TimeoutError:
-        raise Unavailable(f"no answer from {_places(invitation)}") from None
-
-
-async def _enrol(invitation: InvitationText, public_key: PublicKey) -> Enrolment:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
     endpoints = await _find(invitation)
+    trouble = f"no answer from {' or '.join(map(str, invitation.endpoints))}"
+    while True:
+        # As long as guests that began together need to come apart.
+        end = min(deadline, loop.time() + attempt_seconds * uniform(0.5, 1.5))
+        attempt = _enrol(invitation, public_key, endpoints)
+        try:
+            return await asyncio.wait_for(attempt, end - loop.time())
+        except asyncio.TimeoutError:
+            pass
+        except Unavailable as error:
+            trouble = str(error)
+            await asyncio.sleep(end - loop.time())
+        if loop.time() >= deadline:
+            raise Unavailable(trouble)
+
+
+async def _enrol(
+    invitation: InvitationText, public_key: PublicKey, endpoints: tuple[Endpoint, ...]
+) -> Enrolment:
     with _peer_in_memory() as backend:
         try:
             await backend.apply(_plan(invitation, endpoints))
@@ -81,8 +106,6 @@ async def _ask(
     port.open()
     try:
         return await port.ask(invitation.server, Enrol(public_key, name, __version__))
-    except Unavailable:
-        raise Unavailable(f"no answer from {_places(invitation)}") from None
     finally:
         # It is an answer, too: without any the server would look for us for a while.
         port.tell(invitation.server, Goodbye(GoodbyeReason.STOPPING.value))
@@ -128,7 +151,7 @@ async def _find(invitation: InvitationText) -> tuple[Endpoint, ...]:
 def _plan(invitation: InvitationText, endpoints: tuple[Endpoint, ...]) -> Plan:
     server = invitation.server
     return (
-        SetPrivateKey(invitation.secret),
+        SetPrivateKey(PrivateKey(invitation.secret.reveal())),
         AddPeer(server),
         SetEndpoint(server, endpoints[0]._replace(learned_at=boot_ns())),
         SetCandidates(server, endpoints),
@@ -145,7 +168,3 @@ def _usable(texts: tuple[str, ...]) -> tuple[HostPort, ...]:
         except ValueError:
             continue
     return tuple(dict.fromkeys(usable))
-
-
-def _places(invitation: InvitationText) -> str:
-    return " or ".join(map(str, invitation.endpoints))

@@ -13,6 +13,8 @@ refused            likewise, but after a round wait as long as we ever do; what 
                    who refuses had leased us is taken away
 goodbye            the server goes: ask the next one at once, and keep what we have.
                    The lease ended: ask the same one at once. We are revoked: as refused
+no handshake       the server may be dead: if there is another, ask it at once, and keep
+                   what we have
 expiry             take it away, and ask at once
 =================  ====================================================================
 
@@ -193,6 +195,12 @@ class Lifecycle:
             self._is_anew = True
             self._turn = (self._turn + 1) % max(1, len(self._servers))
         self._ask_now(now)
+
+    def unheard(self, server: PublicKey, now: int) -> None:
+        """It answers no handshake. Of interest once, of whom we have our lease."""
+        is_known = self._asked is not None or self._is_anew
+        if server == self._holder and len(self._servers) > 1 and not is_known:
+            self.parted(server, Farewell.IT_GOES, now)
 
     def change_servers(self, servers: tuple[PublicKey, ...], now: int) -> None:
         """The file names others now."""

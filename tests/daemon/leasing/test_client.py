@@ -15,6 +15,7 @@ from nvpn.errors import PlatformError, Refused, Unavailable
 from nvpn.model.changes import AddAllowedIp, Owner, Plan, RemoveAllowedIp
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.resilience.policy import RetryPolicy
 
@@ -239,6 +240,22 @@ def test_the_other_server_is_asked_at_once_when_one_says_goodbye(tmp_path: Path)
         assert scene.servers_asked == [A, B]
         assert scene.sought == [B]
         assert scene.host.peers[0].allowed_ips == ()
+        assert scene.host.peers[1].allowed_ips == (NET,)
+        assert scene.host.interface.addresses == (SEVEN,)
+
+    play(Scene(tmp_path), script)
+
+
+def test_the_other_server_is_asked_when_one_dies_without_a_word(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.client.start()
+        await scene.pass_to(50)
+        for kind in (NoticeKind.SESSION_EXPIRED, NoticeKind.HANDSHAKE_UNANSWERED):
+            assert scene.servers_asked == [A]
+            scene.client.notice(Notice(kind, A, 0))
+            await settle()
+
+        assert scene.servers_asked == [A, B]
         assert scene.host.peers[1].allowed_ips == (NET,)
         assert scene.host.interface.addresses == (SEVEN,)
 

@@ -51,6 +51,45 @@ def test_a_guest_finds_the_server_at_any_of_its_places() -> None:
     assert asyncio.run(run()).name == "laptop"
 
 
+def test_guests_of_one_invitation_get_in_although_they_share_its_key() -> None:
+    secret = new_key()
+    keys = [new_key().public() for _ in range(8)]
+    admitted: set[PublicKey] = set()
+
+    async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
+        admitted.add(request.public_key)
+        return Enrolled(f"guest {keys.index(request.public_key)}")
+
+    async def run() -> list[Enrolment]:
+        async with inviting_server(secret.public(), admit) as (key, place):
+            invitation = invitation_to(key, secret, place)
+            return await asyncio.gather(
+                *(enrol(invitation, one, attempt_seconds=0.3) for one in keys)
+            )
+
+    enrolments = asyncio.run(run())
+    assert [one.name for one in enrolments] == [f"guest {number}" for number in range(8)]
+    assert admitted == set(keys)
+
+
+def test_what_a_server_cannot_do_now_is_told_when_the_patience_ends() -> None:
+    secret = new_key()
+    asked = []
+
+    async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
+        asked.append(request)
+        raise Unavailable("a secret of the server's")
+
+    async def run() -> None:
+        async with inviting_server(secret.public(), admit) as (key, place):
+            invitation = invitation_to(key, secret, place)
+            await enrol(invitation, new_key().public(), seconds=0.5, attempt_seconds=0.1)
+
+    with pytest.raises(Unavailable, match="the server cannot do that at the moment"):
+        asyncio.run(run())
+    assert 2 <= len(asked) <= 12
+
+
 def test_a_refusal_is_told_in_the_servers_words() -> None:
     secret = new_key()
 

@@ -254,3 +254,39 @@ def test_servers_may_all_go_and_come_back() -> None:
     life.change_servers((B,), START + 5 * SECOND)
 
     assert life.next_step(START + 5 * SECOND) == Ask(B, False)
+
+
+def test_another_server_is_asked_at_once_when_the_one_we_have_answers_no_handshake() -> None:
+    life, now = leased(A, B), START + 50 * SECOND
+
+    life.unheard(B, now)
+    assert life.next_step(now) == Wait(START + 300 * SECOND)
+    life.unheard(A, now)
+    assert life.next_step(now) == Ask(B, True)
+    life.leased(B, 600, 300, now)
+    assert life.holder == B
+
+
+def test_silence_of_all_servers_is_told_often_and_asked_about_less_and_less_often() -> None:
+    life, asked_at = leased(A, B), []
+    for second in range(50, 120):
+        now = START + second * SECOND
+        life.unheard(A, now)
+        step = life.next_step(now)
+        while isinstance(step, Ask):
+            asked_at.append((step.server, second))
+            life.failed(step.server, now)
+            life.unheard(A, now)
+            step = life.next_step(now)
+
+    assert asked_at == [
+        (B, 50), (A, 50), (B, 51), (A, 51), (B, 53), (A, 53), (B, 57), (A, 57), (B, 65), (A, 65),
+        (B, 81), (A, 81), (B, 113), (A, 113),
+    ]  # fmt: skip
+    assert life.holder == A
+
+
+def test_who_has_one_server_alone_waits_for_it() -> None:
+    life = leased(A)
+    life.unheard(A, START + 50 * SECOND)
+    assert life.next_step(START + 50 * SECOND) == Wait(START + 300 * SECOND)
