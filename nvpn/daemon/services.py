@@ -204,6 +204,8 @@ class Services:
         """Something happened to a peer."""
         if self._server is not None:
             self._server.notice(notice)
+        if self._lease is not None:
+            self._lease.notice(notice)
 
     async def prepare_stop(self) -> None:
         """Say goodbye, give back what is others'. Bounded; never raises."""
