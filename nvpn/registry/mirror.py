@@ -68,8 +68,10 @@ class Mirror:
 
     def held_by(self, client: PublicKey) -> tuple[AddressLease, ...]:
         """The client's leases, IPv4 first."""
-        held = self._held.get(client, ())
-        return tuple(self.leases[one] for one in sorted(held, key=lambda one: (len(one), one)))
+        held = list(self._held.get(client, ()))
+        if len(held) > 1:
+            held.sort(key=lambda one: (len(one), one))
+        return tuple(self.leases[one] for one in held)
 
     def last_holder(self, address: bytes) -> PublicKey | None:
         """Who had the address last and may want it again."""

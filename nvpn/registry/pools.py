@@ -71,9 +71,9 @@ class Pools:
 
     def interface(self, address: bytes) -> Interface:
         """The address with the length of its pool, so that clients reach each other by us."""
-        prefix = Prefix.of(address, len(address) * 8)
-        lengths = [pool.prefix.length for pool in self._pools if pool.prefix.covers(prefix)]
-        return Interface(address, max(lengths, default=prefix.length))
+        value, bits = int.from_bytes(address, "big"), len(address) * 8
+        lengths = [pool.prefix.length for pool in self._pools if pool.covers(value, bits)]
+        return Interface(address, max(lengths, default=bits))
 
     def walk(self, version: int, client: PublicKey) -> Iterator[bytes]:
         """Every address of the family once, pool by pool.
@@ -93,7 +93,9 @@ class _Pool:
 
     def __init__(self, prefix: Prefix, taken: Iterable[tuple[int, Span]]) -> None:
         self.prefix: Final = prefix
+        self._bits: Final = prefix.bits
         whole = _span(prefix)
+        self._whole: Final = whole
         ends = (
             (whole.first, whole.last)
             if prefix.version == 4 and prefix.length < 31
@@ -110,11 +112,14 @@ class _Pool:
         self._spans: Final = tuple(_subtract(whole, out))
         self.size: Final = sum(span.last - span.first + 1 for span in self._spans)
 
+    def covers(self, value: int, bits: int) -> bool:
+        return bits == self._bits and self._whole.first <= value <= self._whole.last
+
     def has(self, address: bytes) -> bool:
-        if len(address) * 8 != self.prefix.bits:
-            return False
         value = int.from_bytes(address, "big")
-        return any(span.first <= value <= span.last for span in self._spans)
+        return self.covers(value, len(address) * 8) and any(
+            span.first <= value <= span.last for span in self._spans
+        )
 
     def walk(self, start: int) -> Iterator[bytes]:
         if not self.size:

@@ -188,7 +188,8 @@ class Registry:
 
     def leases(self) -> tuple[Lease, ...]:
         """What is given now, by client."""
-        holders = sorted({one.client for one in self._ledger.mirror.leases.values()})
+        held = self._ledger.mirror.leases.values()
+        holders = sorted({one.client for one in held}, key=bytes)
         leases = map(self._leasing.lease_of, holders)
         return tuple(lease for lease in leases if lease is not None)
 
