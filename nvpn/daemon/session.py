@@ -8,20 +8,18 @@ may ask the tunnel's own control socket.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-from nvpn.config.model import Hooks, TunnelConfig
+from nvpn.config.model import TunnelConfig
 from nvpn.control.client import is_running
 from nvpn.control.leased import spare_leased
 from nvpn.control.paths import leftovers_path, state_path
 from nvpn.control.server import ControlServer, Operation
 from nvpn.daemon.cleaning import clean_up
+from nvpn.daemon.configured import Configured
 from nvpn.daemon.creation import make_tunnel
 from nvpn.daemon.drops import report_drops
 from nvpn.daemon.ending import Ending
@@ -34,13 +32,12 @@ from nvpn.daemon.leftovers import NAMESPACE, Leftovers
 from nvpn.daemon.memory import read_memory
 from nvpn.daemon.namespaces import Namespaces
 from nvpn.daemon.network_watch import NetworkWatch
-from nvpn.daemon.next_start import left_for_next_start
-from nvpn.daemon.peer_side import PeerSide, wipe_keys
+from nvpn.daemon.peer_side import PeerSide
 from nvpn.daemon.services import Services
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.errors import NvpnError, PlatformError
-from nvpn.model.changes import Owner, Plan, SetFwmark
+from nvpn.model.changes import Owner
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.netconf.linux import LinuxNetconf
@@ -83,10 +80,6 @@ class Session:
         self._name = name
         self._around = around
         self._undo = undo
-        self._config = config
-        # With what others tell us: as the host is.
-        self._effective = config
-        self._changing = asyncio.Lock()
         self._handed = handed
         self._leftovers = Leftovers(leftovers_path(name))
         self._namespaces = Namespaces(config)
@@ -111,7 +104,7 @@ class Session:
         self._hooks = HookMoments(
             name,
             namespace=self._namespaces.home,
-            hooks=self._configured_hooks,
+            hooks=lambda: self._configured.hooks(),
             show=around.show,
         )
         undo.push_async_callback(self._run_post_down)
@@ -155,8 +148,8 @@ class Session:
             around=around,
             namespaces=self._namespaces,
             leftovers=self._leftovers,
-            overlay=self._overlay,
-            hooks=self._configured_hooks,
+            overlay=lambda effective, leased: self._configured.overlay(effective, leased),
+            hooks=lambda: self._configured.hooks(),
         )
         undo.push_async_callback(self._services.close)
         self._peers = Whereabouts(
@@ -180,6 +173,15 @@ class Session:
             ignored=lambda: 0 if is_apart else self._host.link.index,
         )
         undo.callback(self._network_watch.close)
+        self._configured = Configured(
+            config,
+            backend=self._backend,
+            host_side=self._host_side,
+            peers=self._peers,
+            peer_side=self._peer_side,
+            services=self._services,
+            network_watch=self._network_watch,
+        )
         self._follower = LinkFollower(
             self._tunnel,
             loop=around.loop,
@@ -195,16 +197,13 @@ class Session:
             self._host,
             netconf=self._netconf,
             hooks=self._hooks,
-            config=lambda: self._config,
+            config=lambda: self._configured.config,
             leased=self._services.leased_addresses,
             finish=self._services.prepare_stop,
         )
         self._backend.subscribe(self._notice)
         if _log.isEnabledFor(logging.DEBUG):
             around.spawn(report_drops(self._backend.drops))
-
-    def _configured_hooks(self) -> Hooks:
-        return Hooks() if self._config is None else self._config.interface.hooks
 
     def _note_namespace(self, config: TunnelConfig) -> None:
         """Where all the rest will be, for whoever clears it away if we are killed."""
@@ -215,7 +214,7 @@ class Session:
     @property
     def config(self) -> TunnelConfig | None:
         """What it is to be, or was last configured by, keys wiped; None for a bare device."""
-        return self._config
+        return self._configured.config
 
     def describe(self) -> str:
         """For the log: what moves the packets, and why that when there is something to say."""
@@ -250,12 +249,13 @@ class Session:
             PlatformError: a hook failed, …
             ControlError: the port is taken, …
         """
-        config = self._config
+        config = self._configured.config
         assert config is not None
         for sentence in config.warnings:
             self._around.warn(sentence)
         await self._hooks.pre_up()
-        config = self._config = self._effective = self._host_side.with_mark(config)
+        config = self._host_side.with_mark(config)
+        self._configured.begin(config)
         await self._peer_side.fill(config)
         self._has_peers = True
         await self._peer_side.recall_more(await self._services.prepare(config))
@@ -267,7 +267,7 @@ class Session:
         Raises:
             NvpnError: the host refused, …
         """
-        config = self._config
+        config = self._configured.config
         assert config is not None
         await self._host_side.set_up(self._host, config, self._peers.addresses)
         await self._hooks.post_up()
@@ -284,71 +284,11 @@ class Session:
         Raises:
             NvpnError: the host or the backend refused; all is as before.
         """
-        async with self._changing:
-            old = self._config
-            assert old is not None
-            effective = self._host_side.with_mark(self._services.effective(new))
-            new = _with_mark_of(effective, new)
-            try:
-                self._services.guard(new)
-                unresolved = await self._bring(
-                    effective,
-                    lambda: self._services.complete(self._peer_side.plan(new, old), old, new),
-                )
-            except NvpnError:
-                self._services.guard(old)
-                raise
-            finally:
-                wipe_keys(new)
-            self._config = new
-            self._peer_side.settle(new)
-            self._services.adopt(new)
-            await self._host_side.change_name_servers(effective)
-        told = await self._services.change(new)
-        return [*new.warnings, *unresolved, *told, *left_for_next_start(old, new)]
-
-    async def _overlay(self, effective: TunnelConfig, leased: Plan) -> None:
-        """Be what others tell us, beside what the file says, or leave all as it is.
-
-        Raises:
-            NvpnError: the host or the backend refused; all is as before.
-        """
-        async with self._changing:
-            assert self._config is not None
-            effective = self._host_side.with_mark(effective)
-            mark = effective.interface.fwmark
-            if mark != self._config.interface.fwmark:
-                leased = (SetFwmark(mark), *leased)
-            for sentence in await self._bring(effective, lambda: leased + self._peers.plan()):
-                _log.warning("%s", sentence)
-            self._config = _with_mark_of(effective, self._config)
-            self._peers.told()
-            await self._host_side.change_name_servers(effective)
-
-    async def _bring(self, effective: TunnelConfig, plan: Callable[[], Plan]) -> list[str]:
-        """Host and peers, or none of both. Sentences of warning. Raises NvpnError."""
-        before = self._effective
-        assert before is not None
-        try:
-            unresolved = await self._peers.want(effective)
-            changes = plan()
-            with contextlib.ExitStack() as undo:
-                finish = self._host_side.extend(effective, self._peers.addresses, undo)
-                await self._backend.apply(changes)
-                undo.pop_all()
-        except NvpnError:
-            await self._peers.want_again(before)
-            raise
-        finish()
-        self._network_watch.pass_over()
-        self._effective = effective
-        _log.info("reloaded: %d changes", len(changes))
-        return unresolved
+        return await self._configured.change(new)
 
     def _follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""
-        if self._effective is not None:
-            self._host_side.follow_paths(self._effective, self._peers.addresses)
+        self._configured.follow_paths()
 
     # --- what happens -------------------------------------------------------------------
 
@@ -414,8 +354,3 @@ def _made_anew(config: TunnelConfig | None) -> frozenset[str]:
     """
     has_guard = config is not None and config.interface.kill_switch
     return frozenset({"firewall"}) if has_guard else frozenset()
-
-
-def _with_mark_of(effective: TunnelConfig, config: TunnelConfig) -> TunnelConfig:
-    mark = effective.interface.fwmark
-    return replace(config, interface=replace(config.interface, fwmark=mark))
