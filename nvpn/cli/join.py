@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
         NvpnError: nothing is left behind; or, when no server answered, the key only.
     """
     invitation = _read(args.invitation)
-    path, joining = _prepare(args, invitation)
-    enrolment = _enrol(invitation, joining)
-    _write(path, invitation, joining, enrolment)
+    path = _join(args, invitation)
     if args.no_up:
         from nvpn.cli.output import write_output
 
@@ -98,35 +96,28 @@ def _text(given: str) -> str:
 # --- where it goes ----------------------------------------------------------------------
 
 
-def _prepare(args: argparse.Namespace, invitation: InvitationText) -> tuple[Path, Joining]:
-    """The place of the configuration, which is free, and the key, which is kept there.
-
-    Raises:
-        ConfigError: the name cannot be one, or is taken.
-        PlatformError: the directory cannot be written.
-    """
+def _place(args: argparse.Namespace) -> tuple[Path, str]:
+    """Directory and interface as they were given, the latter empty if it was not."""
     from nvpn.config.load import SEARCHED
-    from nvpn.daemon.leasing.joining import begin_joining, find_joining
 
-    if args.output is not None:
-        file = Path(args.output).absolute()
-        if args.config is not None:
-            raise ConfigError(
-                "does not go with --output, which names the directory as well", key="--config"
-            )
-        _check_output(file)
-        directory, name = file.parent, file.stem
-    else:
-        directory, name = Path(args.config or SEARCHED[0]).absolute(), args.name or ""
-    before = find_joining(directory, invitation)
-    if not name:
-        name = before.interface if before is not None else ""
-        if not name or _why_taken(name, directory):
-            name = _free_name(directory)
-    elif why := _why_taken(name, directory):
-        raise ConfigError(why, key="--output" if args.output else "--name")
-    joining = before or begin_joining(directory, invitation, name)
-    return directory / f"{name}.toml", joining
+    if args.output is None:
+        return Path(args.config or SEARCHED[0]).absolute(), args.name or ""
+    if args.config is not None:
+        raise ConfigError(
+            "does not go with --output, which names the directory as well", key="--config"
+        )
+    file = Path(args.output).absolute()
+    _check_output(file)
+    return file.parent, file.stem
+
+
+def _choose_name(given: str, before: str, directory: Path, option: str) -> str:
+    """Raises ConfigError: it cannot be one, or is taken."""
+    if given:
+        if why := _why_taken(given, directory):
+            raise ConfigError(why, key=option)
+        return given
+    return before if before and not _why_taken(before, directory) else _free_name(directory)
 
 
 def _check_output(file: Path) -> None:
@@ -165,6 +156,27 @@ def _why_taken(name: str, directory: Path) -> str:
 # --- joining ----------------------------------------------------------------------------
 
 
+def _join(args: argparse.Namespace, invitation: InvitationText) -> Path:
+    """The configuration's file. Raises NvpnError."""
+    from nvpn.cli.output import write_complaint
+    from nvpn.daemon.leasing.joining import Joining, format_config, write_config
+
+    directory, given = _place(args)
+    option = "--output" if args.output else "--name"
+    if given:
+        _choose_name(given, "", directory, option)
+    with Joining(directory, invitation) as joining:
+        name = _choose_name(given, joining.interface, directory, option)
+        path = directory / f"{name}.toml"
+        joining.keep(name)
+        enrolment = _enrol(invitation, joining)
+        write_config(path, format_config(invitation, joining.key, enrolment))
+        joining.forget()
+    invitation.secret.wipe()
+    write_complaint(f"joined as {enrolment.name}; the configuration is {path}\n")
+    return path
+
+
 def _enrol(invitation: InvitationText, joining: Joining) -> Enrolment:
     """Raises NvpnError."""
     from nvpn.cli.apart import run_apart
@@ -179,20 +191,6 @@ def _enrol(invitation: InvitationText, joining: Joining) -> Enrolment:
             f"{error}; the invitation may be as good as before: run the same command again"
         ) from None
     return _understand(told)
-
-
-def _write(path: Path, invitation: InvitationText, joining: Joining, enrolment: Enrolment) -> None:
-    """Raises PlatformError."""
-    from nvpn.cli.output import write_complaint
-    from nvpn.daemon.leasing.joining import format_config, write_config
-
-    try:
-        write_config(path, format_config(invitation, joining.key, enrolment))
-    finally:
-        joining.key.wipe()
-        invitation.secret.wipe()
-    joining.forget()
-    write_complaint(f"joined as {enrolment.name}; the configuration is {path}\n")
 
 
 def _bring_up(path: Path) -> int:

@@ -12,7 +12,7 @@ import pytest
 from nvpn.channel.messages import Enrol, Enrolled
 from nvpn.config.load import load
 from nvpn.config.model import HostPort
-from nvpn.daemon.leasing.joining import begin_joining
+from nvpn.daemon.leasing.joining import Joining
 from nvpn.errors import Refused
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PrivateKey, PublicKey
@@ -117,12 +117,14 @@ def test_the_key_is_kept_when_the_answer_may_have_been_lost_and_used_again(
 ) -> None:
     """As if the server had died after it admitted us: the file is what that would leave."""
     invitation = parse_invitation(server.text, wall=time.time_ns())
-    begun = begin_joining(tmp_path, invitation, "f7kept")
+    with Joining(tmp_path, invitation) as begun:
+        begun.keep("f7kept")
+        key = PrivateKey(begun.key.reveal())
     done = join(tmp_path, server.text)
 
     assert done.status == 0, done.err
-    assert server.admitted == [begun.key.public()]
-    assert load(tmp_path / "f7kept.toml").interface.private_key == begun.key
+    assert server.admitted == [key.public()]
+    assert load(tmp_path / "f7kept.toml").interface.private_key == key
     assert [file.name for file in tmp_path.iterdir()] == ["f7kept.toml"]
 
 

@@ -7,9 +7,10 @@ before it is told, and is used again when the same invitation is.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -39,45 +40,74 @@ class Enrolment:
     keepalive: int
 
 
-@dataclass(frozen=True, slots=True)
 class Joining:
-    """A key that may have been told already. ``interface`` is the name that was chosen."""
+    """One try to join by an invitation: its key, on the disk before anybody is told of it.
 
-    path: Path
-    interface: str
-    key: PrivateKey = field(repr=False)
+    One at a time by each invitation. What is neither kept nor wanted any more vanishes at the
+    end of a ``with``.
+
+    Args:
+        directory: where the configuration is to be; it is made where it is missing.
+
+    Raises:
+        PlatformError: it cannot be written, or another try is under way.
+    """
+
+    def __init__(self, directory: Path, invitation: InvitationText) -> None:
+        name = f"{_PREFIX}{invitation.secret.public().hex[:_DIGITS]}"
+        self.path: Final = directory / name
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = _open_alone(self.path)
+        except BlockingIOError:
+            raise PlatformError(
+                "join by this invitation",
+                hint="another nvpn join is at it on this host; wait for it, or end it",
+            ) from None
+        except OSError as error:
+            raise _refused(f"write into {directory}", error) from None
+        self.interface = ""
+        """The name that an earlier try had chosen; empty if there was none."""
+        self.key = self._read() or PrivateKey(os.urandom(KEY_LENGTH))
+        self._is_kept = bool(self.interface)
+
+    def keep(self, interface: str) -> None:
+        """From here on the key may be told. Raises PlatformError."""
+        if self._is_kept:
+            return
+        self.interface = interface
+        document = {"interface": interface, "private_key": self.key.reveal_base64()}
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(document).encode(), 0)
+            os.fsync(self._descriptor)
+            sync_directory(str(self.path.parent))
+        except OSError as error:
+            raise _refused(f"write {self.path}", error) from None
+        self._is_kept = True
 
     def forget(self) -> None:
-        """It is in a configuration now, or will never be."""
-        self.path.unlink(missing_ok=True)
+        """The key is in a configuration now, or will never be in one."""
+        self._is_kept = False
 
+    def _read(self) -> PrivateKey | None:
+        """What an earlier try left; what a full disk made of it is as good as nothing."""
+        try:
+            document = json.loads(os.pread(self._descriptor, _MAX_BYTES, 0))
+            key = PrivateKey.from_base64(document["private_key"])
+            self.interface = str(document["interface"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return key
 
-def find_joining(directory: Path, invitation: InvitationText) -> Joining | None:
-    """What an earlier try with the invitation left. Raises PlatformError."""
-    path = _path(directory, invitation)
-    try:
-        with path.open("rb") as stream:
-            document = json.loads(stream.read(_MAX_BYTES))
-        key = PrivateKey.from_base64(document["private_key"])
-        return Joining(path, str(document["interface"]), key)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _refused(f"read {path}", error) from None
-    except (ValueError, TypeError, KeyError):
-        return None  # of a disk that was full
+    def __enter__(self) -> Joining:
+        return self
 
-
-def begin_joining(directory: Path, invitation: InvitationText, interface: str) -> Joining:
-    """Make a key and keep it. Raises PlatformError."""
-    path = _path(directory, invitation)
-    key = PrivateKey(os.urandom(KEY_LENGTH))
-    document = {"interface": interface, "private_key": key.reveal_base64()}
-    try:
-        write_atomically(str(path), json.dumps(document).encode())
-    except OSError as error:
-        raise _refused(f"write into {directory}", error) from None
-    return Joining(path, interface, key)
+    def __exit__(self, *_: object) -> None:
+        if not self._is_kept:
+            self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self.key.wipe()
 
 
 def format_config(invitation: InvitationText, key: PrivateKey, enrolment: Enrolment) -> str:
@@ -116,8 +146,25 @@ def _endpoints(invitation: InvitationText, enrolment: Enrolment) -> list[str]:
     return [str(place) for place in places][:8]
 
 
-def _path(directory: Path, invitation: InvitationText) -> Path:
-    return directory / f"{_PREFIX}{invitation.secret.public().hex[:_DIGITS]}"
+def _open_alone(path: Path) -> int:
+    """A descriptor of the file, which nobody else has. Raises OSError."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):
+                return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # who had it has just removed it
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _refused(operation: str, error: OSError) -> PlatformError:

@@ -11,13 +11,13 @@ from nvpn.config.model import HostPort
 from nvpn.daemon.leasing.enrolment import enrol
 from nvpn.daemon.leasing.joining import (
     Enrolment,
-    begin_joining,
-    find_joining,
+    Joining,
     format_config,
     write_config,
 )
 from nvpn.errors import PlatformError, Refused, Unavailable
 from nvpn.model.keys import PublicKey
+from nvpn.registry.invitation_text import InvitationText
 from tests.support.inviting import invitation_to, inviting_server, new_key
 
 
@@ -128,30 +128,59 @@ def test_a_name_that_does_not_resolve_is_told() -> None:
 # --- files ------------------------------------------------------------------------------
 
 
-def test_a_key_that_may_have_been_told_is_found_again_by_the_invitation(tmp_path: Path) -> None:
-    place = HostPort("192.0.2.1", 51820)
-    invitation = invitation_to(new_key().public(), new_key(), place)
-    other = invitation_to(new_key().public(), new_key(), place)
-    begun = begin_joining(tmp_path, invitation, "nvpn0")
+def an_invitation() -> InvitationText:
+    return invitation_to(new_key().public(), new_key(), HostPort("192.0.2.1", 51820))
 
-    found = find_joining(tmp_path, invitation)
-    assert found is not None
-    assert found.key == begun.key
-    assert found.interface == "nvpn0"
-    assert found.path.stat().st_mode & 0o777 == 0o600
-    assert find_joining(tmp_path, other) is None
-    assert begun.key.reveal_base64() not in repr(found)
-    begun.forget()
+
+def test_a_key_that_may_have_been_told_is_found_again_by_the_invitation(tmp_path: Path) -> None:
+    invitation = an_invitation()
+    with Joining(tmp_path, invitation) as first:
+        first.keep("nvpn0")
+        key = first.key.reveal()
+        assert first.path.stat().st_mode & 0o777 == 0o600
+
+    with Joining(tmp_path, an_invitation()) as other:
+        assert other.interface == ""
+        assert other.key.reveal() != key
+    with Joining(tmp_path, invitation) as second:
+        assert second.interface == "nvpn0"
+        assert second.key.reveal() == key
+        second.keep("nvpn1")
+        assert second.interface == "nvpn0"
+        second.forget()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_not_kept_vanishes(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Joining(tmp_path / "new", an_invitation()):
+        raise ZeroDivisionError
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_a_key_file_that_was_cut_is_as_good_as_none(tmp_path: Path) -> None:
-    place = HostPort("192.0.2.1", 51820)
-    invitation = invitation_to(new_key().public(), new_key(), place)
-    begun = begin_joining(tmp_path, invitation, "nvpn0")
+    invitation = an_invitation()
+    with Joining(tmp_path, invitation) as begun:
+        begun.keep("nvpn0")
+        key = begun.key.reveal()
     begun.path.write_bytes(begun.path.read_bytes()[:40])
 
-    assert find_joining(tmp_path, invitation) is None
+    with Joining(tmp_path, invitation) as again:
+        assert again.interface == ""
+        assert again.key.reveal() != key
+        again.keep("nvpn3")
+    with Joining(tmp_path, invitation) as last:
+        assert last.interface == "nvpn3"
+
+
+def test_one_invitation_is_used_by_one_at_a_time(tmp_path: Path) -> None:
+    invitation = an_invitation()
+    with Joining(tmp_path, invitation):
+        with pytest.raises(PlatformError, match="another nvpn join is at it"):
+            Joining(tmp_path, invitation)
+        with Joining(tmp_path, an_invitation()):
+            pass
+    with Joining(tmp_path, invitation):
+        pass
 
 
 @pytest.mark.parametrize("further", [(), (HostPort("vpn.example", 51820),)])
