@@ -2,7 +2,9 @@
 
 What a peer's hooks do is done in the order in which it came and went, one after the other;
 those of several peers run beside each other. Nothing waits for them: they come later when
-there are many, and beyond a bound they do not come at all, which is said.
+there are many, and beyond a bound they do not come at all, which is said. One peer that comes
+and goes and comes takes no other's place: beyond some of its own, a coming and the going after
+it are left out together, so that what ran last still tells how it is.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ _log: Final = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 WAITING: Final = 1000
+WAITING_OF_ONE: Final = 8
 HOOK_SECONDS: Final = 60.0
 
 _Moment = PeerConnected | PeerDisconnected
@@ -69,13 +72,16 @@ class ConnectionHooks:
             return
         if self._is_closed or not self._commands(event):
             return
-        if self._count >= WAITING:
+        own = self._waiting.get(event.peer, ())
+        if len(own) >= WAITING_OF_ONE:
+            self._leave_out(event)
+        elif self._count >= WAITING:
             self._warn_of_losses()
-            return
-        self._count += 1
-        self._waiting.setdefault(event.peer, deque()).append(event)
-        self._idle.clear()
-        self._begin()
+        else:
+            self._count += 1
+            self._waiting.setdefault(event.peer, deque()).append(event)
+            self._idle.clear()
+            self._begin()
 
     async def finish(self, seconds: float) -> None:
         """Wait until all that was heard is done, so long at most."""
@@ -99,6 +105,13 @@ class ConnectionHooks:
     def _commands(self, event: _Moment) -> tuple[str, ...]:
         hooks = self._hooks()
         return hooks.on_connect if isinstance(event, PeerConnected) else hooks.on_disconnect
+
+    def _leave_out(self, event: _Moment) -> None:
+        own = self._waiting[event.peer]
+        if type(own[-1]) is not type(event):
+            own.pop()
+            self._count -= 1
+        self._warn_of_losses()
 
     def _begin(self) -> None:
         """Start as many as may run, of peers of which none runs."""
@@ -157,7 +170,8 @@ class ConnectionHooks:
         if not self._has_warned:
             self._has_warned = True
             _log.warning(
-                "%d on_connect and on_disconnect hooks wait already; more are left out", WAITING
+                "%d on_connect and on_disconnect hooks wait already; some are left out",
+                self._count,
             )
 
 

@@ -118,7 +118,35 @@ def test_only_some_run_at_once_and_beyond_a_bound_they_are_left_out(
     play(Hooks(on_connect=(command,)), scenario)
     assert ran() == 8 + 5
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["5 on_connect and on_disconnect hooks wait already; more are left out"]
+    assert warnings == ["5 on_connect and on_disconnect hooks wait already; some are left out"]
+
+
+def test_a_peer_that_comes_and_goes_all_the_time_takes_no_others_place(tmp_path: Path) -> None:
+    story, gate = tmp_path / "story", tmp_path / "gate"
+    wait = f'while [ "$NVPN_PEER" = "{A}" ] && [ ! -e {gate} ]; do sleep 0.01; done; '
+    hooks = Hooks(
+        on_connect=(f'{wait} echo "$NVPN_PEER_NAME came" >> {story}',),
+        on_disconnect=(f'{wait} echo "$NVPN_PEER_NAME went" >> {story}',),
+    )
+
+    async def scenario(subject: ConnectionHooks) -> None:
+        for _ in range(2000):
+            subject.hear(PeerConnected(A, "a"))
+            subject.hear(PeerDisconnected(A, "a"))
+        subject.hear(PeerConnected(A, "a"))
+        subject.hear(PeerConnected(B, "b"))
+        while not story.exists():
+            await asyncio.sleep(0.01)
+        gate.touch()
+        await subject.finish(20)
+
+    play(hooks, scenario)
+    told = story.read_text().splitlines()
+    assert told[0] == "b came"
+    assert set(told[1::2]) == {"a came"}
+    assert set(told[2::2]) == {"a went"}
+    assert told[-1] == "a came", "as it is now"
+    assert 3 <= len(told) <= 12
 
 
 def test_one_that_fails_is_a_warning_and_the_next_runs(
