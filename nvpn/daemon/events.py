@@ -26,6 +26,9 @@ from nvpn.model.prefixes import Prefix
 CAPACITY: Final = 1000
 """Events that wait for one reader at most."""
 
+AT_ONCE: Final = 100
+"""Events that a reader is given together at most: to make text of them takes a millisecond."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerConnected:
@@ -233,14 +236,14 @@ class Subscription:
         self._ready.set()
 
     async def next(self) -> Sequence[Happening]:
-        """What has come since the last call, oldest first, waiting for it; empty: the end."""
+        """Some of what has come, oldest first, waiting for it; empty: the end."""
         await self._ready.wait()
-        happenings = list(self._waiting)
-        self._waiting.clear()
-        if self._lost:
+        waiting = self._waiting
+        happenings = [waiting.popleft() for _ in range(min(len(waiting), AT_ONCE))]
+        if self._lost and not waiting:
             happenings.append(Happening(self._lost_at, Lost(self._lost)))
             self._lost = 0
-        if not self._is_ended:
+        if not waiting and not self._is_ended:
             self._ready.clear()
         return happenings
 

@@ -77,6 +77,21 @@ def test_who_reads_too_slowly_is_told_how_much_it_missed_and_nobody_else_misses_
     play(scenario)
 
 
+def test_many_events_are_given_some_at_a_time() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        subscription = stream.subscribe(250)
+        for _ in range(300):
+            stream.publish(Admitted(A))
+        stream.close()
+        parts = []
+        while part := await subscription.next():
+            parts.append(len(part))
+        assert parts == [100, 100, 50 + 1], "and that the rest is lost"
+
+    play(scenario)
+
+
 def test_the_end_comes_after_what_is_there() -> None:
     async def scenario() -> None:
         stream = bus()
