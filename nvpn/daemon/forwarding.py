@@ -29,6 +29,7 @@ from nvpn.netconf.linux_firewall import (
 )
 from nvpn.netconf.linux_sysctl import (
     accept_ra,
+    has_sysctl,
     interfaces_that_take_advertisements,
     read_sysctl,
     write_sysctl,
@@ -98,6 +99,8 @@ class Forwarding:
     def _forward(self, versions: frozenset[int]) -> None:
         # Also of one that was killed: whoever clears up after it is not to take ours away.
         inherited = _noted_by_others(self._name, self._namespace(), alive_only=False)
+        if not has_sysctl(_SWITCHES[6]):
+            versions -= {6}  # what a host without IPv6 lacks is told elsewhere
         wanted: dict[str, str] = {}
         if 6 in versions:
             # A router listens to no other one, unless it is told to.

@@ -36,6 +36,11 @@ def heed_marks_of_arrivals() -> None:
         ) from None
 
 
+def has_sysctl(name: str) -> bool:
+    """Whether this kernel has such a switch."""
+    return os.path.exists(_PROC + name)
+
+
 def read_sysctl(name: str) -> str:
     """What a switch under /proc/sys is set to. Raises PlatformError.
 

@@ -152,6 +152,27 @@ def test_a_link_that_went_down_begins_anew() -> None:
     play(scenario)
 
 
+def test_who_lets_nobody_in_any_more_keeps_its_sessions() -> None:
+    async def scenario() -> None:
+        two = Two()
+        await two.start()
+        await two.exchange(b"one")
+        two.alice.backend.stop_admitting()
+        await two.exchange(b"two")
+        # Neither does another key bring anybody in again.
+        await apply(two.alice, SetPrivateKey(None), SetPrivateKey(two.alice_key))
+        await two.bob.backend.bring_down()
+        await two.bob.backend.bring_up()
+        before = sum(two.alice.backend.drops().values())
+        await apply(two.bob, SetEndpoint(two.a, two.endpoint_of(two.alice)))
+        two.bob.backend.initiate(two.a)
+        await until(lambda: sum(two.alice.backend.drops().values()) > before)
+        assert peers(two.bob)[two.a].session_age is None
+        await two.close()
+
+    play(scenario)
+
+
 def test_initiate_makes_a_session_without_any_data() -> None:
     async def scenario() -> None:
         two = Two()

@@ -133,6 +133,7 @@ class ServerService:
         self._is_open = False
         self._is_stopping = False
         self._is_closed = False
+        self._is_expiring = False
         self._names: dict[PublicKey, str] = {}
         self._idle = IdleReleaser(self.registry, backend, clocks)
         self._alarm = make_alarm(around.loop, self._due)
@@ -303,11 +304,15 @@ class ServerService:
             self._alarm.set(self.registry.next_expiry() if self._is_open else None)
 
     def _due(self) -> None:
-        if self._is_open and not self._is_stopping:
+        if self._is_open and not self._is_stopping and not self._is_expiring:
+            self._is_expiring = True
             self._spawn(self._expire())
 
     async def _expire(self) -> None:
-        await self.registry.expire()
+        try:
+            await self.registry.expire()
+        finally:
+            self._is_expiring = False
         self._set_alarm()
 
     # --- for people -------------------------------------------------------------------------
