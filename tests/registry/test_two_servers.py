@@ -35,7 +35,18 @@ from tests.support.registry import (
 )
 
 CLIENTS = 8
-KINDS = ("lease", "release", "join", "revoke", "rename", "expire", "wait", "away", "return")
+KINDS = (
+    "lease",
+    "release",
+    "join",
+    "revoke",
+    "rename",
+    "expire",
+    "wait",
+    "away",
+    "lose",
+    "return",
+)
 
 
 @dataclass
@@ -104,6 +115,8 @@ class Shop(Office):
                 self.clocks.pass_by(LEASE_SECONDS / 3)
             elif kind == "away":
                 self.store.is_away = not self.store.is_away
+            elif kind == "lose":
+                self.store.loses_answers = not self.store.loses_answers
             else:
                 await registry.return_leases()
         except (RegistryRefused, Unavailable):

@@ -72,11 +72,15 @@ class Shelf:
 
 
 class MemoryStore:
-    """One server's way to the shelf. ``lag`` draws how many turns of the loop things take."""
+    """One server's way to the shelf. ``lag`` draws how many turns of the loop things take.
+
+    While it ``loses_answers``, commits are done and nobody hears so from them.
+    """
 
     def __init__(self, shelf: Shelf, *, lag: Callable[[], int] = lambda: 0) -> None:
         self.shelf = shelf
         self.is_away = False
+        self.loses_answers = False
         self._lag = lag
         self._changed: Callable[[Changes], None] | None = None
         self._news: asyncio.Queue[Changes] = asyncio.Queue()
@@ -95,6 +99,8 @@ class MemoryStore:
         self._check()
         commit = self.shelf.commit(conditions, edits)
         await self._wait()
+        if self.loses_answers:
+            raise Unavailable("the answer is lost")
         return commit
 
     def watch(self, changed: Callable[[Changes], None]) -> None:
