@@ -79,12 +79,17 @@ class DatapathChannel:
 
     def close(self) -> None:
         """Leave the stream, and the table, as if there were no channel."""
-        if self._turn is not None:
-            self._turn.cancel()
+        self.stop()
         self._device.derive_prefixes(None)
         for peer in self._device.peers():
             self._device.take_derived_prefix(peer)
         self._datapath.apply((Divert(()), *self._device.take_commands()))
+
+    def stop(self) -> None:
+        """Touch device and datapath no more: they are closed."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
 
     def _give_some(self) -> None:
         # In turns, so that packets do not wait until ten thousand peers are through.

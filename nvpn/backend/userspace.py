@@ -366,7 +366,9 @@ class UserspaceBackend:
         if self._closed:
             return
         self._closed = True
-        self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.stop()
         self._alarm.close()
         if self._renewal is not None:
             self._renewal.cancel()

@@ -242,7 +242,7 @@ class ChannelPort:
     # --- what comes -------------------------------------------------------------------
 
     def _receive(self, peer: PublicKey, datagram: bytes) -> None:
-        if not self._is_open:
+        if not self._is_open or (self._only is not None and peer not in self._only):
             return
         try:
             self._hear(peer, datagram, self._clocks().boot)

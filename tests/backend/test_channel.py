@@ -309,3 +309,19 @@ def test_the_packet_is_one_for_any_host() -> None:
     assert socket.inet_ntop(socket.AF_INET6, packet[8:24]).startswith("fe80::")
     assert parse_packet(packet, source=source, destination=destination) == b"payload"
     assert Prefix.of(packet[24:40], 10) == prefix("fe80::/10")
+
+
+def test_a_backend_that_ends_tells_no_more_peers() -> None:
+    async def scenario() -> None:
+        recorder = Batches()
+        tunnel = MemoryTunnel("many", wrap=recorder.around)
+        keys = [PublicKey(n.to_bytes(32, "big")) for n in range(1, 1001)]
+        await apply(tunnel, SetPrivateKey(PrivateKey(b"\x0e" * 32)), *map(AddPeer, keys))
+        tunnel.backend.open_channel(lambda peer, payload: None)
+        await tunnel.backend.close()
+        seen = len(recorder.batches)
+        await asyncio.sleep(0.01)
+        assert recorder.batches[seen:] == []
+        await tunnel.close()
+
+    play(scenario)

@@ -160,6 +160,18 @@ def test_answers_are_bounded_in_all() -> None:
     assert len(answering) < 170
 
 
+def test_short_questions_for_long_answers_are_worth_little() -> None:
+    big = Settings((), search=("x" * 253,) * 8, endpoints=("y" * 261,) * 8)
+    answering = Responder()
+    sent = 0
+    for n in range(10_000):  # in ten seconds
+        now = NOW + n * MILLISECOND
+        if answering.receive(A, identifier(n // 500), RELEASE, now) is not None:
+            answering.answer(A, identifier(n // 500), big, now)
+        sent += sum(len(datagram) for _, datagram in answering.take_datagrams())
+    assert sent <= (20 + 10 * 10) * (len(encode(big)) + 4 * 12)
+
+
 def test_a_peer_that_is_gone_leaves_nothing_behind() -> None:
     answering = Responder()
     answering.receive(A, identifier(1), RELEASE, NOW)

@@ -452,6 +452,20 @@ def test_who_gives_up_waiting_stops_the_asking() -> None:
     play_virtually(scenario)
 
 
+def test_only_those_with_whom_it_is_open_are_heard() -> None:
+    async def scenario() -> None:
+        alice, bob = couple()
+        bob.port.serve(LeaseRequest, give_settings)
+        bob.port.open(frozenset({C}))
+        with pytest.raises(Unavailable):
+            await alice.port.ask(B, LEASE)
+        assert bob.plug.sent == []
+        bob.port.open(frozenset({A, C}))
+        assert await alice.port.ask(B, LEASE) == SETTINGS
+
+    play_virtually(scenario)
+
+
 def test_opening_again_changes_with_whom() -> None:
     async def scenario() -> None:
         alice = Node(A, is_open=False)
