@@ -312,7 +312,13 @@ def test_the_snapshot_has_what_the_kernel_knows_and_what_it_does_not() -> None:
         kernel = FakeKernel()
         backend = backend_over(kernel)
         await backend.apply(
-            (AddPeer(A, Owner.LEASE), SetName(A, "ada"), AddPeer(B), SetEndpoint(B, FAR))
+            (
+                AddPeer(A, Owner.LEASE),
+                SetName(A, "ada"),
+                AddAllowedIp(A, prefix("10.0.0.1/32")),
+                AddPeer(B),
+                SetEndpoint(B, FAR),
+            )
         )
         await backend.bring_up()
         snapshot = backend.snapshot()
@@ -328,6 +334,8 @@ def test_the_snapshot_has_what_the_kernel_knows_and_what_it_does_not() -> None:
         assert backend.has_peer(A)
         assert not backend.has_peer(C)
         assert backend.endpoint_of(B) == FAR
+        assert backend.peers() == [A, B]
+        assert [backend.peer(A), backend.peer(B), backend.peer(C)] == [ada, other, None]
         assert backend.drops() == {}
         assert backend.describe() == "kernel: because"
         await backend.close()
