@@ -261,7 +261,11 @@ class ChannelPort:
             request = self._responder.receive(peer, frame.id, frame.body, now)
             if request is not None:
                 self._counts["requests_received"] += 1
-                self._serve(peer, frame.id, request, now)
+                try:
+                    self._serve(peer, frame.id, request, now)
+                except Exception:
+                    self._responder.give_up(peer, frame.id)
+                    raise
         else:
             notice = self._responder.receive_notice(peer, frame.body, now)
             if isinstance(notice, Goodbye) and notice.reason == GoodbyeReason.STOPPING.value:

@@ -103,12 +103,13 @@ class Node:
     def __init__(self, key: PublicKey, *, is_open: bool = True, **options: Any) -> None:
         self.plug = Plug(key)
         self.key = key
+        self.name = f"node {key.short}"
         numbers = itertools.count(int.from_bytes(bytes(key)[:2], "big") << 32)
         loop = virtual_loop()
         self.port = ChannelPort(
             self.plug,  # type: ignore[arg-type]
             loop=loop,
-            introduce=lambda: Hello(f"node {key.short}", "0.1.0", ("lease",)),
+            introduce=lambda: Hello(self.name, "0.1.0", ("lease",)),
             random=lambda size: (next(numbers) % (1 << 8 * size)).to_bytes(size, "big"),
             clocks=loop.clocks,
             **options,
@@ -291,6 +292,19 @@ def test_a_bug_of_ours_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixtu
             with pytest.raises(Unavailable):
                 await alice.port.ask(B, Release())
         assert caplog.text.count("internal error on the control channel") == 20
+
+    play_virtually(scenario)
+
+
+def test_who_cannot_say_who_he_is_goes_on_serving(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        alice, bob = couple()
+        bob.port.serve(LeaseRequest, give_settings)
+        bob.name = "two\nlines"
+        with pytest.raises(Unavailable):
+            await alice.port.ask(B, Hello("alice", "1", ()))
+        assert "internal error on the control channel" in caplog.text
+        assert await alice.port.ask(B, LEASE) == SETTINGS
 
     play_virtually(scenario)
 
