@@ -6,8 +6,11 @@ table follows the last one. Tunnels may come and go meanwhile.
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -95,19 +98,21 @@ def watch(view: View, seconds: float) -> int:
         else:
             _watch_through_pipe(view, seconds, console)
     except KeyboardInterrupt:
-        return 0
+        pass
+    return 0
 
 
-def _watch_on_terminal(view: View, seconds: float, console: Console) -> NoReturn:
+def _watch_on_terminal(view: View, seconds: float, console: Console) -> None:
     # The screen is given back whatever ends us.
     signal.signal(signal.SIGTERM, _leave)
     pace = _Pace(seconds)
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with _Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             clock = time.strftime("%H:%M:%S")
-            head = Text(f"{clock}  every {seconds:g} s, Ctrl-C ends", style=_QUIET)
+            head = Text(f"{clock}  every {seconds:g} s, {keyboard.hint} ends", style=_QUIET)
             live.update(Group(head, view.draw(console.width)), refresh=True)
-            pace.wait()
+            if keyboard.says_quit(pace.rest()):
+                return
 
 
 def _watch_through_pipe(view: View, seconds: float, console: Console) -> NoReturn:
@@ -119,7 +124,7 @@ def _watch_through_pipe(view: View, seconds: float, console: Console) -> NoRetur
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         write_output(f"{gap}{stamp}\n{captured.get()}")
         gap = "\n"
-        pace.wait()
+        time.sleep(pace.rest())
 
 
 class _Pace:
@@ -129,10 +134,51 @@ class _Pace:
         self._seconds = seconds
         self._next = time.monotonic()
 
-    def wait(self) -> None:
+    def rest(self) -> float:
+        """Seconds until the next time."""
         now = time.monotonic()
         self._next = max(self._next + self._seconds, now)
-        time.sleep(self._next - now)
+        return self._next - now
+
+
+class _Keyboard:
+    """What is typed does not show on the screen, and ``q`` ends, as with top and less."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdin.fileno() if is_terminal(sys.stdin) else -1
+
+    @property
+    def hint(self) -> str:
+        """What to type."""
+        return "Ctrl-C" if self._terminal < 0 else "q"
+
+    def __enter__(self) -> _Keyboard:
+        if self._terminal >= 0:
+            self._before = termios.tcgetattr(self._terminal)
+            quiet = termios.tcgetattr(self._terminal)
+            quiet[3] &= ~(termios.ECHO | termios.ICANON)
+            termios.tcsetattr(self._terminal, termios.TCSANOW, quiet)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal >= 0:
+            # What was typed here was not meant for the shell.
+            termios.tcsetattr(self._terminal, termios.TCSAFLUSH, self._before)
+
+    def says_quit(self, seconds: float) -> bool:
+        """Whether ``q`` is typed in that time; it passes if not."""
+        end = time.monotonic() + seconds
+        while self._terminal >= 0:
+            rest = max(end - time.monotonic(), 0)
+            if not select.select([self._terminal], [], [], rest)[0]:
+                return False
+            typed = os.read(self._terminal, 64)
+            if b"q" in typed.lower():
+                return True
+            if not typed:
+                self._terminal = -1  # it is gone
+        time.sleep(max(end - time.monotonic(), 0))
+        return False
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -164,10 +164,13 @@ class Watching:
 
 
 @contextmanager
-def watching(*arguments: str, output: tuple[int, int], columns: int = 110) -> Iterator[Watching]:
+def watching(
+    *arguments: str, output: tuple[int, int], columns: int = 110, types: bool = False
+) -> Iterator[Watching]:
     ours, theirs = output
     process = subprocess.Popen(
         [*NVPN, "show", "--watch", *arguments],
+        stdin=theirs if types else subprocess.DEVNULL,
         stdout=theirs,
         env=clean_environment(COLUMNS=str(columns), TERM="xterm-256color"),
     )
@@ -224,6 +227,25 @@ def test_a_terminal_gets_a_screen_and_has_its_own_back(
         assert watched.seen.rstrip().endswith(("\x1b[?1049l", "\x1b[?25h"))
         assert "\x1b[?1049l" in watched.seen
         assert "\x1b[?25h" in watched.seen
+    assert after == before
+
+
+def test_what_is_typed_does_not_show_and_q_ends(directory: Path) -> None:
+    ours, theirs = pty.openpty()
+    kept = os.dup(theirs)
+    before = termios.tcgetattr(kept)
+    with (
+        daemon("wg0", A),
+        watching("0.1", output=(ours, theirs), types=True) as watched,
+    ):
+        watched.wait_for("q ends")
+        os.write(ours, b"zzzz")
+        watched.wait_for("q ends")
+        assert "z" not in watched.seen
+        os.write(ours, b"q")
+        assert watched.process.wait(10) == 0
+        after = termios.tcgetattr(kept)
+        os.close(kept)
     assert after == before
 
 
