@@ -88,7 +88,6 @@ class LeaseClient:
         surrounding: what a lease must not get into the way of, with what the file says.
         spawn: starts a background task of the daemon.
         warn: tells whoever started the tunnel.
-        retry: the pace after silence.
     """
 
     def __init__(
@@ -103,7 +102,6 @@ class LeaseClient:
         surrounding: Callable[[TunnelConfig], Surrounding],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         warn: Callable[[str], None],
-        retry: RetryPolicy | None = None,
         random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], int] = boot_ns,
         make_alarm: Callable[[asyncio.AbstractEventLoop, Callable[[], None]], Alarm] = open_alarm,
@@ -119,7 +117,8 @@ class LeaseClient:
         self._warn = warn
         self._clock = clock
         self._make_alarm = make_alarm
-        self._lifecycle = Lifecycle(servers_of(config), retry or RetryPolicy(), random, clock())
+        retry = config.resilience.retry
+        self._lifecycle = Lifecycle(servers_of(config), retry, random, clock())
         self._told: Told | None = None
         # Upon the file: a lease, or no more than where a server may be.
         self._in_force: Told | None = None
@@ -175,11 +174,22 @@ class LeaseClient:
         servers = servers_of(config)
         if self._in_force is not None and self._in_force.server not in servers:
             self._told = self._in_force = None
+        self._lifecycle.change_policy(config.resilience.retry)
         self._lifecycle.change_servers(servers, self._clock())
         self._stop_asking_in_vain()
         self._woken.set()
         if servers and self._has_started and self._running is None:
             self._begin()
+
+    def notice(self, notice: Notice) -> None:
+        """Something happened to a peer."""
+        if notice.kind is NoticeKind.HANDSHAKE_COMPLETED:
+            self._lifecycle.heard(notice.peer, self._clock())
+        elif notice.kind in _SILENCE:
+            self._lifecycle.unheard(notice.peer, self._clock())
+        else:
+            return
+        self._woken.set()
 
     async def release(self) -> None:
         """The tunnel goes down: ask no more, and give back what we have. Never raises."""
@@ -375,12 +385,6 @@ class LeaseClient:
         self._lifecycle.parted(peer, farewell, self._clock())
         self._stop_asking_in_vain()
         self._woken.set()
-
-    def notice(self, notice: Notice) -> None:
-        """Something happened to a peer."""
-        if notice.kind in _SILENCE:
-            self._lifecycle.unheard(notice.peer, self._clock())
-            self._woken.set()
 
     def _stop_asking_in_vain(self) -> None:
         """Whoever is asked may not be the one to ask any more. What is told already counts."""

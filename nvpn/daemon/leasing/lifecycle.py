@@ -16,6 +16,7 @@ goodbye            the server goes: ask the next one at once, and keep what we h
 no handshake       the server may be dead: if there is another, ask it at once, and keep
                    what we have
 expiry             take it away, and ask at once
+handshake          a server that we wait to ask again is there: ask it at once
 =================  ====================================================================
 
 All instants are boot-clock nanoseconds: a lease goes on ending while the machine sleeps.
@@ -85,8 +86,8 @@ class Lifecycle:
         now: int,
     ) -> None:
         self._servers = servers
-        self._longest_pause: Final = policy.maximum
-        self._backoff: Final = Backoff(policy.without_limit(), random)
+        self._policy = policy
+        self._backoff = Backoff(policy.without_limit(), random)
         self._random: Final = random
         self._holder: PublicKey | None = None
         self._expires_at: int | None = None
@@ -202,6 +203,19 @@ class Lifecycle:
         if server == self._holder and len(self._servers) > 1 and not is_known:
             self.parted(server, Farewell.IT_GOES, now)
 
+    def heard(self, server: PublicKey, now: int) -> None:
+        """There is a new session with this peer."""
+        if self._is_anew and self._asked is None and server in self._servers:
+            self._begin_round()
+            self._turn = self._servers.index(server)
+            self._ask_now(now)
+
+    def change_policy(self, policy: RetryPolicy) -> None:
+        """Of waits to come."""
+        if policy != self._policy:
+            self._policy = policy
+            self._backoff = Backoff(policy.without_limit(), self._random)
+
     def change_servers(self, servers: tuple[PublicKey, ...], now: int) -> None:
         """The file names others now."""
         if servers == self._servers:
@@ -231,7 +245,7 @@ class Lifecycle:
             return
         delay = self._backoff.next_delay()
         assert delay is not None  # without a limit
-        self._ask_at = now + (self._longest_pause if self._were_refused else delay)
+        self._ask_at = now + (self._policy.maximum if self._were_refused else delay)
         self._begin_round()
 
     def _begin_round(self) -> None:

@@ -56,7 +56,6 @@ def make_lease_client(
         ),
         spawn=around.spawn,
         warn=around.warn,
-        retry=config.resilience.retry,
     )
 
 

@@ -17,7 +17,7 @@ from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface, Prefix
-from nvpn.resilience.policy import RetryPolicy
+from nvpn.resilience.policy import Policies, RetryPolicy
 
 A, B = (PublicKey(bytes([number]) * 32) for number in (1, 2))
 FILE = TunnelConfig(
@@ -28,6 +28,7 @@ FILE = TunnelConfig(
         PeerConfig(A, "one", endpoint=HostPort("192.0.2.1", 51820), server=True),
         PeerConfig(B, "two", endpoint=HostPort("192.0.2.2", 51820), server=True),
     ),
+    resilience=Policies(retry=RetryPolicy(initial=SECOND, maximum=60 * SECOND, jitter=0)),
 )
 SEVEN, EIGHT = Interface.parse("10.8.0.7/24"), Interface.parse("10.8.0.8/24")
 NET, OFFICE = Prefix.parse("10.8.0.0/24"), Prefix.parse("192.168.7.0/24")
@@ -61,7 +62,6 @@ class Scene:
             surrounding=lambda config: Surrounding(),
             spawn=self._spawn,
             warn=self.warnings.append,
-            retry=RetryPolicy(initial=SECOND, maximum=60 * SECOND, jitter=0),
             random=bytes,
             clock=lambda: self.now,
             make_alarm=self._make_alarm,
@@ -258,6 +258,29 @@ def test_the_other_server_is_asked_when_one_dies_without_a_word(tmp_path: Path) 
         assert scene.servers_asked == [A, B]
         assert scene.host.peers[1].allowed_ips == (NET,)
         assert scene.host.interface.addresses == (SEVEN,)
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_server_that_is_back_is_asked_as_soon_as_it_makes_a_handshake(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.answers = {A: Unavailable("nobody"), B: Unavailable("nobody")}
+        await scene.client.start(seconds=0.01)
+        for seconds in (1, 3, 7, 15, 31):
+            await scene.pass_to(seconds)
+        asked = len(scene.asked)
+        scene.answers[B] = SETTINGS
+        scene.now += 2 * SECOND
+        scene.client.notice(Notice(NoticeKind.HANDSHAKE_COMPLETED, B, 0))
+        await settle()
+
+        assert scene.servers_asked[asked:] == [B]
+        assert scene.host.peers[1].allowed_ips == (NET,)
+        # Another one of the session that there is then is no news.
+        scene.now += 2 * SECOND
+        scene.client.notice(Notice(NoticeKind.HANDSHAKE_COMPLETED, B, 0))
+        await settle()
+        assert len(scene.asked) == asked + 1
 
     play(Scene(tmp_path), script)
 

@@ -222,6 +222,37 @@ def test_an_answer_that_comes_after_a_goodbye_is_not_counted_as_a_failure() -> N
     assert life.next_step(START + SECOND) == Ask(B, True)
 
 
+def test_a_handshake_with_a_server_that_we_wait_to_ask_again_ends_the_wait() -> None:
+    life = lifecycle(A, B)
+    for server in (A, B):
+        life.next_step(START)
+        life.failed(server, START)
+    assert isinstance(life.next_step(START), Wait)
+    life.heard(C, START + SECOND // 2)
+    assert isinstance(life.next_step(START + SECOND // 2), Wait)
+    life.heard(B, START + SECOND)
+
+    assert life.next_step(START + SECOND) == Ask(B, True)
+    life.heard(A, START + SECOND)
+    assert life.next_step(START + SECOND) == Wait(None)
+
+
+def test_a_handshake_while_the_lease_is_good_changes_nothing() -> None:
+    life = leased(A)
+    life.heard(A, START + 120 * SECOND)
+
+    assert life.next_step(START + 120 * SECOND) == Wait(START + 300 * SECOND)
+
+
+def test_a_pace_that_a_reload_changes_holds_for_the_next_wait() -> None:
+    life = lifecycle(A)
+    life.change_policy(RetryPolicy(initial=7 * SECOND, jitter=0))
+    life.next_step(START)
+    life.failed(A, START)
+
+    assert life.next_step(START) == Wait(START + 7 * SECOND)
+
+
 def test_a_reload_that_keeps_the_servers_changes_nothing() -> None:
     life = leased(A, B)
     life.change_servers((A, B), START + SECOND)
