@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nvpn.channel.acquaintance import LOOK_INTERVAL
 from nvpn.channel.frames import FrameKind, cut
@@ -396,6 +398,51 @@ def test_a_peer_that_asks_a_thousand_times_a_second_delays_nobody() -> None:
         assert len([1 for peer, _ in bob.plug.sent if peer == C]) < 20 + 30 + 1
 
     play_virtually(scenario)
+
+
+_WHOLE = [
+    datagram
+    for kind, message in (
+        (FrameKind.REQUEST, Hello("x", "1", ("a",))),
+        (FrameKind.REQUEST, LEASE),
+        (FrameKind.REQUEST, Enrol(C, "x", "1")),
+        (FrameKind.RESPONSE, SETTINGS),
+        (FrameKind.NOTICE, Goodbye("stopping")),
+    )
+    for datagram in cut(kind, bytes(8), encode(message))
+]
+
+
+@given(
+    st.lists(
+        st.binary(max_size=60)
+        | st.builds(
+            lambda datagram, at, put: datagram[:at] + put + datagram[at + len(put) :],
+            st.sampled_from(_WHOLE),
+            st.integers(0, 120),
+            st.binary(max_size=8),
+        ),
+        max_size=10,
+    )
+)
+@settings(max_examples=60)
+def test_whatever_a_peer_sends_it_is_no_bug_and_it_is_served_on(datagrams: list[bytes]) -> None:
+    async def scenario() -> None:
+        alice, bob = couple()
+        bob.port.serve(LeaseRequest, give_settings)
+        for datagram in datagrams:
+            bob.plug.hear(A, datagram)
+        await asyncio.sleep(1)
+        assert bob.port.statistics()["requests_served"] == 0
+        assert await alice.port.ask(B, LEASE) == SETTINGS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChannelPort, "_log_bug", _fail)
+        play_virtually(scenario)
+
+
+def _fail(port: ChannelPort, peer: PublicKey | None, error: Exception) -> None:
+    raise AssertionError("a peer caused a bug") from error
 
 
 # --- notices, opening, closing ----------------------------------------------------------
