@@ -8,7 +8,8 @@ its session ends.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import heapq
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,8 +17,8 @@ from nvpn.channel.messages import Hello
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 
-LOOK_INTERVAL: Final = 10 * SECOND
-"""How often we look whether data flows in a session in which we would like to ask."""
+FIRST_LOOK: Final = 10 * SECOND
+"""After so long in a session we look whether data flows in it, then after twice as long, …"""
 
 SESSION: Final = 180 * SECOND
 """No session is used longer (REJECT_AFTER_TIME); it is renewed before."""
@@ -51,8 +52,8 @@ class Acquaintances:
 
     def __init__(self) -> None:
         self._peers: OrderedDict[PublicKey, _Peer] = OrderedDict()
-        # Peers that are to be looked at, by when: always the same interval, so in order.
-        self._looks: deque[tuple[int, PublicKey]] = deque()
+        # Peers that are to be looked at, by when: a heap.
+        self._looks: list[tuple[int, PublicKey]] = []
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -68,7 +69,7 @@ class Acquaintances:
         known.session = now
         if _is_unknown(known, now) and not known.is_watched:
             known.is_watched = True
-            self._looks.append((now + LOOK_INTERVAL, peer))
+            heapq.heappush(self._looks, (now + FIRST_LOOK, peer))
 
     def end_session(self, peer: PublicKey) -> None:
         """There is no session any more. Silence stays remembered."""
@@ -88,7 +89,7 @@ class Acquaintances:
     def take_look(self, now: int) -> PublicKey | None:
         """A peer of which :meth:`look` wants to hear now; None: nobody any more."""
         while self._looks and self._looks[0][0] <= now:
-            _, peer = self._looks.popleft()
+            _, peer = heapq.heappop(self._looks)
             known = self._peers.get(peer)
             if known is None:
                 continue
@@ -111,7 +112,7 @@ class Acquaintances:
             self._leave_alone(known, now)
             return True
         known.is_watched = True
-        self._looks.append((now + LOOK_INTERVAL, peer))
+        heapq.heappush(self._looks, (now + max(now - known.session, FIRST_LOOK), peer))
         return False
 
     def introduce(self, peer: PublicKey, hello: Hello, now: int) -> None:

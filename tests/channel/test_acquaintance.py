@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from nvpn.channel.acquaintance import (
+    FIRST_LOOK,
     FIRST_PAUSE,
     HOLDS,
     LONGEST_PAUSE,
-    LOOK_INTERVAL,
     MAX_PEERS,
     SESSION,
     Acquaintances,
@@ -55,10 +55,21 @@ def test_a_peer_without_data_is_not_asked() -> None:
     assert world.knowing.next_look() is not None
 
 
+def test_in_a_session_without_data_we_look_less_and_less() -> None:
+    knowing = Acquaintances()
+    knowing.begin_session(A, NOW)
+    looks = []
+    while (at := knowing.next_look()) is not None:
+        if knowing.take_look(at) is not None:
+            looks.append((at - NOW) // SECOND)
+            knowing.look(A, 0, at)
+    assert looks == [10, 20, 40, 80, 160]
+
+
 def test_a_peer_is_asked_once_in_a_session_in_which_data_flows() -> None:
     world = World()
     world.session()
-    assert world.asked == [NOW + LOOK_INTERVAL]
+    assert world.asked == [NOW + FIRST_LOOK]
     world.answer()
     assert world.knowing.get(A) == HELLO
     world.session()
@@ -101,7 +112,7 @@ def test_who_introduces_himself_before_we_look_is_not_asked_either() -> None:
     knowing = Acquaintances()
     knowing.begin_session(A, NOW)
     knowing.introduce(A, HELLO, NOW + SECOND)
-    assert knowing.take_look(NOW + LOOK_INTERVAL) is None
+    assert knowing.take_look(NOW + FIRST_LOOK) is None
     assert knowing.next_look() is None
 
 
@@ -149,8 +160,8 @@ def test_after_an_hour_it_is_asked_for_anew_and_holds_until_then() -> None:
 def test_nobody_looks_at_a_session_that_is_over() -> None:
     knowing = Acquaintances()
     knowing.begin_session(A, NOW)
-    assert knowing.take_look(NOW + LOOK_INTERVAL) == A
-    assert not knowing.look(A, 0, NOW + LOOK_INTERVAL)
+    assert knowing.take_look(NOW + FIRST_LOOK) == A
+    assert not knowing.look(A, 0, NOW + FIRST_LOOK)
     assert knowing.take_look(NOW + SESSION) is None
     assert knowing.next_look() is None
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvpn.channel.acquaintance import LOOK_INTERVAL
+from nvpn.channel.acquaintance import FIRST_LOOK
 from nvpn.channel.frames import FrameKind, cut
 from nvpn.channel.messages import (
     Done,
@@ -595,7 +595,7 @@ def test_a_peer_that_was_removed_is_not_asked() -> None:
         alice.plug.tell(NoticeKind.HANDSHAKE_COMPLETED, B)
         alice.plug.data_at[B] = virtual_loop().clocks().boot
         del alice.plug.others[B]
-        await asyncio.sleep(3 * LOOK_INTERVAL / SECOND)
+        await asyncio.sleep(3 * FIRST_LOOK / SECOND)
         assert alice.plug.sent == []
         alice.plug.tell(NoticeKind.SESSION_ENDED, B)
         assert alice.port.acquaintance(B) is None
