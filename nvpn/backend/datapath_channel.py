@@ -42,7 +42,7 @@ class DatapathChannel:
         self._device = device
         self._datapath = datapath
         self._loop = loop
-        self._received = received
+        self.received = received
         self._address: bytes | None = None
         self._turn: asyncio.Handle | None = None
         device.derive_prefixes(channel_prefix)
@@ -67,7 +67,7 @@ class DatapathChannel:
         payload = parse_packet(
             event.packet, source=channel_address(peer), destination=self._address
         )
-        self._received(peer, payload or b"")
+        self.received(peer, payload or b"")
 
     def send(self, peer: PublicKey, payload: bytes) -> None:
         """Put a datagram to a known peer into the tunnel."""

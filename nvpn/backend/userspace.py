@@ -268,11 +268,10 @@ class UserspaceBackend:
         only: frozenset[PublicKey] | None = None,
     ) -> None:
         """Take part in the control channel, with all peers: that costs nothing here."""
-        if self._closed:
-            return
         if self._channel is not None:
-            self._channel.close()
-        self._channel = DatapathChannel(self._device, self._datapath, self._loop, received)
+            self._channel.received = received
+        elif not self._closed:
+            self._channel = DatapathChannel(self._device, self._datapath, self._loop, received)
 
     def send_channel(self, peer: PublicKey, payload: bytes) -> None:
         """Send a datagram to the peer's end of the channel, if we know where it is."""

@@ -227,6 +227,21 @@ def test_a_closed_channel_is_as_if_there_were_none(make: Make) -> None:
     play(scenario)
 
 
+def test_opening_again_changes_who_listens_and_nothing_else(make: Make) -> None:
+    async def scenario() -> None:
+        alice, bob = await couple(make)
+        alice.backend.send_channel(bob.public, b"one")
+        assert await bob.hear() == (alice.public, b"one")
+        other: asyncio.Queue[bytes] = asyncio.Queue()
+        bob.backend.open_channel(lambda peer, payload: other.put_nowait(payload))
+        alice.backend.send_channel(bob.public, b"two")
+        assert await asyncio.wait_for(other.get(), 5) == b"two"
+        assert bob.heard.empty()
+        await close(alice, bob)
+
+    play(scenario)
+
+
 def test_nothing_is_sent_to_who_is_unknown_or_nowhere(make: Make) -> None:
     async def scenario() -> None:
         alice, bob = await couple(make)
