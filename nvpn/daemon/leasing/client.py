@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from nvpn import __version__
 from nvpn.backend.alarm import Alarm, open_alarm
-from nvpn.channel.messages import MAX_NAME, Goodbye, GoodbyeReason, LeaseRequest, Release
-from nvpn.channel.schema import Message, Request
+from nvpn.channel.messages import Goodbye, GoodbyeReason, LeaseRequest, Release
 from nvpn.config.model import TunnelConfig
 from nvpn.daemon.leasing.lifecycle import Ask, Farewell, Lifecycle, TakeAway
 from nvpn.daemon.leasing.memory import LeaseMemory, write_lease
 from nvpn.daemon.leasing.overlay import lease_plan, leased_addresses, overlay, servers_of
+from nvpn.daemon.leasing.port import Port, our_name
 from nvpn.daemon.leasing.told import Surrounding, Told, take_settings
 from nvpn.daemon.threads import run_in_thread
 from nvpn.errors import NvpnError, Refused, Unavailable
@@ -34,8 +33,6 @@ from nvpn.model.prefixes import Interface
 from nvpn.resilience.policy import RetryPolicy
 
 _log: Final = logging.getLogger(__name__)
-_A = TypeVar("_A", bound=Message)
-_M = TypeVar("_M", bound=Message)
 
 FIRST_LEASE_SECONDS: Final = 10.0
 """How long a start waits for the first lease."""
@@ -58,21 +55,6 @@ _FAREWELLS: Final = {
     GoodbyeReason.LEASE_ENDED.value: Farewell.LEASE_ENDED,
     GoodbyeReason.REVOKED.value: Farewell.WE_ARE_REVOKED,
 }
-
-
-class Port(Protocol):
-    """What of :class:`nvpn.daemon.channel_port.ChannelPort` is used."""
-
-    async def ask(
-        self, peer: PublicKey, request: Request[_A], retry: RetryPolicy | None = None
-    ) -> _A:
-        """Raises Unavailable, Refused."""
-
-    def tell(self, peer: PublicKey, notice: Message) -> None:
-        """Once; it may get lost."""
-
-    def on_notice(self, kind: type[_M], callback: Callable[[PublicKey, _M], None]) -> None:
-        """Callbacks stay."""
 
 
 class LeaseClient:
@@ -396,12 +378,6 @@ class LeaseClient:
         if why != self._trouble:
             _log.warning("no lease: %s", why, extra={"peer": server.short})
         self._trouble = why
-
-
-def our_name() -> str:
-    """What this machine is called, as far as it can be told to others."""
-    name = socket.gethostname()[:MAX_NAME]
-    return name if name.isprintable() else ""
 
 
 def _settings_of(told: Told) -> Told:

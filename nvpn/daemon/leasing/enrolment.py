@@ -20,8 +20,8 @@ from nvpn.channel.messages import Enrol, Enrolled, Goodbye, GoodbyeReason, Hello
 from nvpn.config.model import HostPort
 from nvpn.config.values import make_endpoint, parse_port, split_endpoint
 from nvpn.daemon.channel_port import ChannelPort
-from nvpn.daemon.leasing.client import our_name
 from nvpn.daemon.leasing.joining import Enrolment
+from nvpn.daemon.leasing.port import our_name
 from nvpn.daemon.places import arrange, look_up
 from nvpn.daemon.threads import run_in_thread
 from nvpn.datapath.choice import Choice, create_datapath

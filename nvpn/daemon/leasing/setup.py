@@ -10,8 +10,9 @@ from typing import Final
 from nvpn.backend.api import TunnelBackend
 from nvpn.config.model import TunnelConfig
 from nvpn.control.paths import lease_path
-from nvpn.daemon.leasing.client import LeaseClient, Port
+from nvpn.daemon.leasing.client import LeaseClient
 from nvpn.daemon.leasing.memory import read_lease
+from nvpn.daemon.leasing.port import Port
 from nvpn.daemon.leasing.told import Surrounding
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.model.changes import Plan
