@@ -148,7 +148,7 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
         site.server.host.run("wg", "set", site.interface, "peer", key, "remove")
         site.server.host.run("wg", "set", site.interface, "listen-port", "51820")
     assert site.allowed_ips()[key] == held
-    site.configure(extra='dns = ["10.8.0.1"]')
+    site.configure(extra="mtu = 1380")
     site.reload()
     assert site.allowed_ips()[key] == held
     assert site.handshakes() == before
