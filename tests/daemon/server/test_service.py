@@ -315,6 +315,8 @@ def test_a_server_that_stops_says_so_gives_back_its_leases_and_remembers_its_cli
             await stage.service.prepare_stop()
             assert stage.goodbyes() == [(ADA, GoodbyeReason.STOPPING.value)]
             assert stage.allowed_ips(ADA)  # what is under way still goes through
+            with pytest.raises(Unavailable):
+                await stage.lease(ADA)  # of us: another server is to be asked
         async with Stage(shelf=shelf) as again:
             assert set(again.clients) == {ADA, BOB}
             assert again.allowed_ips(ADA) == []
