@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from nvpn.errors import ConfigError, NvpnError, PlatformError, Refused, Unavailable
+from nvpn.errors import ConfigError, PlatformError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from nvpn.daemon.leasing.joining import Enrolment, Joining
@@ -146,7 +147,7 @@ def _why_taken(name: str, directory: Path) -> str:
     for place in dict.fromkeys((directory, *SEARCHED)):
         for suffix in SUFFIXES:
             file = place / f"{name}{suffix}"
-            if file.exists():
+            if os.path.lexists(file):  # unlike Path.exists also where we may not look
                 return f"{file} is there already; choose another name"
     if os.path.exists(f"/sys/class/net/{name}") or is_running(name):
         return f"there is an interface {name} already; choose another name"
@@ -179,36 +180,41 @@ def _join(args: argparse.Namespace, invitation: InvitationText) -> Path:
 
 def _enrol(invitation: InvitationText, joining: Joining) -> Enrolment:
     """Raises NvpnError."""
-    from nvpn.cli.apart import run_apart
+    import asyncio
+
+    from nvpn.cli.output import write_complaint
+    from nvpn.daemon.leasing.enrolment import enrol
+
+    def tell(trouble: str) -> None:
+        write_complaint(f"{trouble}; still trying\n")
 
     try:
-        told = run_apart(lambda: _ask(invitation, joining))
+        return asyncio.run(enrol(invitation, joining.key.public(), tell=tell))
     except Refused:
         joining.forget()
         raise
     except Unavailable as error:
-        raise Unavailable(
-            f"{error}; the invitation may be as good as before: run the same command again"
-        ) from None
-    return _understand(told)
+        raise Unavailable(f"{error}; nothing is lost: run the same command again") from None
 
 
 def _bring_up(path: Path) -> int:
-    """As ``nvpn up`` does. Raises NvpnError."""
-    from nvpn.cli import up
+    """By ``nvpn up``, which says what is wrong.
+
+    In a program of its own: what goes to the background stays in the list of processes, where
+    everybody could read the invitation.
+    """
+    import subprocess
+
     from nvpn.cli.output import write_complaint, write_output
 
-    try:
-        status = up.run(
-            argparse.Namespace(file=str(path), foreground=False, take_over=False, log_level="info")
-        )
-    except NvpnError:
+    # -m looks for modules where it is run as well: nobody else puts any into /.
+    status = subprocess.run([sys.executable, "-m", "nvpn", "up", path], cwd="/").returncode
+    if status != 0:
         write_complaint(f"it has joined all the same; bring it up with: sudo nvpn up {path}\n")
-        raise
-    if status == 0:
-        addresses = ", ".join(_addresses(path.stem))
-        write_output(f"{path.stem} is up{f' with {addresses}' if addresses else ''}\n")
-    return status
+        return status
+    addresses = ", ".join(_addresses(path.stem))
+    write_output(f"{path.stem} is up{f' with {addresses}' if addresses else ''}\n")
+    return 0
 
 
 def _addresses(name: str) -> Iterator[str]:
@@ -221,27 +227,3 @@ def _addresses(name: str) -> Iterator[str]:
             yield from (str(address) for address in sorted(netconf.addresses(link)))
     finally:
         netconf.close()
-
-
-# --- in a process of its own ------------------------------------------------------------
-
-
-def _ask(invitation: InvitationText, joining: Joining) -> dict[str, Any]:
-    import asyncio
-
-    from nvpn.daemon.leasing.enrolment import enrol
-
-    enrolment = asyncio.run(enrol(invitation, joining.key.public()))
-    return {
-        "name": enrolment.name,
-        "endpoints": [list(place) for place in enrolment.endpoints],
-        "keepalive": enrolment.keepalive,
-    }
-
-
-def _understand(told: dict[str, Any]) -> Enrolment:
-    from nvpn.config.model import HostPort
-    from nvpn.daemon.leasing.joining import Enrolment
-
-    endpoints = tuple(HostPort(host, port) for host, port in told["endpoints"])
-    return Enrolment(told["name"], endpoints, told["keepalive"])

@@ -140,7 +140,7 @@ def test_without_an_answer_the_key_stays_for_the_next_try(
 
     assert first.status == second.status == 1
     assert "no-such-name.invalid does not resolve" in first.err
-    assert "run the same command again" in first.err
+    assert "nothing is lost: run the same command again" in first.err
     assert kept.read_bytes() == content
     assert kept.stat().st_mode & 0o777 == 0o600
 
@@ -180,7 +180,13 @@ def test_a_name_that_is_taken_or_cannot_be_one_is_refused_before_anybody_is_aske
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "taken.conf").write_text("")
-    for name, sentence in (("taken", "there already"), ("lo", ""), ("a name", "an interface")):
+    (tmp_path / "leading.toml").symlink_to("nowhere")
+    for name, sentence in (
+        ("taken", "there already"),
+        ("leading", "there already"),
+        ("lo", ""),
+        ("a name", "an interface"),
+    ):
         done = here(capsys, "join", server.text, "--config", str(tmp_path), "--name", name)
         assert done.status == 1
         assert sentence in done.err
@@ -195,4 +201,4 @@ def test_a_name_that_is_taken_or_cannot_be_one_is_refused_before_anybody_is_aske
         assert sentence in done.err
 
     assert server.admitted == []
-    assert [file.name for file in tmp_path.iterdir()] == ["taken.conf"]
+    assert {file.name for file in tmp_path.iterdir()} == {"taken.conf", "leading.toml"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import uniform
 from typing import Final
@@ -51,11 +51,15 @@ async def enrol(
     *,
     seconds: float = ENROL_SECONDS,
     attempt_seconds: float = ATTEMPT_SECONDS,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Enrolment:
     """Have the server admit our key. Again with the same key: the same answer.
 
     Guests of one invitation share its key, so that they may take each other's session away:
     whoever gets no answer comes again with another.
+
+    Args:
+        tell: called once if the first attempt fails, with what the trouble is.
 
     Raises:
         Refused: the invitation is used, expired or revoked; one sentence.
@@ -65,7 +69,9 @@ async def enrol(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     endpoints = await _find(invitation)
-    trouble = f"no answer from {' or '.join(map(str, invitation.endpoints))}"
+    places = " or ".join(map(str, invitation.endpoints))
+    trouble = f"no answer from {places} (is the server up, and its UDP port open?)"
+    is_told = False
     while True:
         # As long as guests that began together need to come apart.
         end = min(deadline, loop.time() + attempt_seconds * uniform(0.5, 1.5))
@@ -79,6 +85,9 @@ async def enrol(
             await asyncio.sleep(end - loop.time())
         if loop.time() >= deadline:
             raise Unavailable(trouble)
+        if not is_told:
+            tell(trouble)
+            is_told = True
 
 
 async def _enrol(

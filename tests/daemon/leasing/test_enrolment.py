@@ -108,13 +108,17 @@ def test_a_server_that_does_not_know_the_guest_is_silent() -> None:
     async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
         raise AssertionError("nobody was to be admitted")
 
+    told: list[str] = []
+
     async def run() -> None:
         async with inviting_server(new_key().public(), admit) as (key, place):
             invitation = invitation_to(key, new_key(), place)
-            await enrol(invitation, new_key().public(), seconds=0.3)
+            ours = new_key().public()
+            await enrol(invitation, ours, seconds=0.4, attempt_seconds=0.1, tell=told.append)
 
-    with pytest.raises(Unavailable, match=r"no answer from 127\.0\.0\.1:"):
+    with pytest.raises(Unavailable, match=r"no answer from 127\.0\.0\.1:") as raised:
         asyncio.run(run())
+    assert told == [str(raised.value)], "who waits is told so, once"
 
 
 def test_a_name_that_does_not_resolve_is_told() -> None:
