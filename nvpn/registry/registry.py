@@ -193,6 +193,10 @@ class Registry:
         leases = map(self._leasing.lease_of, holders)
         return tuple(lease for lease in leases if lease is not None)
 
+    def holders(self) -> tuple[PublicKey, ...]:
+        """Who holds a lease now, in no order. Cheap, unlike :meth:`leases`."""
+        return tuple({one.client for one in self._ledger.mirror.leases.values()})
+
     def lease_of(self, client: PublicKey) -> Lease | None:
         """What this client holds."""
         return self._leasing.lease_of(client)

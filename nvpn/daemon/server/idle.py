@@ -80,11 +80,11 @@ class IdleReleaser:
     async def release(self, seconds: int) -> None:
         """Look once, and end what is to end. Never raises for a store that is away."""
         received: dict[PublicKey, int] = {}
-        for place, lease in enumerate(self._registry.leases(), 1):
-            now = self._peers.peer(lease.client)
+        for place, client in enumerate(self._registry.holders(), 1):
+            lease, now = self._registry.lease_of(client), self._peers.peer(client)
             # What was given for good does not end by silence.
-            if now is not None and lease.expires_at is not None:
-                received[lease.client] = now.rx_bytes
+            if lease is not None and lease.expires_at is not None and now is not None:
+                received[client] = now.rx_bytes
             if place % _PEERS_A_TURN == 0:
                 await asyncio.sleep(0)
         for client in self._watch.look(received, seconds * SECOND, self._clocks().boot):

@@ -330,7 +330,7 @@ class ServerService:
             "is_reachable": self._is_open,
             "pools": [str(pool) for pool in self._terms.pools],
             "clients": len(registry.clients()),
-            "leases": len(registry.leases()),
+            "leases": len(registry.holders()),
             "open_invitations": states.count("open"),
         }
 
@@ -364,7 +364,7 @@ class ServerService:
 
     async def _take_leave(self) -> None:
         self._is_stopping = True
-        holders = [lease.client for lease in self.registry.leases()] if self._is_open else []
+        holders = self.registry.holders() if self._is_open else ()
         await self._farewells.say_to_all(holders, GoodbyeReason.STOPPING)
         if self._is_open:
             try:
