@@ -144,6 +144,7 @@ fn command(item: &Bound<'_, PyAny>, peers: &mut Peers) -> PyResult<Command> {
     let name: String = item.get_item(0)?.extract()?;
     let field = |index: usize| item.get_item(index);
     let peer = || -> PyResult<PeerId> { Ok(PeerId(field(1)?.extract()?)) };
+    let is_diverted = || -> PyResult<bool> { Ok(item.len() > 3 && field(3)?.extract()?) };
     Ok(match name.as_str() {
         "create" => {
             let peer = peer()?;
@@ -159,10 +160,12 @@ fn command(item: &Bound<'_, PyAny>, peers: &mut Peers) -> PyResult<Command> {
         "insert" => Command::InsertPrefix {
             peer: peer()?,
             prefix: prefix(&field(2)?)?,
+            diverted: is_diverted()?,
         },
         "delete" => Command::DeletePrefix {
             peer: peer()?,
             prefix: prefix(&field(2)?)?,
+            diverted: is_diverted()?,
         },
         "endpoint" => {
             let given = field(2)?;

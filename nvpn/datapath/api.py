@@ -65,18 +65,24 @@ class DestroyPeer:
 
 @dataclass(frozen=True, slots=True)
 class InsertPrefix:
-    """Route a prefix to the peer, whoever had it before."""
+    """Route a prefix to the peer, whoever had it before.
+
+    ``diverted``: in a table that only what :class:`Divert` lifts out and :class:`SendInner`
+    puts in is routed by, before the other: so nothing else passes by it, in or out.
+    """
 
     peer: PeerId
     prefix: Prefix
+    diverted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeletePrefix:
-    """Remove a prefix if this peer has it."""
+    """Remove a prefix if this peer has it, from the table where it was put."""
 
     peer: PeerId
     prefix: Prefix
+    diverted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,6 @@ class CryptokeyRouting:
         for prefix in self._prefixes.pop(peer, ()):
             del self._owners[prefix]
 
-    def owner(self, prefix: Prefix) -> PeerId | None:
-        """Whose the prefix is."""
-        return self._owners.get(prefix)
-
     def prefixes(self, peer: PeerId) -> tuple[Prefix, ...]:
         """The peer's, in the order in which it got them."""
         return tuple(self._prefixes.get(peer, ()))

@@ -1,7 +1,7 @@
 """Prefixes that peers have beside their allowed IPs, by who they are.
 
-Nobody configured them and nobody sees them, but packets are routed by them, before the very
-same prefix among the allowed IPs of any peer.
+Nobody configured them and nobody sees them. What is diverted is routed by them, before the
+very same prefix among the allowed IPs of any peer, and nothing else is.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ class DerivedPrefixes:
         """What a peer's is; None while peers have none."""
         self._owners: dict[Prefix, PeerId] = {}
         self._prefixes: dict[PeerId, Prefix] = {}
-
-    def __contains__(self, prefix: Prefix) -> bool:
-        return prefix in self._owners
 
     def give(self, peer: PeerId, public_key: PublicKey) -> Prefix | None:
         """The prefix that the peer has from now on; None: none, or it has it already."""

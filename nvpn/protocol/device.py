@@ -148,10 +148,8 @@ class Device:
         if peer is not None:
             del self._by_id[peer.id]
             self._routing.forget(peer.id)
-            derived = self._derived.take(peer.id)
+            self._derived.take(peer.id)
             peer.remove(now)
-            if derived is not None:
-                self._route_as_allowed(derived)
 
     def has_peer(self, public_key: PublicKey) -> bool:
         """Whether it is known."""
@@ -198,17 +196,13 @@ class Device:
     def add_allowed_ip(self, public_key: PublicKey, prefix: Prefix) -> None:
         """Route the prefix to the peer, whoever had it."""
         peer = self._peers.get(public_key)
-        if peer is None or not self._routing.insert(peer.id, prefix):
-            return
-        if prefix not in self._derived:
+        if peer is not None and self._routing.insert(peer.id, prefix):
             self._context.commands.append(InsertPrefix(peer.id, prefix))
 
     def remove_allowed_ip(self, public_key: PublicKey, prefix: Prefix) -> None:
         """Take the prefix away, if it is this peer's."""
         peer = self._peers.get(public_key)
-        if peer is None or not self._routing.delete(peer.id, prefix):
-            return
-        if prefix not in self._derived:
+        if peer is not None and self._routing.delete(peer.id, prefix):
             self._context.commands.append(DeletePrefix(peer.id, prefix))
 
     def allowed_ips(self, public_key: PublicKey) -> tuple[Prefix, ...]:
@@ -217,32 +211,26 @@ class Device:
         return () if peer is None else self._routing.prefixes(peer.id)
 
     def derive_prefixes(self, derive: Callable[[PublicKey], Prefix] | None) -> None:
-        """Give every peer that is added from now on a prefix beside its allowed IPs, where
-        nobody sees it. None: no more of that.
+        """Give every peer that is added from now on a prefix beside its allowed IPs, by which
+        only what is diverted passes. None: no more of that.
 
         For those that are there already: :meth:`give_derived_prefix`.
         """
         self._derived.derive = derive
 
     def give_derived_prefix(self, public_key: PublicKey) -> None:
-        """Route the derived prefix to a peer, before whoever is allowed the very same."""
+        """Route what is diverted to a peer, before whoever is allowed the very same."""
         peer = self._peers.get(public_key)
         prefix = None if peer is None else self._derived.give(peer.id, public_key)
         if peer is not None and prefix is not None:
-            self._context.commands.append(InsertPrefix(peer.id, prefix))
+            self._context.commands.append(InsertPrefix(peer.id, prefix, diverted=True))
 
     def take_derived_prefix(self, public_key: PublicKey) -> None:
         """Take it away again."""
         peer = self._peers.get(public_key)
         prefix = None if peer is None else self._derived.take(peer.id)
         if peer is not None and prefix is not None:
-            self._context.commands.append(DeletePrefix(peer.id, prefix))
-            self._route_as_allowed(prefix)
-
-    def _route_as_allowed(self, prefix: Prefix) -> None:
-        owner = self._routing.owner(prefix)
-        if owner is not None:
-            self._context.commands.append(InsertPrefix(owner, prefix))
+            self._context.commands.append(DeletePrefix(peer.id, prefix, diverted=True))
 
     def peer_id_of(self, public_key: PublicKey) -> PeerId | None:
         """What the datapath calls a peer; None for an unknown one."""

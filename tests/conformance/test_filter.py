@@ -77,3 +77,34 @@ def test_packets_of_ours_are_sent_like_those_of_the_host(rig: Rig) -> None:
     rig.tell(*map(SendInner, packets))
     plains = peer.take_plain(2)
     assert [plain[: len(packet)] for plain, packet in zip(plains, packets, strict=True)] == packets
+
+
+def test_from_where_only_what_is_diverted_may_come_nothing_else_comes_and_goes(rig: Rig) -> None:
+    peer, other = rig.correspondent(1), rig.correspondent(2)
+    peer.establish()
+    other.establish()
+    rig.tell(Divert((Diversion(Prefix.parse("fd00::1/128"), 7),)))
+    rig.tell(InsertPrefix(peer.peer, Prefix.parse("fe80::7/128"), diverted=True))
+    control, stray = datagram6("fe80::7", 7), datagram6("fe80::7", 8)
+    peer.send(peer.packet_from(stray))
+    other.send(other.packet_from(control))  # it is another's address
+    peer.send(peer.packet_from(control))
+    assert rig.take_event(InnerReceived) == InnerReceived(peer.peer, control)
+    assert rig.datapath.drops() == {DropReason.SOURCE_NOT_ALLOWED: 2}
+
+    # The host does not reach it, and we do.
+    back = ipv6("fd00::1", "fe80::7", b"z" * 40)
+    rig.send(back)
+    rig.settle()
+    rig.tell(SendInner(back))
+    (plain,) = peer.take_plain(1)
+    assert plain[: len(back)] == back
+    assert rig.datapath.drops()[DropReason.NO_ROUTE] == 1
+
+
+def datagram6(source: str, port: int) -> bytes:
+    unsummed = struct.pack(">HHHH", 7, port, 16, 0) + b"12345678"
+    addresses = parse_address(source) + parse_address("fd00::1")
+    total = pseudo_sum(addresses, UDP, len(unsummed)) + word_sum(unsummed)
+    summed = unsummed[:6] + complement(total).to_bytes(2, "big") + unsummed[8:]
+    return ipv6(source, "fd00::1", summed, protocol=UDP)

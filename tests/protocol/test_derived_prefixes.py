@@ -1,4 +1,4 @@
-"""Prefixes beside the allowed IPs: routed before them, and shown nowhere."""
+"""Prefixes beside the allowed IPs: what is diverted goes by them, and they are shown nowhere."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ class Table:
         self.device = Device(
             datapath=Recorder(), random=lambda size: bytes(size), timestamps=TimestampSource()
         )
-        self._routes: dict[Prefix, PeerId] = {}
+        self._routes: dict[tuple[Prefix, bool], PeerId] = {}
         self._peers: set[PeerId] = set()
 
-    def routes(self) -> dict[Prefix, PublicKey]:
+    def routes(self) -> dict[tuple[Prefix, bool], PublicKey]:
+        """Whose a prefix is, and whether for what is diverted only."""
         for command in self.device.take_commands():
             if isinstance(command, CreatePeer):
                 self._peers.add(command.peer)
             elif isinstance(command, DestroyPeer):
                 self._peers.discard(command.peer)
-                for prefix in [key for key, at in self._routes.items() if at == command.peer]:
-                    del self._routes[prefix]
+                for route in [key for key, at in self._routes.items() if at == command.peer]:
+                    del self._routes[route]
             elif isinstance(command, InsertPrefix):
                 assert command.peer in self._peers
-                self._routes[command.prefix] = command.peer
+                self._routes[command.prefix, command.diverted] = command.peer
             elif isinstance(command, DeletePrefix):
-                assert self._routes.pop(command.prefix) == command.peer
-        found = {prefix: self.device.public_key_of(peer) for prefix, peer in self._routes.items()}
-        return {prefix: key for prefix, key in found.items() if key is not None}
+                assert self._routes.pop((command.prefix, command.diverted)) == command.peer
+        found = {route: self.device.public_key_of(peer) for route, peer in self._routes.items()}
+        return {route: key for route, key in found.items() if key is not None}
 
 
 Step = tuple[str, int, int]
@@ -79,9 +80,11 @@ def test_a_derived_prefix_is_its_peers_whoever_else_is_allowed_it(steps: list[St
             device.derive_prefixes(derived if is_open else None)
             for peer in device.peers():
                 (device.give_derived_prefix if is_open else device.take_derived_prefix)(peer)
-        wanted = {one: peer for peer in device.peers() for one in device.allowed_ips(peer)}
+        wanted = {
+            (one, False): peer for peer in device.peers() for one in device.allowed_ips(peer)
+        }
         if is_open:
-            wanted |= {derived(peer): peer for peer in device.peers()}
+            wanted |= {(derived(peer), True): peer for peer in device.peers()}
         assert table.routes() == wanted
 
 
@@ -90,7 +93,7 @@ def test_nobody_sees_it() -> None:
     table.device.add_peer(KEYS[0])
     table.device.derive_prefixes(derived)
     table.device.give_derived_prefix(KEYS[0])
-    assert table.routes() == {derived(KEYS[0]): KEYS[0]}
+    assert table.routes() == {(derived(KEYS[0]), True): KEYS[0]}
     assert table.device.allowed_ips(KEYS[0]) == ()
     assert table.device.peer_state(KEYS[0]).allowed_ips == ()
 

@@ -78,6 +78,9 @@ pub enum Command {
         peer: PeerId,
         /// The prefix.
         prefix: Prefix,
+        /// In the table that only what [`Command::Divert`] lifts out of the stream and
+        /// [`Command::SendInner`] puts into it is routed by, before the other.
+        diverted: bool,
     },
     /// Remove a prefix if this peer has it.
     DeletePrefix {
@@ -85,6 +88,8 @@ pub enum Command {
         peer: PeerId,
         /// The prefix.
         prefix: Prefix,
+        /// From the table of what is diverted.
+        diverted: bool,
     },
     /// Where to send. Loses against an endpoint learned later from a packet.
     SetPeerEndpoint {

@@ -51,6 +51,8 @@ pub struct Device {
     pub(crate) mtu: usize,
     pub(crate) peers: PeerTable,
     pub(crate) routes: AllowedIps<PeerRef>,
+    /// For what is diverted and what is put in, before `routes`.
+    pub(crate) diverted_routes: AllowedIps<PeerRef>,
     pub(crate) register: Register,
     pub(crate) admission: Admission,
     pub(crate) filter: Option<PortFilter>,
@@ -78,6 +80,7 @@ impl Device {
             mtu: mtu as usize,
             peers: PeerTable::default(),
             routes: AllowedIps::new(),
+            diverted_routes: AllowedIps::new(),
             register: Register {
                 receivers: HashMap::new(),
                 initiations: HashMap::new(),
@@ -129,14 +132,22 @@ impl Device {
                 self.peers.insert(peer, shared);
             }
             Command::DestroyPeer { peer } => self.destroy_peer(peer),
-            Command::InsertPrefix { peer, prefix } => {
+            Command::InsertPrefix {
+                peer,
+                prefix,
+                diverted,
+            } => {
                 if let Some(at) = self.peers.find(peer) {
-                    self.routes.insert(prefix, at);
+                    self.table(diverted).insert(prefix, at);
                 }
             }
-            Command::DeletePrefix { peer, prefix } => {
+            Command::DeletePrefix {
+                peer,
+                prefix,
+                diverted,
+            } => {
                 if let Some(at) = self.peers.find(peer) {
-                    self.routes.remove(prefix, at);
+                    self.table(diverted).remove(prefix, at);
                 }
             }
             Command::SetPeerEndpoint { peer, endpoint } => {
@@ -199,7 +210,7 @@ impl Device {
                 self.filter = filter.map(|filter| filter.after(before));
             }
             Command::Divert { diversions } => self.diversions = diversions,
-            Command::SendInner { packet } => self.send_inner(&packet, now, out),
+            Command::SendInner { packet } => self.put_in(&packet, now, out),
             Command::AddPath { .. } | Command::RemovePath { .. } => {}
             Command::ReplaceSockets { .. } => {
                 self.peers.iter_mut().for_each(Peer::forget_source);
@@ -220,9 +231,18 @@ impl Device {
         self.change(peer, |peer, _| peer.forget_source());
     }
 
+    fn table(&mut self, diverted: bool) -> &mut AllowedIps<PeerRef> {
+        if diverted {
+            &mut self.diverted_routes
+        } else {
+            &mut self.routes
+        }
+    }
+
     fn destroy_peer(&mut self, name: PeerId) {
         if let Some((at, mut peer)) = self.peers.remove(name) {
             self.routes.remove_peer(at);
+            self.diverted_routes.remove_peer(at);
             peer.destroy(&mut self.register);
             if let Some(filter) = &mut self.filter {
                 filter.forget(at);

@@ -17,6 +17,8 @@ pub const MAX_COOKIE_REPLIES: usize = 64;
 
 /// Diverted packets that wait. What comes meanwhile is dropped, as a full socket would.
 pub const MAX_DIVERTED: usize = 256;
+/// Of one peer, so that one who floods leaves room to the others.
+pub const MAX_DIVERTED_OF_ONE: usize = 32;
 
 /// Why a handshake is wanted. Said once until keys or staging change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -211,10 +213,14 @@ impl EventQueue {
         });
     }
 
-    /// Append a packet that was lifted out of the stream; false when too many wait.
+    /// Append a packet that was lifted out of the stream; false when too many wait, of this
+    /// peer or of all.
     pub fn add_diverted(&self, peer: PeerId, packet: &[u8]) -> bool {
         self.change(|waiting| {
-            let has_room = waiting.diverted.len() < MAX_DIVERTED;
+            let has_room = waiting.diverted.len() < MAX_DIVERTED && {
+                let is_its = |event: &&Event| matches!(event, Event::InnerReceived { peer: one, .. } if *one == peer);
+                waiting.diverted.iter().filter(is_its).count() < MAX_DIVERTED_OF_ONE
+            };
             if has_room {
                 let packet = packet.into();
                 waiting.diverted.push(Event::InnerReceived { peer, packet });

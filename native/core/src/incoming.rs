@@ -173,15 +173,20 @@ impl Device {
             self.drop_packets(DropReason::BadInner, 1);
             return None;
         };
-        if seen.allowed != Some(inner.source) {
+        let packet = &mut plain[..inner.length];
+        let is_diverted = !self.diversions.is_empty() && self.is_diverted(&inner, packet);
+        if is_diverted {
+            if self.owner_of_diverted(inner.source) != Some(peer) {
+                self.drop_packets(DropReason::SourceNotAllowed, 1);
+                return None;
+            }
+        } else if seen.allowed != Some(inner.source) {
             if !self.source_allowed(peer, inner.source) {
                 self.drop_packets(DropReason::SourceNotAllowed, 1);
                 return None;
             }
             seen.allowed = Some(inner.source);
         }
-        let packet = &mut plain[..inner.length];
-        let is_diverted = !self.diversions.is_empty() && self.is_diverted(&inner, packet);
         if let Some(filter) = &mut self.filter
             && !is_diverted
         {
@@ -277,5 +282,12 @@ impl Device {
     /// that belongs to another.
     pub fn source_allowed(&self, peer: PeerRef, source: IpAddr) -> bool {
         self.routes.lookup(source) == Some(peer)
+    }
+
+    /// Whose address it is for what is diverted, or put in.
+    pub(crate) fn owner_of_diverted(&self, address: IpAddr) -> Option<PeerRef> {
+        self.diverted_routes
+            .lookup(address)
+            .or_else(|| self.routes.lookup(address))
     }
 }

@@ -40,7 +40,30 @@ impl Device {
             self.drop_packets(DropReason::BadInner, 1);
             return;
         };
-        let peer = match self.route(packet, &inner) {
+        let owner = self.routes.lookup(inner.destination);
+        self.send_to(owner, packet, &inner, now, out);
+    }
+
+    /// The same for a packet of our own, which reaches peers where only what is diverted
+    /// comes from.
+    pub fn put_in(&mut self, packet: &[u8], now: Instant, out: &mut dyn Outbox) {
+        let Some(inner) = parse_inner(packet) else {
+            self.drop_packets(DropReason::BadInner, 1);
+            return;
+        };
+        let owner = self.owner_of_diverted(inner.destination);
+        self.send_to(owner, packet, &inner, now, out);
+    }
+
+    fn send_to(
+        &mut self,
+        owner: Option<PeerRef>,
+        packet: &[u8],
+        inner: &Inner,
+        now: Instant,
+        out: &mut dyn Outbox,
+    ) {
+        let peer = match self.reach(owner, packet, inner) {
             Ok(peer) => peer,
             Err(reason) => return self.refuse(packet, reason, now, out),
         };
@@ -61,10 +84,16 @@ impl Device {
     /// # Errors
     /// `NoRoute`, `RoutingLoop`, `NoEndpoint`: in this order, for [`Device::refuse`].
     pub fn route(&self, packet: &[u8], inner: &Inner) -> Result<PeerRef, DropReason> {
-        let peer = self
-            .routes
-            .lookup(inner.destination)
-            .ok_or(DropReason::NoRoute)?;
+        self.reach(self.routes.lookup(inner.destination), packet, inner)
+    }
+
+    fn reach(
+        &self,
+        owner: Option<PeerRef>,
+        packet: &[u8],
+        inner: &Inner,
+    ) -> Result<PeerRef, DropReason> {
+        let peer = owner.ok_or(DropReason::NoRoute)?;
         let endpoint_of = |peer| self.peers.get(peer).and_then(|peer| peer.endpoint.as_ref());
         if self.register.own.hold(packet, inner, endpoint_of) {
             return Err(DropReason::RoutingLoop);

@@ -313,9 +313,56 @@ fn diverted_packets_are_bounded() {
     let is_inner = |event: &Event| matches!(event, Event::InnerReceived { .. });
     assert_eq!(
         ends.bob.take_events().into_iter().filter(is_inner).count(),
-        256
+        32
     );
-    assert_eq!(ends.bob.drops(), [(DropReason::QueueFull, 300 - 256)]);
+    assert_eq!(ends.bob.drops(), [(DropReason::QueueFull, 300 - 32)]);
+}
+
+#[test]
+fn from_where_only_what_is_diverted_may_come_nothing_else_comes_and_goes() {
+    let mut ends = Ends::new();
+    ends.bob.tell(ends.now, divert());
+    for end in [&mut ends.alice, &mut ends.bob] {
+        let route = |text| Command::InsertPrefix {
+            peer: THEM,
+            prefix: prefix(text),
+            diverted: true,
+        };
+        end.tell(ends.now, route("10.0.9.1/32"));
+        end.tell(ends.now, route("10.0.9.2/32"));
+    }
+    let from_there = |payload: &[u8]| {
+        Ip {
+            source: "10.0.9.1",
+            payload,
+            protocol: UDP,
+            ..V4
+        }
+        .make()
+    };
+    let control = from_there(&udp(7, b"control"));
+    ends.alice.send(&control, ends.now);
+    ends.alice.send(&from_there(&udp(8, b"stray")), ends.now);
+    ends.carry_to_bob();
+    let event = Event::InnerReceived {
+        peer: THEM,
+        packet: control.into(),
+    };
+    assert!(ends.bob.take_events().contains(&event));
+    assert!(ends.bob.take_inner().is_empty());
+    assert_eq!(ends.bob.drops(), [(DropReason::SourceNotAllowed, 1)]);
+
+    let back = Ip {
+        destination: "10.0.9.2",
+        ..V4
+    }
+    .make();
+    ends.alice.send(&back, ends.now);
+    assert_eq!(ends.alice.drops(), [(DropReason::NoRoute, 1)]);
+    let packet = back.clone().into();
+    ends.alice.tell(ends.now, Command::SendInner { packet });
+    ends.carry_to_bob();
+    assert_eq!(ends.bob.take_inner(), [back]);
 }
 
 #[test]

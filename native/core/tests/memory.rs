@@ -51,7 +51,15 @@ fn peers_are_small() {
         let shared = Arc::new(PeerShared::new());
         end.tell(START, Command::CreatePeer { peer, shared });
         let prefix = Prefix::new(address(number), 32).unwrap();
-        end.tell(START, Command::InsertPrefix { peer, prefix });
+        let diverted = false;
+        end.tell(
+            START,
+            Command::InsertPrefix {
+                peer,
+                prefix,
+                diverted,
+            },
+        );
         let endpoint = Some(bob_at());
         end.tell(START, Command::SetPeerEndpoint { peer, endpoint });
     }

@@ -507,6 +507,7 @@ fn what_names_an_unknown_peer_is_ignored() {
         Command::DeletePrefix {
             peer,
             prefix: prefix("10.9.0.0/16"),
+            diverted: false,
         },
         Command::SetPeerEndpoint {
             peer,
@@ -552,6 +553,7 @@ fn a_prefix_that_is_taken_away_routes_nowhere() {
     let command = Command::DeletePrefix {
         peer: THEM,
         prefix: prefix("10.0.0.2/32"),
+        diverted: false,
     };
     ends.alice.tell(ends.now, command);
     ends.alice.send(&ipv4(&[]), ends.now);

@@ -198,6 +198,7 @@ impl World {
             world.tell(Command::InsertPrefix {
                 peer: PEER,
                 prefix: prefix.expect("a prefix"),
+                diverted: false,
             });
         }
         world.tell(Command::SetPeerEndpoint {

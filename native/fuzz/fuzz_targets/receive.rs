@@ -368,6 +368,7 @@ impl World {
             world.tell(|| Command::InsertPrefix {
                 peer,
                 prefix: Prefix::new(address, length).expect("a prefix"),
+                diverted: false,
             });
         }
         for peer in PEERS {

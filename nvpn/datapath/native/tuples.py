@@ -98,8 +98,8 @@ def _pack_rule(one: Rule) -> Fields:
 _PACK: Final[dict[type, Callable[[Any], Fields]]] = {
     CreatePeer: lambda one: ("create", one.peer),
     DestroyPeer: lambda one: ("destroy", one.peer),
-    InsertPrefix: lambda one: ("insert", one.peer, one.prefix),
-    DeletePrefix: lambda one: ("delete", one.peer, one.prefix),
+    InsertPrefix: lambda one: ("insert", one.peer, one.prefix, one.diverted),
+    DeletePrefix: lambda one: ("delete", one.peer, one.prefix, one.diverted),
     SetPeerEndpoint: lambda one: ("endpoint", one.peer, one.endpoint),
     InstallKeypair: _pack_keypair,
     StopSending: lambda one: ("stop", one.peer),

@@ -117,6 +117,8 @@ class Core:
         self.mtu = mtu
         self.peers: Final[dict[PeerId, Peer]] = {}
         self.routes: Final[AllowedIps[Peer]] = AllowedIps()
+        # For what is diverted and what is put in, before ``routes``.
+        self._diverted_routes: Final[AllowedIps[Peer]] = AllowedIps()
         self.receivers: Final[Receivers] = {}
         self.own: Final[OwnDatagrams[Peer]] = OwnDatagrams()
         self.events: Final = EventQueue()
@@ -153,7 +155,7 @@ class Core:
             self._diversions = command.diversions
             return
         if isinstance(command, SendInner):
-            self.send_inner(command.packet, now)
+            self._put_in(command.packet, now)
             return
         if isinstance(command, ReplaceSockets):
             for peer in self.peers.values():
@@ -185,9 +187,9 @@ class Core:
             if peer.set_endpoint(command.endpoint):
                 self.flush(peer, now)
         elif isinstance(command, InsertPrefix):
-            self.routes.insert(command.prefix, peer)
+            self._table(command).insert(command.prefix, peer)
         elif isinstance(command, DeletePrefix):
-            self.routes.remove(command.prefix, peer)
+            self._table(command).remove(command.prefix, peer)
         elif isinstance(command, StopSending):
             peer.stop_sending()
         elif isinstance(command, EraseKeys):
@@ -196,11 +198,21 @@ class Core:
             self.drop(DropReason.HANDSHAKE_FAILED, peer.forget_staged())
         elif isinstance(command, DestroyPeer):
             self.routes.remove_peer(peer)
+            self._diverted_routes.remove_peer(peer)
             self._expect_answer(peer, None)
             peer.destroy()
             del self.peers[peer.id]
             if self._filter is not None:
                 self._filter.forget(peer.id)
+
+    def _table(self, command: InsertPrefix | DeletePrefix) -> AllowedIps[Peer]:
+        return self._diverted_routes if command.diverted else self.routes
+
+    def _owner_of_diverted(self, version: int, address: int) -> Peer | None:
+        """Whose address it is for what is diverted, or put in."""
+        return self._diverted_routes.lookup(version, address) or self.routes.lookup(
+            version, address
+        )
 
     def _install(self, peer: Peer, command: InstallKeypair, now: int) -> None:
         peer.install(Keypair(command))
@@ -251,7 +263,19 @@ class Core:
         if inner is None:
             self.drop(DropReason.BAD_INNER)
             return
-        peer = self.routes.lookup(inner.version, inner.destination)
+        self._send_to(self.routes.lookup(inner.version, inner.destination), inner, packet, now)
+
+    def _put_in(self, packet: Bytes, now: int) -> None:
+        """The same for a packet of our own, which reaches peers where only what is diverted
+        comes from."""
+        inner = parse_inner(packet)
+        if inner is None:
+            self.drop(DropReason.BAD_INNER)
+            return
+        owner = self._owner_of_diverted(inner.version, inner.destination)
+        self._send_to(owner, inner, packet, now)
+
+    def _send_to(self, peer: Peer | None, inner: Inner, packet: Bytes, now: int) -> None:
         if peer is None:
             self.refuse(packet, DropReason.NO_ROUTE, now)
             return
@@ -420,13 +444,14 @@ class Core:
         if inner is None:
             self.drop(DropReason.BAD_INNER)
             return
-        # Over the whole table: a peer that owns a supernet must not speak for a subnet
-        # of it that belongs to another.
-        if self.routes.lookup(inner.version, inner.source) is not peer:
-            self.drop(DropReason.SOURCE_NOT_ALLOWED)
-            return
         del plain[inner.length :]
         diverted = self.is_diverted(inner, plain)
+        # Over the whole table: a peer that owns a supernet must not speak for a subnet
+        # of it that belongs to another.
+        lookup = self._owner_of_diverted if diverted else self.routes.lookup
+        if lookup(inner.version, inner.source) is not peer:
+            self.drop(DropReason.SOURCE_NOT_ALLOWED)
+            return
         if not diverted and not self.lets_pass(peer, inner, plain, now):
             return
         if not merge_ecn(plain, tos):
@@ -518,6 +543,7 @@ class Core:
         """Zero all keys and forget every peer."""
         for peer in self.peers.values():
             self.routes.remove_peer(peer)
+            self._diverted_routes.remove_peer(peer)
             peer.destroy()
         self.peers.clear()
         self._initiations.clear()

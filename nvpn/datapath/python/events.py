@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from itertools import islice
 from typing import Final
 
@@ -18,6 +18,9 @@ nobody else a handshake."""
 MAX_DIVERTED: Final = 256
 """Diverted packets that wait. What comes meanwhile is dropped, as a full socket would."""
 
+MAX_DIVERTED_OF_ONE: Final = 32
+"""Of one peer, so that one who floods leaves room to the others."""
+
 
 class EventQueue:
     """Events on their way up.
@@ -31,7 +34,15 @@ class EventQueue:
     can repeat is kept once per peer.
     """
 
-    __slots__ = ("_cookie_replies", "_diverted", "_events", "_handshakes", "_once", "_roamed")
+    __slots__ = (
+        "_cookie_replies",
+        "_diverted",
+        "_diverted_of",
+        "_events",
+        "_handshakes",
+        "_once",
+        "_roamed",
+    )
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -40,6 +51,7 @@ class EventQueue:
         self._cookie_replies: deque[HandshakeReceived] = deque()
         self._roamed: dict[PeerId, Endpoint] = {}
         self._diverted: list[InnerReceived] = []
+        self._diverted_of: Counter[PeerId] = Counter()
 
     def add(self, event: Event) -> None:
         """Append an event that packets cannot repeat, without new keys or commands."""
@@ -64,9 +76,13 @@ class EventQueue:
         self._roamed[peer] = endpoint
 
     def add_diverted(self, event: InnerReceived) -> bool:
-        """Append a packet that was lifted out of the stream; False when too many wait."""
+        """Append a packet that was lifted out of the stream; False when too many wait, of its
+        peer or of all."""
         if len(self._diverted) >= MAX_DIVERTED:
             return False
+        if self._diverted_of[event.peer] >= MAX_DIVERTED_OF_ONE:
+            return False
+        self._diverted_of[event.peer] += 1
         self._diverted.append(event)
         return True
 
@@ -99,6 +115,7 @@ class EventQueue:
             self._roamed.clear()
         taken.extend(self._diverted)
         self._diverted.clear()
+        self._diverted_of.clear()
         for queue in (self._cookie_replies, self._handshakes):
             count = len(queue) if max_handshakes is None else min(len(queue), max_handshakes)
             taken.extend(islice(queue, count))

@@ -8,6 +8,7 @@ from nvpn.datapath.api import (
     EndpointRoamed,
     Event,
     HandshakeReceived,
+    InnerReceived,
     PeerId,
 )
 from nvpn.datapath.python.events import EventQueue
@@ -38,6 +39,16 @@ def test_cookie_replies_have_a_queue_of_their_own() -> None:
     assert queue.add_handshake(handshake(1))
     assert queue.take(2) == [*replies[:2], handshake(1)]
     assert queue.take() == replies[2:64]
+
+
+def test_one_who_floods_leaves_room_to_the_others_among_what_is_diverted() -> None:
+    queue = EventQueue()
+    flood = [InnerReceived(PEER, b"%d" % n) for n in range(40)]
+    assert [queue.add_diverted(each) for each in flood] == [True] * 32 + [False] * 8
+    others = [InnerReceived(PeerId(n), b"x") for n in range(2, 302)]
+    assert [queue.add_diverted(each) for each in others] == [True] * 224 + [False] * 76
+    assert queue.take() == flood[:32] + others[:224]
+    assert queue.add_diverted(flood[0])
 
 
 def test_few_handshakes_at_a_time_and_everything_else_at_once() -> None:

@@ -390,6 +390,7 @@ pub fn insert_prefix(peer: PeerId, text: &str) -> Command {
     Command::InsertPrefix {
         peer,
         prefix: prefix(text),
+        diverted: false,
     }
 }
 
