@@ -187,9 +187,14 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
 def test_clients_outlive_a_server_that_is_killed_and_hear_of_one_that_stops(world: World) -> None:
     site = Site(world, "ada")
     (ada,) = site.clients
-    site.configure()
+    # Behind the server is somebody who knows nothing of clients and their addresses.
+    behind = world.link(site.server.host, world.host("l"))
+    routes = [f"10.77.{behind}.0/24", f"fd77:{behind}::/64", "10.8.0.0/24"]
+    site.configure(extra=f"nat = true\nroutes = {routes}")
     site.up()
     site.join(ada)
+    assert answers(ada, f"10.77.{behind}.2")
+    assert answers(ada, f"fd77:{behind}::2")
     held, address = site.allowed_ips(), leased(ada)
     key = site.listed()["ada"]["public_key"]
     state = site.server.state_directory / f"{site.interface}.json"
