@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import pytest
 
 from nvpn import __version__
-from nvpn.channel.messages import Hello
+from nvpn.channel.messages import Hello, LeaseRequest
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.model.changes import AddPeer, SetEndpoint, SetPrivateKey
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey
+from nvpn.model.prefixes import Interface
 from nvpn.netconf.linux_namespace import call_in, open_namespace
 from nvpn.transport.udp import open_udp
 from tests.support.guest_nvpn import Guest, guest_with_nvpn
@@ -161,16 +162,16 @@ def test_the_kernel_carries_a_tunnel_from_up_to_down(place: Place) -> None:
     assert guest.run("ls", "/var/lib/nvpn/kb0.leftovers")[0] != 0
 
 
-def test_the_control_channel_goes_over_the_kernels_tunnel(place: Place) -> None:
+def test_a_server_leases_addresses_over_the_kernels_tunnel(place: Place) -> None:
     guest, key = place.guest, PrivateKey(os.urandom(32))
-    other = (
-        f'[[peer]]\npublic_key = "{key.public()}"\nallowed_ips = ["192.168.77.3/32", "fe80::/10"]'
-    )
-    config = place.config(other).replace("[[peer]]", "channel = true\n[[peer]]", 1)
+    other = f'[[peer]]\npublic_key = "{key.public()}"\nallowed_ips = ["fe80::/10"]'
+    config = place.config(other, '[server]\npool = "192.168.77.0/24"')
     guest.write("/etc/kb4.toml", config)
     assert guest.run("nvpn", "up", "/etc/kb4.toml") == (0, "", "")
     namespace = open_namespace(place.host.netns)
     hello = Hello("host", "0.1.0", ())
+
+    leased: list[Interface] = []
 
     async def ask() -> None:
         tunnel = MemoryTunnel(
@@ -185,6 +186,7 @@ def test_the_control_channel_goes_over_the_kernels_tunnel(place: Place) -> None:
         )
         channel.open()
         assert (await channel.ask(them, hello)).version == __version__
+        leased.extend((await channel.ask(them, LeaseRequest("host", "0.1.0"))).addresses)
         channel.close()
         await tunnel.close()
 
@@ -194,7 +196,9 @@ def test_the_control_channel_goes_over_the_kernels_tunnel(place: Place) -> None:
         os.close(namespace)
     shown = place.json("kb4")
     assert shown["channel"]["peers"][str(key.public())]["name"] == "host"  # type: ignore[index]
-    assert shown["peers"][1]["allowed_ips"] == ["192.168.77.3/32", "fe80::/10"]  # type: ignore[index]
+    assert shown["server"]["leases"] == 1  # type: ignore[index]
+    allowed_ips = shown["peers"][1]["allowed_ips"]  # type: ignore[index]
+    assert set(allowed_ips) == {"fe80::/10", str(leased[0]).replace("/24", "/32")}
     guest.output("nvpn", "down", "kb4")
 
 
