@@ -30,6 +30,10 @@ NAME: Final = "name/"
 INVITATION: Final = "invitation/"
 LEASE: Final = "lease/"
 
+_MAX_TEXT: Final = 1024
+_MAX_NUMBER: Final = 2**63 - 1
+_MAX_SECONDS: Final = 2**32 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class AddressLease:
@@ -208,7 +212,7 @@ def _read_lease(rest: str, fields: dict[str, Any]) -> AddressLease | ServerAddre
         parse_address(rest),
         PublicKey.from_hex(_field(fields, "client", str)),
         _field(fields, "given_at", int),
-        _field(fields, "seconds", int),
+        _seconds(fields),
         _field(fields, "expires_at", int),
         _field(fields, "server", str),
     )
@@ -225,9 +229,23 @@ def _key_of(value: Value) -> str | None:
 
 def _field(fields: dict[str, Any], name: str, kind: type[_T]) -> _T:
     value = fields[name]
-    if type(value) is not kind:
+    if type(value) is not kind or not _is_sane(value):
         raise TypeError(name)
     return value
+
+
+def _is_sane(value: str | int) -> bool:
+    """What others wrote into the store ends up in terminals, files and timers."""
+    if isinstance(value, int):
+        return 0 <= value <= _MAX_NUMBER
+    return len(value) <= _MAX_TEXT and value.isprintable()
+
+
+def _seconds(fields: dict[str, Any]) -> int:
+    seconds = _field(fields, "seconds", int)
+    if seconds > _MAX_SECONDS:
+        raise ValueError("seconds")
+    return seconds
 
 
 def _strings(fields: dict[str, Any], name: str) -> list[str]:

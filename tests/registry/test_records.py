@@ -58,6 +58,23 @@ def test_what_lacks_something_is_not_read(value: Value, put: Put) -> None:
             assert read(put.key, json.dumps(fields).encode()) is None, (name, change)
 
 
+@pytest.mark.parametrize(
+    "strange", ["a\nb", "\x1b[2J", "\ud800", "\u202e", "x" * 1025, -1, 2**63, 10**400]
+)
+@pytest.mark.parametrize(("value", "put"), WRITTEN, ids=lambda one: type(one).__name__)
+def test_what_nobody_here_writes_is_not_read(value: Value, put: Put, strange: str | int) -> None:
+    fields = json.loads(put.value)
+    for name in [name for name, before in fields.items() if type(before) is type(strange)]:
+        odd = json.dumps({**fields, name: strange}).encode()
+        assert read(put.key, odd) is None, name
+
+
+def test_a_lease_of_ten_thousand_years_is_not_read() -> None:
+    put = put_lease(LEASE)
+    endless = {**json.loads(put.value), "seconds": 2**33}
+    assert read(put.key, json.dumps(endless).encode()) is None
+
+
 def test_a_key_in_another_spelling_is_another_record() -> None:
     put = put_lease(LEASE)
     assert read(put_client(CLIENT).key.replace("a", "A"), put_client(CLIENT).value) is None
