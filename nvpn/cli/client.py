@@ -123,6 +123,8 @@ def _revoke(interface: str, name_or_key: str) -> None:
 
 
 def _rename(interface: str, name_or_key: str, new: str) -> None:
+    if not new:
+        raise ConfigError("the new name is empty", hint="give it one")
     clients = _matching(ask_server(interface, "nvpn_clients")["clients"], name_or_key)
     if len(clients) > 1:
         raise ConfigError("more than one is called so", hint="give the whole key")
@@ -152,9 +154,16 @@ def _client_row(one: dict[str, Any], now: int) -> tuple[str, ...]:
         " ".join(one["addresses"]) or "-",
         _lease(one),
         _ago(one["last_handshake"] or one["last_seen"], now),
-        "connected" if one["is_connected"] else "away",
+        _state(one),
         one["public_key"],
     )
+
+
+def _state(one: dict[str, Any]) -> str:
+    """A session outlives a client that has left, and a lease does not."""
+    if not one["is_connected"]:
+        return "away"
+    return "connected" if one["is_leased"] else "no lease"
 
 
 def _invitation_row(one: dict[str, Any], now: int) -> tuple[str, ...]:

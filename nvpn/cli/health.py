@@ -76,6 +76,13 @@ def peer_health(peer: PeerRecord, now: int) -> Health:
     return Health.FRESH if now - seconds < FRESH_SECONDS else Health.STALE
 
 
+def is_guest(peer: PeerRecord) -> bool:
+    """Whether it stands for an invitation, spent or not, and not for somebody: the key under
+    which guests ask to come in. ``nvpn client list`` tells of those.
+    """
+    return peer.owner == "lease" and not peer.allowed_ips and peer.name.startswith("invitation ")
+
+
 def peer_problems(peer: PeerRecord, now: int) -> list[str]:
     """What is wrong with the peer, a sentence each, without its name."""
     problems = []

@@ -12,6 +12,7 @@ from unicodedata import combining, east_asian_width
 from nvpn.cli.health import (
     clean,
     handshake_age,
+    is_guest,
     peer_label,
     peer_problems,
     short_bytes,
@@ -48,7 +49,7 @@ def compact_prefixes(prefixes: list[str], most: int) -> str:
 
 
 def _format_tunnel(tunnel: TunnelRecord, now: int, rates: Mapping[str, Rate] | None) -> str:
-    peers = newest_first(tunnel.peers)
+    peers = newest_first([peer for peer in tunnel.peers if not is_guest(peer)])
     rows = [_HEADINGS, *(_row(peer, now) for peer in peers)]
     if rates is not None:
         # Beside the amounts, which go on being the columns of numbers.

@@ -22,6 +22,7 @@ from nvpn.cli.health import (
     Health,
     clean,
     handshake_age,
+    is_guest,
     peer_health,
     peer_label,
     peer_problems,
@@ -95,7 +96,7 @@ def draw_tunnel(
         rates: how fast traffic is just now, by public key; None: it is not told.
     """
     width = min(width, _WIDEST)
-    peers = _in_order(tunnel.peers, now)
+    peers = _in_order([peer for peer in tunnel.peers if not is_guest(peer)], now)
     problems = tunnel_problems(tunnel)
     parts: list[RenderableType] = [_header(tunnel, now, since, verbose=verbose)]
     if peers:
@@ -278,7 +279,7 @@ def _name(peer: PeerRecord) -> Text:
 
 def _endpoint(peer: PeerRecord) -> Text:
     if not peer.endpoint:
-        return Text("none", style="red")
+        return Text("none", style=_QUIET if peer.owner == "lease" else "red")
     return Text(clean(format_endpoint(peer.endpoint)))
 
 
@@ -327,7 +328,8 @@ def _speeds(rates: Mapping[str, Rate], peer: PeerRecord) -> Text:
 
 def _prefixes(peer: PeerRecord, most: int) -> Text:
     if not peer.allowed_ips:
-        return Text("none", style="red")
+        # A client's come with its lease.
+        return Text("none", style=_QUIET if peer.owner == "lease" else "red")
     return Text(clean(compact_prefixes(peer.allowed_ips, most)))
 
 

@@ -84,6 +84,27 @@ def test_clients_and_open_invitations_are_listed(
     ]
 
 
+def test_a_client_that_has_left_is_not_connected_though_its_session_lives_on(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = client("laptop", LAPTOP, is_leased=False, addresses=[])
+    server.answers["nvpn_clients"] = {"clients": [left], "invitations": []}
+    row = here(capsys, "client", "list").out.splitlines()[1]
+
+    assert " no lease " in row
+    assert " connected " not in row
+
+
+def test_a_client_is_not_renamed_to_nothing(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = here(capsys, "client", "rename", "laptop", "")
+
+    assert done.status == 1
+    assert "the new name is empty" in done.err
+    assert server.asked == []
+
+
 def test_programs_get_all_of_it(server: PlayedServer, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(here(capsys, "client", "list", "--json").out)
 

@@ -158,3 +158,15 @@ def test_very_many_problems_are_counted() -> None:
     text = format_rows([tunnel(*(peer(n, **PHONE) for n in range(1, 100)))], NOW)
     assert text.count("  ! phone: ") == 20
     assert text.endswith("  ! … and 79 more; 'nvpn show --json' has them all\n")
+
+
+def test_an_invitation_is_nobody_who_could_be_connected() -> None:
+    invited = peer(3, name="invitation tablet", endpoint="", allowed_ips=[], last_handshake=(0, 0))
+    joined = peer(4, name="invitation of the boss")
+    invited.owner = joined.owner = "lease"
+    record = tunnel(peer(2, name="laptop"), invited, joined)
+    for text in (draw(record, 132), format_rows([record], NOW)):
+        assert "tablet" not in text
+        assert "laptop" in text
+        assert "boss" in text
+    assert "2 of 2 peers connected" in draw(record, 132)
