@@ -171,11 +171,12 @@ class Enrol(Request[Enrolled]):
 
 
 class GoodbyeReason(enum.Enum):
-    """Why somebody goes; on the wire their values, of which a later version may know more."""
+    """Why somebody goes, or takes back what it told; on the wire their values, of which a later version may know more."""
 
     STOPPING = "stopping"
     LEASE_ENDED = "lease ended"
     REVOKED = "revoked"
+    SETTINGS_CHANGED = "settings changed"
 
 
 @message("goodbye")

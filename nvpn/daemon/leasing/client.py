@@ -52,7 +52,8 @@ _SILENCE: Final = (NoticeKind.HANDSHAKE_UNANSWERED, NoticeKind.HANDSHAKE_GIVEN_U
 
 _FAREWELLS: Final = {
     GoodbyeReason.STOPPING.value: Farewell.IT_GOES,
-    GoodbyeReason.LEASE_ENDED.value: Farewell.LEASE_ENDED,
+    GoodbyeReason.LEASE_ENDED.value: Farewell.ASK_AGAIN,
+    GoodbyeReason.SETTINGS_CHANGED.value: Farewell.ASK_AGAIN,
     GoodbyeReason.REVOKED.value: Farewell.WE_ARE_REVOKED,
 }
 

@@ -12,7 +12,8 @@ silence            ask the next one; after a round of all wait, longer each time
 refused            likewise, but after a round wait as long as we ever do; what the one
                    who refuses had leased us is taken away
 goodbye            the server goes: ask the next one at once, and keep what we have.
-                   The lease ended: ask the same one at once. We are revoked: as refused
+                   The lease ended, or is to be another: ask the same one at once.
+                   We are revoked: as refused
 no handshake       the server may be dead: if there is another, ask it at once, and keep
                    what we have
 expiry             take it away, and ask at once
@@ -67,7 +68,7 @@ class Farewell(enum.Enum):
     """What a server's goodbye means for us."""
 
     IT_GOES = enum.auto()
-    LEASE_ENDED = enum.auto()
+    ASK_AGAIN = enum.auto()
     WE_ARE_REVOKED = enum.auto()
 
 

@@ -27,7 +27,7 @@ from nvpn.daemon.server.farewells import Farewells
 from nvpn.daemon.server.idle import IdleReleaser
 from nvpn.daemon.server.operations import ServerOperations
 from nvpn.daemon.server.roster import Roster, everybody, hand_back
-from nvpn.daemon.server.terms import file_peers, registry_settings
+from nvpn.daemon.server.terms import file_peers, registry_settings, tells_otherwise
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError, Unavailable
 from nvpn.model.changes import Change, Plan, RemoveAllowedIp, RemovePeer
@@ -187,7 +187,7 @@ class ServerService:
 
     async def change(self, config: TunnelConfig) -> list[str]:
         """The file says something else now, and that is in force. Never raises."""
-        self._config = config
+        before, self._config = self._terms, config
         self._public_key = _public_key(self._backend)
         self._file_keys = frozenset(peer.public_key for peer in config.peers)
         told = []
@@ -201,6 +201,9 @@ class ServerService:
         self._roster.add(everybody(self.registry, lambda key: key in self._file_keys))
         await self._roster.in_force()
         self._set_alarm()
+        if self._is_open and tells_otherwise(before, self._terms):
+            holders = [lease.client for lease in self.registry.leases()]
+            await self._farewells.say_to_all(holders, GoodbyeReason.SETTINGS_CHANGED)
         return told
 
     async def _open_later(self) -> None:

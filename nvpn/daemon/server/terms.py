@@ -36,6 +36,11 @@ def file_peers(config: TunnelConfig) -> Mapping[PublicKey, FilePeer]:
     return {peer.public_key: FilePeer(peer.name, peer.allowed_ips) for peer in config.peers}
 
 
+def tells_otherwise(before: ServerConfig, after: ServerConfig) -> bool:
+    """Whether a client that asked again would be told something else, its addresses apart."""
+    return _told(before) != _told(after)
+
+
 def settings_for(
     terms: ServerConfig, lease: Lease, remaining: int | None, *, name: str, server: str
 ) -> Settings:
@@ -58,4 +63,15 @@ def settings_for(
         endpoints=tuple(map(str, terms.endpoints)),
         name=name[:MAX_NAME],
         server=server[:MAX_NAME],
+    )
+
+
+def _told(terms: ServerConfig) -> tuple[object, ...]:
+    return (
+        terms.routes,
+        terms.dns,
+        terms.search,
+        terms.mtu,
+        terms.endpoints,
+        terms.lease_time,
     )

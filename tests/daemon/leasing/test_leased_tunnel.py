@@ -82,6 +82,12 @@ def test_a_joined_client_lives_by_what_the_server_tells(world: World) -> None:
     assert client.addresses() == {address, "10.9.9.9/32"}
     assert client.host.ping("10.8.1.1", count=1) == (1, 1)
 
+    # What the server's file tells otherwise reaches its clients at once.
+    there = server.etc / "wg0.toml"
+    there.write_text(there.read_text().replace("mtu = 1300", "mtu = 1280"))
+    server.nvpn("reload", "wg0")
+    wait_until(lambda: client.ip("link", "show", "wg0")[0]["mtu"] == 1280, 5, "it is told")
+
     # The server may be restarted: it says that it goes, and is found again.
     server.nvpn("down", "wg0")
     server.nvpn("up", "wg0.toml")

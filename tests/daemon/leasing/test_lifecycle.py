@@ -178,7 +178,7 @@ def test_an_only_server_that_goes_is_sought_at_once_and_then_less_and_less_often
 def test_when_the_lease_ended_the_same_server_is_asked_at_once_within_its_session() -> None:
     life = leased(A, B)
     now = START + 50 * SECOND
-    life.parted(A, Farewell.LEASE_ENDED, now)
+    life.parted(A, Farewell.ASK_AGAIN, now)
 
     assert life.next_step(now) == Ask(A, False)
 
@@ -188,7 +188,7 @@ def test_a_server_that_says_goodbye_all_the_time_is_asked_once_a_second() -> Non
     asked = 0
     for tenth in range(100):
         now = START + tenth * SECOND // 10
-        life.parted(A, Farewell.LEASE_ENDED, now)
+        life.parted(A, Farewell.ASK_AGAIN, now)
         if isinstance(life.next_step(now), Ask):
             asked += 1
             life.leased(A, 600, 300, now)

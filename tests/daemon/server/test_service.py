@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,21 @@ def test_a_client_that_believes_in_its_lease_is_reminded_to_ask(
             await stage.lease(BOB)
             await asyncio.sleep(0.02)
             assert stage.goodbyes() == [(ADA, GoodbyeReason.LEASE_ENDED.value)]
+
+    play(scenario)
+
+
+def test_clients_are_told_when_a_reload_changes_what_they_would_be_told() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.join(ADA, "ada")
+            stage.in_session.add(ADA)
+            await stage.lease(ADA)
+            await stage.service.change(config_of(replace(TERMS, idle_timeout=3600)))
+            assert stage.goodbyes() == []
+            await stage.service.change(config_of(replace(TERMS, mtu=1300)))
+            assert stage.goodbyes() == [(ADA, GoodbyeReason.SETTINGS_CHANGED.value)]
+            assert (await stage.lease(ADA)).mtu == 1300
 
     play(scenario)
 
