@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -117,16 +117,29 @@ def test_every_drop_in_says_what_it_is_for_and_where_it_goes() -> None:
 
 # --- a tunnel in the sandbox ------------------------------------------------------------
 
-Start = Callable[..., subprocess.Popen[str]]
 
+class Unit:
+    """Starts tunnels as the unit would, with its restrictions and those of drop-ins."""
 
-@pytest.fixture
-def start() -> Start:
-    """Starts a tunnel as the unit would, with its restrictions and those of drop-ins."""
-    if problem := sandbox.missing():
-        pytest.skip(problem)
+    def __init__(self, ear: NotifySocket) -> None:
+        self.ear = ear
 
-    def run(on: Machine, ear: NotifySocket, *drop_ins: str) -> subprocess.Popen[str]:
+    def start(self, on: Machine, *drop_ins: str, status: str = "up") -> subprocess.Popen[str]:
+        """One that is ready, with such a status."""
+        tunnel = self._run(on, *drop_ins)
+        while "READY" not in (message := self.ear.next()):
+            pass
+        assert re.fullmatch(status, message["STATUS"], re.DOTALL), message
+        return tunnel
+
+    def fail(self, on: Machine, *drop_ins: str) -> str:
+        """What one said that did not start."""
+        refused = self._run(on, *drop_ins)
+        said, _ = refused.communicate(timeout=20)
+        assert refused.returncode == 1, said
+        return said
+
+    def _run(self, on: Machine, *drop_ins: str) -> subprocess.Popen[str]:
         files = [str(SERVICE), *(str(UNITS / f"{name}.conf") for name in drop_ins)]
         # Where systemd has them: nothing has to be told where they are.
         places = {
@@ -153,7 +166,7 @@ def start() -> Start:
                 *(sys.executable, "-m", "tests.support.sandbox", *files, *binds),
                 *("--", sys.executable, "-m", "nvpn", "up", "--foreground", "wg0"),
             ),
-            env={**environment, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": ear.address},
+            env={**environment, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": self.ear.address},
             cwd="/",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -162,13 +175,13 @@ def start() -> Start:
         on.world.processes.append(process)  # type: ignore[arg-type]
         return process
 
-    return run
-
 
 @pytest.fixture
-def ear(tmp_path: Path) -> Iterator[NotifySocket]:
-    with NotifySocket(str(tmp_path / "notify")) as listening:
-        yield listening
+def unit(tmp_path: Path) -> Iterator[Unit]:
+    if problem := sandbox.missing():
+        pytest.skip(problem)
+    with NotifySocket(str(tmp_path / "notify")) as ear:
+        yield Unit(ear)
 
 
 def end(tunnel: subprocess.Popen[str]) -> str:
@@ -185,25 +198,14 @@ def of_process(tunnel: subprocess.Popen[str], name: str) -> str:
     return found[1]
 
 
-def wait_until_ready(ear: NotifySocket, tunnel: subprocess.Popen[str]) -> str:
-    """The status with which it is ready."""
-    while True:
-        message = ear.next()
-        if "READY" in message:
-            return message["STATUS"]
-
-
 @pytest.mark.root
 @needs_systemd
-def test_a_tunnel_lives_within_what_the_unit_leaves(
-    pair: Pair, start: Start, ear: NotifySocket
-) -> None:
+def test_a_tunnel_lives_within_what_the_unit_leaves(pair: Pair, unit: Unit) -> None:
     alice, bob = pair.alice, pair.bob
     for machine in (alice, bob):
         machine.write(pair.configuration(machine))
     bob.nvpn("up", "wg0.toml")
-    tunnel = start(alice, ear)
-    assert wait_until_ready(ear, tunnel) == "up"
+    tunnel = unit.start(alice)
     assert of_process(tunnel, "CapEff") == "0000000000001000"
     assert of_process(tunnel, "NoNewPrivs") == "1"
     assert of_process(tunnel, "Seccomp") == "2"
@@ -213,28 +215,25 @@ def test_a_tunnel_lives_within_what_the_unit_leaves(
     alice.write(text)
     alice.nvpn("reload", "wg0")
     assert "10.44.0.0/16" in alice.routes()
-    assert "RELOADING" in ear.next()
-    assert ear.next() == {"READY": "1", "STATUS": "up"}
+    assert "RELOADING" in unit.ear.next()
+    assert unit.ear.next() == {"READY": "1", "STATUS": "up"}
 
     assert "warning" not in end(tunnel)
-    assert ear.next()["STOPPING"] == "1"
+    assert unit.ear.next()["STOPPING"] == "1"
     assert alice.is_clean()
     assert (alice.state_directory / "wg0.json").exists()
 
 
 @pytest.mark.root
 @needs_systemd
-def test_default_routes_and_the_kill_switch_need_no_drop_in(
-    pair: Pair, start: Start, ear: NotifySocket
-) -> None:
+def test_default_routes_and_the_kill_switch_need_no_drop_in(pair: Pair, unit: Unit) -> None:
     alice = pair.alice
     rules = alice.host.run("ip", "rule")
     text = pair.configuration(alice).replace('"10.9.0.2/32"', '"0.0.0.0/0", "::/0"')
     alice.write(text.replace("listen_port", "kill_switch = true\nlisten_port"))
 
-    tunnel = start(alice, ear)
+    tunnel = unit.start(alice)
 
-    assert wait_until_ready(ear, tunnel) == "up"
     assert "suppress_prefixlength 0" in alice.host.run("ip", "rule")
     assert "nvpn-wg0" in alice.host.run("nft", "list", "tables")
     assert alice.host.run("sysctl", "-n", "net.ipv4.conf.all.src_valid_mark").strip() == "1"
@@ -246,7 +245,7 @@ def test_default_routes_and_the_kill_switch_need_no_drop_in(
 @pytest.mark.root
 @needs_systemd
 def test_hooks_get_what_they_need_from_their_drop_in_and_only_from_it(
-    pair: Pair, start: Start, ear: NotifySocket
+    pair: Pair, unit: Unit
 ) -> None:
     alice = pair.alice
     lock = Path(f"/run/nvpn-{alice.host.netns}")  # as iptables takes one there
@@ -254,14 +253,10 @@ def test_hooks_get_what_they_need_from_their_drop_in_and_only_from_it(
     text = pair.configuration(alice)
     alice.write(text.replace("listen_port", f'post_up = "{hook}"\nlisten_port'))
 
-    refused = start(alice, ear)
-    said, _ = refused.communicate(timeout=20)
-    assert refused.returncode == 1, said
-    assert "cannot run PostUp hook 1 of wg0" in said
+    assert "cannot run PostUp hook 1 of wg0" in unit.fail(alice)
     assert alice.is_clean()
 
-    tunnel = start(alice, ear, "hooks")
-    assert wait_until_ready(ear, tunnel) == "up"
+    tunnel = unit.start(alice, "hooks")
     assert "there" in end(tunnel)
     lock.unlink()
 
@@ -269,21 +264,19 @@ def test_hooks_get_what_they_need_from_their_drop_in_and_only_from_it(
 @pytest.mark.root
 @needs_systemd
 def test_resolv_conf_is_written_with_its_drop_in_and_a_warning_without(
-    pair: Pair, start: Start, ear: NotifySocket
+    pair: Pair, unit: Unit
 ) -> None:
     alice = pair.alice
     resolv = alice.directory / "root-etc/resolv.conf"
     text = pair.configuration(alice)
     alice.write(text.replace("listen_port", f"{NAME_SERVER}listen_port"))
 
-    tunnel = start(alice, ear)
-    assert "Read-only file system" in wait_until_ready(ear, tunnel)
+    tunnel = unit.start(alice, status=".*Read-only file system.*")
     assert resolv.read_text() == "nameserver 192.0.2.53\n"
     end(tunnel)
-    ear.rest()
+    unit.ear.rest()
 
-    tunnel = start(alice, ear, "resolv-conf")
-    assert wait_until_ready(ear, tunnel) == "up"
+    tunnel = unit.start(alice, "resolv-conf")
     assert "nameserver 10.9.0.2" in resolv.read_text()
     assert "warning" not in end(tunnel)
     assert resolv.read_text() == "nameserver 192.0.2.53\n"
@@ -291,16 +284,13 @@ def test_resolv_conf_is_written_with_its_drop_in_and_a_warning_without(
 
 @pytest.mark.root
 @needs_systemd
-def test_systemd_resolved_is_told_without_any_drop_in(
-    world: World, start: Start, ear: NotifySocket
-) -> None:
+def test_systemd_resolved_is_told_without_any_drop_in(world: World, unit: Unit) -> None:
     alice = NamedMachine(world, "a")
     alice.start_resolved()
     alice.write(f'[interface]\nprivate_key = "PRIVATE"\naddress = "10.9.0.1/24"\n{NAME_SERVER}')
 
-    tunnel = start(alice, ear)
+    tunnel = unit.start(alice)
 
-    assert wait_until_ready(ear, tunnel) == "up"
     assert "DNS Servers: 10.9.0.2" in alice.resolvectl("status", "wg0")
     assert "warning" not in end(tunnel)
 
@@ -308,7 +298,7 @@ def test_systemd_resolved_is_told_without_any_drop_in(
 @pytest.mark.root
 @needs_systemd
 def test_a_tunnel_saves_itself_with_its_drop_in_and_a_warning_without(
-    pair: Pair, start: Start, ear: NotifySocket
+    pair: Pair, unit: Unit
 ) -> None:
     alice = pair.alice
     text = pair.configuration(alice)
@@ -316,11 +306,10 @@ def test_a_tunnel_saves_itself_with_its_drop_in_and_a_warning_without(
     before = path.read_text()
 
     for drop_ins in ((), ("save-config",)):
-        tunnel = start(alice, ear, *drop_ins)
-        assert wait_until_ready(ear, tunnel) == "up"
+        tunnel = unit.start(alice, *drop_ins)
         alice.nvpn("set", "wg0", "listen-port", "51999")
         said = end(tunnel)
-        ear.rest()
+        unit.ear.rest()
         if drop_ins:
             assert "warning" not in said
             assert path.read_text() == before.replace("51820", "51999", 1)
@@ -331,9 +320,7 @@ def test_a_tunnel_saves_itself_with_its_drop_in_and_a_warning_without(
 
 @pytest.mark.root
 @needs_systemd
-def test_a_server_forwards_and_counts_within_what_the_unit_leaves(
-    pair: Pair, start: Start, ear: NotifySocket
-) -> None:
+def test_a_server_forwards_and_counts_within_what_the_unit_leaves(pair: Pair, unit: Unit) -> None:
     alice, bob = pair.alice, pair.bob
     server = (
         '[server]\npool = "10.9.0.0/24"\nnat = true\n[metrics]\nlisten = "127.0.0.1:586"\n'
@@ -345,13 +332,10 @@ def test_a_server_forwards_and_counts_within_what_the_unit_leaves(
         f'[interface]\nprivate_key = "PRIVATE"\n[[peer]]\npublic_key = "{alice.public_key}"\n'
         'server = true\nendpoint = "10.77.1.1:443"\n'
     )
-    refused = start(alice, ear)
-    said, _ = refused.communicate(timeout=20)
-    assert refused.returncode == 1, said
+    said = unit.fail(alice)
     assert "ports below 1024 need CAP_NET_BIND_SERVICE: for the unit by low-port.conf" in said
 
-    tunnel = start(alice, ear, "low-port")
-    assert wait_until_ready(ear, tunnel) == "up"
+    tunnel = unit.start(alice, "low-port")
     bob.nvpn("up", "wg0.toml")
     assert bob.host.ping("10.9.0.1", count=1) == (1, 1)
     assert alice.host.run("sysctl", "-n", "net.ipv4.ip_forward").strip() == "1"
@@ -368,20 +352,14 @@ def test_a_server_forwards_and_counts_within_what_the_unit_leaves(
 
 @pytest.mark.root
 @needs_systemd
-def test_another_namespace_can_be_had_with_its_drop_in(
-    pair: Pair, start: Start, ear: NotifySocket
-) -> None:
+def test_another_namespace_can_be_had_with_its_drop_in(pair: Pair, unit: Unit) -> None:
     alice, bob = pair.alice, pair.bob
     home = f'netns = "{bob.host.netns}"\nlisten_port'
     alice.write(pair.configuration(alice).replace("listen_port", home))
 
-    refused = start(alice, ear)
-    said, _ = refused.communicate(timeout=20)
-    assert refused.returncode == 1, said
-    assert "Operation not permitted" in said
+    assert "Operation not permitted" in unit.fail(alice)
 
-    tunnel = start(alice, ear, "netns")
-    assert wait_until_ready(ear, tunnel) == "up"
+    tunnel = unit.start(alice, "netns")
     assert bob.has_link("wg0")
     assert not alice.has_link("wg0")
     end(tunnel)
@@ -390,15 +368,12 @@ def test_another_namespace_can_be_had_with_its_drop_in(
 
 @pytest.mark.root
 @needs_systemd
-def test_an_interface_may_be_moved_to_where_its_tunnel_cannot_look(
-    pair: Pair, start: Start, ear: NotifySocket
-) -> None:
+def test_an_interface_may_be_moved_to_where_its_tunnel_cannot_look(pair: Pair, unit: Unit) -> None:
     alice, bob = pair.alice, pair.bob
     for machine in (alice, bob):
         machine.write(pair.configuration(machine))
     bob.nvpn("up", "wg0.toml")
-    tunnel = start(alice, ear)
-    wait_until_ready(ear, tunnel)
+    tunnel = unit.start(alice)
 
     elsewhere = alice.world.host("c")
     alice.host.run("ip", "link", "set", "wg0", "netns", elsewhere.netns)
