@@ -102,7 +102,7 @@ def test_a_client_is_not_renamed_to_nothing(
 
     assert done.status == 1
     assert "the new name is empty" in done.err
-    assert server.asked == []
+    assert "nvpn_client_rename" not in {name for name, _ in server.asked}
 
 
 def test_programs_get_all_of_it(server: PlayedServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,4 +272,4 @@ def test_what_the_server_decides_cannot_be_given(
 
     assert done.status == 2
     assert f"{option[0]} does not go with --from-pool" in done.err
-    assert server.asked == []
+    assert "nvpn_client_rename" not in {name for name, _ in server.asked}
