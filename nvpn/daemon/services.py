@@ -13,7 +13,7 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nvpn import __version__
 from nvpn.backend.api import TunnelBackend
@@ -35,9 +35,7 @@ from nvpn.daemon.leftovers import Leftovers
 from nvpn.daemon.metrics.collection import Collection
 from nvpn.daemon.metrics.server import MetricsServer
 from nvpn.daemon.namespaces import Namespaces
-from nvpn.daemon.server.operations import OPERATIONS
-from nvpn.daemon.server.service import ServerService
-from nvpn.daemon.server.stores import make_store
+from nvpn.daemon.server.offered import OPERATIONS
 from nvpn.daemon.status import StatusParts
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError
@@ -45,9 +43,12 @@ from nvpn.model.changes import Plan
 from nvpn.model.clock import boot_ns
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
-from nvpn.registry.registry import Registry
 from nvpn.resilience.breaker import BreakerSnapshot
 from nvpn.resilience.registry import Breakers, describe
+
+if TYPE_CHECKING:
+    from nvpn.daemon.server.service import ServerService
+    from nvpn.registry.registry import Registry
 
 _log: Final = logging.getLogger(__name__)
 
@@ -249,6 +250,10 @@ class Services:
     async def _begin_server(
         self, config: TunnelConfig, store: StoreConfig
     ) -> tuple[PublicKey, ...]:
+        # Most tunnels are none, and all would pay for the imports.
+        from nvpn.daemon.server.service import ServerService
+        from nvpn.daemon.server.stores import make_store
+
         server = ServerService(
             config,
             backend=self._backend,

@@ -16,6 +16,7 @@ from nvpn.backend.api import TunnelBackend
 from nvpn.config.model import HostPort, ServerConfig
 from nvpn.config.values import make_endpoint, parse_port, split_endpoint
 from nvpn.control.server import Operation
+from nvpn.daemon.server.offered import OPERATIONS
 from nvpn.errors import ControlError, Refused
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
@@ -23,17 +24,6 @@ from nvpn.model.prefixes import format_address
 from nvpn.registry.invitation_text import InvitationText, format_invitation
 from nvpn.registry.model import Client, Invitation
 from nvpn.registry.registry import Registry
-
-OPERATIONS: Final = (
-    "nvpn_invite",
-    "nvpn_clients",
-    "nvpn_client_revoke",
-    "nvpn_client_rename",
-    "nvpn_invitations",
-    "nvpn_invitation_revoke",
-    "nvpn_lease_peer",
-)
-"""What the control socket offers, whether there is a server to do it or not."""
 
 _MAX_USES: Final = 10_000
 _CLIENTS_A_TURN: Final = 256
