@@ -146,6 +146,7 @@ class _Taker:
         self._endpoints = [Prefix.of(packed, len(packed) * 8) for packed in around.endpoints]
         self._own = {address.address for address in config.interface.addresses}
         self._others: list[tuple[Prefix, str]] = []
+        self._given: frozenset[Prefix] = frozenset()
         self.label = server.short
         for peer in config.peers:
             if peer.public_key == server:

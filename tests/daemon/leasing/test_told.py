@@ -101,6 +101,13 @@ def test_a_server_may_lease_no_more_than_the_file_gives_already() -> None:
     assert complaints == ()
 
 
+def test_an_answer_of_a_server_that_a_reload_has_dropped_is_no_trouble() -> None:
+    settings = Settings((ADDRESS,), routes=(Prefix.parse("10.8.0.0/24"),))
+    told, _ = take_settings(settings, SERVER, replace(FILE, peers=FILE.peers[1:]), AROUND)
+
+    assert overlay(replace(FILE, peers=FILE.peers[1:]), told).interface == FILE.interface
+
+
 def test_an_address_that_this_host_has_elsewhere_is_left_out() -> None:
     lan = Interface.parse("192.168.1.5/24")
     around = replace(AROUND, is_ours=lambda packed: packed == lan.address)
