@@ -260,6 +260,9 @@ class ServerService:
         key = change.key
         if isinstance(change, ClientAdmitted | ClientRenamed):
             self._names[key] = change.name
+        if isinstance(change, ClientAdmitted) and (lease := self.registry.lease_of(key)):
+            # Another server's file has named it before, so that it holds something already.
+            self._roster.tell(LeaseGiven(key, lease.prefixes))
         if self._is_open:
             self._tell(change)
             self._set_alarm()

@@ -396,3 +396,19 @@ def test_peers_of_the_file_lease_too_and_stay_what_they_are_when_the_server_goes
             assert stage.look(BOB) is None
 
     play(scenario)
+
+
+def test_a_peer_of_another_servers_file_that_joins_keeps_what_it_was_leased_there() -> None:
+    async def play() -> None:
+        shelf = Shelf()
+        async with Stage(config_of(TERMS, BOB), shelf) as other, Stage(shelf=shelf) as here:
+            settings = await other.port.ask(BOB, LeaseRequest("bob", "1"))
+            assert isinstance(settings, Settings)
+            expires_at = here.clocks.wall + 60_000_000_000
+            invited = await here.service.registry.invite("bob", expires_at=expires_at)
+            assert here.allowed_ips(BOB) == []
+            await here.port.ask(invited.invitation.public_key, Enrol(BOB, "bob", "1"))
+            (address,) = settings.addresses
+            assert here.allowed_ips(BOB) == [f"{str(address).partition('/')[0]}/32"]
+
+    asyncio.run(play())
