@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 from nvpn.config import values
 from nvpn.config.draft import InterfaceDraft, PeerDraft, claim
 from nvpn.config.findings import Findings, Place, did_you_mean, found, may_hold_key, quote
 from nvpn.config.model import BackendWish, HostPort
+from nvpn.config.reading import add_hook, read, read_flag
 from nvpn.config.schema import CONNECTION_HOOKS, PORT_KEYS
 from nvpn.datapath.choice import Wish
 from nvpn.model.ports import PortPolicy, parse_port_spec
-
-_T = TypeVar("_T")
 
 COMMENT_KEYS: Final = {
     "Interface": (
@@ -65,7 +64,8 @@ class CommentReader:
     def read_interface(self, interface: InterfaceDraft, key: str, text: str, place: Place) -> None:
         """One that is about our own side."""
         if key in CONNECTION_HOOKS:
-            self._add_hook(interface, key, text, place)
+            interface.claims.setdefault(key, place)
+            add_hook(interface, key, text, place, self._findings)
         elif not claim(interface.claims, key, place, self._findings):
             return
         elif key == "dns":
@@ -74,9 +74,9 @@ class CommentReader:
         elif key in PORT_KEYS:
             interface.ports = self._with_ports(interface.ports, key, text, place)
         elif key in ("kill_switch", "channel"):
-            setattr(interface, key, self._read_flag(text, place))
+            setattr(interface, key, read_flag(text, place, self._findings))
         else:
-            value = self._parse(_PARSERS[key], text, place)
+            value = read(_PARSERS[key], text, place, self._findings)
             if value is not None:
                 setattr(interface, key, value)
 
@@ -87,14 +87,14 @@ class CommentReader:
         elif not claim(peer.claims, key, place, self._findings):
             return
         elif key == "name":
-            peer.name = self._parse(values.check_name, text, place) or ""
+            peer.name = read(values.check_name, text, place, self._findings) or ""
         elif key == "server":
-            peer.server = self._read_flag(text, place)
+            peer.server = read_flag(text, place, self._findings)
         else:
             peer.ports = self._with_ports(peer.ports, key, text, place)
 
     def _add_endpoint(self, peer: PeerDraft, text: str, place: Place) -> None:
-        endpoint = self._parse(self._parse_endpoint, text, place)
+        endpoint = read(self._parse_endpoint, text, place, self._findings)
         if endpoint is None:
             return
         if endpoint in peer.other_endpoints:
@@ -107,36 +107,15 @@ class CommentReader:
         else:
             peer.other_endpoints += (endpoint,)
 
-    def _add_hook(self, interface: InterfaceDraft, key: str, text: str, place: Place) -> None:
-        interface.claims.setdefault(key, place)
-        try:
-            interface.hooks.setdefault(key, []).append(values.check_command(text))
-        except ValueError as error:
-            self._findings.error(place, str(error))
-
     def _with_ports(self, ports: PortPolicy, key: str, text: str, place: Place) -> PortPolicy:
         words = text.replace(",", " ").split()
         # The halves of a key with a blank in it do not look like one.
         whole = text if may_hold_key(text) else None
-        specs = (self._parse(parse_port_spec, word, place, shown=whole) for word in words)
+        specs = (read(parse_port_spec, word, place, self._findings, shown=whole) for word in words)
         given = tuple(dict.fromkeys(spec for spec in specs if spec is not None))
         if key == "allowed_ports":
             return PortPolicy(given, ports.disallowed)
         return PortPolicy(ports.allowed, given)
-
-    def _read_flag(self, text: str, place: Place) -> bool:
-        if text.lower() not in ("true", "false"):
-            self._findings.error(place, f"{quote(text)} is neither true nor false")
-        return text.lower() == "true"
-
-    def _parse(
-        self, parse: Callable[[str], _T], text: str, place: Place, *, shown: str | None = None
-    ) -> _T | None:
-        try:
-            return parse(text)
-        except ValueError as error:
-            self._findings.error(place, f"{error}, {found(text if shown is None else shown)}")
-            return None
 
 
 def _parse_workers(text: str) -> int:

@@ -10,6 +10,7 @@ from nvpn.config.files import TextFile, read_secret
 from nvpn.config.findings import Findings, Place, did_you_mean, found, quote
 from nvpn.config.locate import Position
 from nvpn.config.model import BackendWish, HostPort
+from nvpn.config.reading import add_hook
 from nvpn.config.schema import EXAMPLE_KEY, HEADERS, HOOK_KEYS, KEYS, PORT_KEYS, SECTIONS
 from nvpn.config.server_reader import read_metrics, read_resilience, read_server
 from nvpn.config.tables import parse_table
@@ -125,15 +126,9 @@ class _Reader:
         )
         for key in HOOK_KEYS:
             for text, place in table.texts(key):
-                self._read_hook(interface.hooks.setdefault(key, []), text, place)
+                add_hook(interface, key, text, place, self._findings)
         if interface.hooks:
             self._source.warn_if_writable(self._findings)
-
-    def _read_hook(self, commands: list[str], text: str, place: Place) -> None:
-        try:
-            commands.append(values.check_command(text))
-        except ValueError as error:
-            self._findings.error(place, str(error))
 
     def _read_peers(self, peers: object) -> None:
         self._draft.sections += 1

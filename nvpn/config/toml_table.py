@@ -11,8 +11,9 @@ from nvpn.config import values
 from nvpn.config.draft import claim
 from nvpn.config.durations import format_duration, parse_duration
 from nvpn.config.files import TextFile
-from nvpn.config.findings import Findings, Place, found, kind_of, label, quote
+from nvpn.config.findings import Findings, Place, found, kind_of, label
 from nvpn.config.locate import Lines, Position, locate
+from nvpn.config.reading import read, warn_of_host_bits
 from nvpn.config.schema import HEADERS, KEYS, unknown_key
 from nvpn.model.prefixes import Prefix
 
@@ -38,13 +39,8 @@ class Document:
         self, parse: Callable[[str], _T], text: str, place: Place, *, shown: Any = None
     ) -> _T | None:
         """A text, parsed; what it was, or ``shown``, is told if that fails."""
-        try:
-            return parse(text)
-        except ValueError as error:
-            what = found(text if shown is None else shown)
-            hint = "write several as a list" if "," in text else ""
-            self.findings.error(place, f"{error}, {what}", hint)
-            return None
+        hint = "write several as a list" if "," in text else ""
+        return read(parse, text, place, self.findings, shown=shown, hint=hint)
 
     def tables(self, value: object, position: Position) -> Iterator[tuple[dict[str, Any], int]]:
         """Each table of a list, such as ``[[peer]]``, with its index from 0."""
@@ -197,8 +193,7 @@ class Table:
             if prefix is None:
                 continue
             yield prefix, place
-            if values.has_host_bits(text, prefix):
-                self._findings.warn(place, f"{quote(text)} is taken as {prefix}")
+            warn_of_host_bits(text, prefix, place, self._findings)
 
     def name_servers(self, servers: list[tuple[bytes, Place]], search: list[str]) -> None:
         """Add what ``dns`` and ``dns_search`` say: addresses, and domains among them or not."""

@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 from nvpn.config import values
 from nvpn.config.conf_comments import CommentReader, find_comment_key, find_name
 from nvpn.config.draft import Draft, PeerDraft, claim
 from nvpn.config.files import TextFile
-from nvpn.config.findings import Findings, Place, did_you_mean, found, label, may_hold_key, quote
+from nvpn.config.findings import Findings, Place, did_you_mean, label, may_hold_key, quote
 from nvpn.config.model import HostPort
+from nvpn.config.reading import add_hook, read, read_flag, warn_of_host_bits
 from nvpn.config.schema import EXAMPLE_KEY, HOOK_KEYS, unknown_key
 from nvpn.config.tables import parse_table
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
-
-_T = TypeVar("_T")
 
 _INTERFACE_KEYS: Final = {
     "PrivateKey": "private_key",
@@ -192,14 +191,14 @@ class _Reader:
         elif key == "dns":
             self._read_servers(rest, place)
         elif key in HOOK_KEYS:
-            self._read_hook(interface.hooks.setdefault(key, []), whole, place)
+            add_hook(interface, key, whole, place, self._findings)
         elif key not in ("table", "save_config"):
             self._read_single(key, "".join(rest.split()), place)
         elif claim(interface.claims, key, place, self._findings):
             if key == "save_config":
-                interface.save_config = self._read_flag(rest.strip(), place)
+                interface.save_config = read_flag(rest.strip(), place, self._findings)
             else:
-                choice = self._parse(parse_table, rest.strip(), place)
+                choice = read(parse_table, rest.strip(), place, self._findings)
                 interface.table = choice and choice.table
 
     def _refuse(self, name: str, section: str, place: Place) -> None:
@@ -215,7 +214,7 @@ class _Reader:
         # The halves of a key with a blank in it do not look like one.
         whole = text if may_hold_key(text) else None
         for word in re.split(r"[\s,]+", text.strip()):
-            address = self._parse(values.parse_interface, word, place, shown=whole)
+            address = read(values.parse_interface, word, place, self._findings, shown=whole)
             if address is not None:
                 interface.addresses.append((address, place))
 
@@ -225,35 +224,23 @@ class _Reader:
         whole = text if may_hold_key(text) else None
         for word in text.replace(",", " ").split():
             if values.is_server_word(word):
-                server = self._parse(values.parse_server, word, place, shown=whole)
+                server = read(values.parse_server, word, place, self._findings, shown=whole)
                 if server is not None:
                     interface.servers.append((server, place))
             else:
-                domain = self._parse(values.parse_domain, word, place, shown=whole)
+                domain = read(values.parse_domain, word, place, self._findings, shown=whole)
                 if domain is not None:
                     interface.search.append(domain)
-
-    def _read_hook(self, commands: list[str], text: str, place: Place) -> None:
-        try:
-            commands.append(values.check_command(text))
-        except ValueError as error:
-            self._findings.error(place, str(error))
-
-    def _read_flag(self, text: str, place: Place) -> bool:
-        if text.lower() not in ("true", "false"):
-            self._findings.error(place, f"{quote(text)} is neither true nor false")
-        return text.lower() == "true"
 
     def _read_allowed_ips(self, peer: PeerDraft, text: str, place: Place) -> None:
         for word in text.split(","):
             # `wg` reads the length by strtoul, so 10.0.0.0/08 is 10.0.0.0/8.
             plain = re.sub(r"/0+(?=[0-9])", "/", word)
-            prefix = self._parse(values.parse_prefix, plain, place)
+            prefix = read(values.parse_prefix, plain, place, self._findings)
             if prefix is None:
                 continue
             peer.allowed_ips.append((prefix, place))
-            if values.has_host_bits(plain, prefix):
-                self._findings.warn(place, f"{quote(word)} is taken as {prefix}")
+            warn_of_host_bits(word, prefix, place, self._findings)
 
     def _read_single(self, key: str, text: str, place: Place) -> None:
         interface, peer = self._draft.interface, self._peer
@@ -263,15 +250,17 @@ class _Reader:
         if key in ("private_key", "public_key", "preshared_key"):
             self._read_key(key, text, place)
         elif peer is None and key == "listen_port":
-            interface.listen_port = self._parse(parse_listen_port, text, place)
+            interface.listen_port = read(parse_listen_port, text, place, self._findings)
         elif peer is None and key == "mtu":
-            interface.mtu = self._parse(values.parse_mtu, text, place)
+            interface.mtu = read(values.parse_mtu, text, place, self._findings)
         elif peer is None:
-            interface.fwmark = self._parse(values.parse_fwmark, text, place) or 0
+            interface.fwmark = read(values.parse_fwmark, text, place, self._findings) or 0
         elif key == "endpoint":
-            peer.endpoint = self._parse(parse_endpoint, text, place)
+            peer.endpoint = read(parse_endpoint, text, place, self._findings)
         else:
-            peer.persistent_keepalive = self._parse(values.parse_keepalive, text, place) or 0
+            peer.persistent_keepalive = (
+                read(values.parse_keepalive, text, place, self._findings) or 0
+            )
 
     def _read_key(self, key: str, text: str, place: Place) -> None:
         self._holds_secret |= key != "public_key"
@@ -291,15 +280,6 @@ class _Reader:
             self._peer.public_key = PublicKey(raw)
         else:
             self._peer.preshared_key = PresharedKey(raw)
-
-    def _parse(
-        self, parse: Callable[[str], _T], text: str, place: Place, *, shown: str | None = None
-    ) -> _T | None:
-        try:
-            return parse(text)
-        except ValueError as error:
-            self._findings.error(place, f"{error}, {found(text if shown is None else shown)}")
-            return None
 
 
 def parse_listen_port(text: str) -> int:
