@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from nvpn.channel.messages import Enrol, Enrolled
 from nvpn.config.load import load
 from nvpn.config.model import HostPort
+from nvpn.daemon.leasing import enrolment
 from nvpn.daemon.leasing.joining import Joining
 from nvpn.errors import Refused
 from nvpn.model.clock import SECOND
@@ -129,8 +131,12 @@ def test_the_key_is_kept_when_the_answer_may_have_been_lost_and_used_again(
 
 
 def test_without_an_answer_the_key_stays_for_the_next_try(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def look_up(place: HostPort) -> NoReturn:
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(enrolment, "look_up", look_up)
     nowhere = invitation_to(new_key().public(), new_key(), HostPort("no-such-name.invalid", 51820))
     arguments = ("join", format_invitation(nowhere), "--config", str(tmp_path), "--no-up")
     first = here(capsys, *arguments)

@@ -142,19 +142,23 @@ def _peer_in_memory() -> Iterator[UserspaceBackend]:
 
 async def _find(invitation: InvitationText) -> tuple[Endpoint, ...]:
     """Where the server may be, best first. Raises Unavailable."""
-    found: list[tuple[Endpoint, ...]] = []
-    reason = ""
-    for place in invitation.endpoints:
-        try:
-            looking = run_in_thread(functools.partial(look_up, place), name="resolver")
-            found.append(await asyncio.wait_for(looking, _LOOK_UP_SECONDS))
-        except asyncio.TimeoutError:
-            reason = f"{place.host} does not resolve: no answer yet"
-        except OSError as error:
-            reason = f"{place.host} does not resolve: {(error.strerror or str(error)).lower()}"
+    looked = await asyncio.gather(*map(_look_up, invitation.endpoints))
+    found = [places for places, _ in looked if places]
     if not found:
-        raise Unavailable(reason)
+        raise Unavailable(" and ".join(reason for _, reason in looked))
     return arrange(found)
+
+
+async def _look_up(place: HostPort) -> tuple[tuple[Endpoint, ...], str]:
+    """Its addresses, or why there are none."""
+    looking = run_in_thread(functools.partial(look_up, place), name="resolver")
+    try:
+        return await asyncio.wait_for(looking, _LOOK_UP_SECONDS), ""
+    except asyncio.TimeoutError:
+        return (), f"{place.host} does not resolve: no answer yet"
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return (), f"{place.host} does not resolve: {reason}"
 
 
 def _plan(invitation: InvitationText, endpoints: tuple[Endpoint, ...]) -> Plan:

@@ -8,6 +8,8 @@ import pytest
 from nvpn.channel.messages import Enrol, Enrolled
 from nvpn.config.load import load
 from nvpn.config.model import HostPort
+from nvpn.daemon import places
+from nvpn.daemon.leasing import enrolment
 from nvpn.daemon.leasing.enrolment import enrol
 from nvpn.daemon.leasing.joining import (
     Enrolment,
@@ -16,6 +18,7 @@ from nvpn.daemon.leasing.joining import (
     write_config,
 )
 from nvpn.errors import PlatformError, Refused, Unavailable
+from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.registry.invitation_text import InvitationText
 from tests.support.inviting import invitation_to, inviting_server, new_key
@@ -37,7 +40,19 @@ def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
     assert asked == [(secret.public(), own)]
 
 
-def test_a_guest_finds_the_server_at_any_of_its_places() -> None:
+@pytest.fixture
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose resolver knows nobody, however long a real one would take to say so."""
+
+    def look_up(place: HostPort) -> tuple[Endpoint, ...]:
+        if place.is_literal:
+            return places.look_up(place)
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(enrolment, "look_up", look_up)
+
+
+def test_a_guest_finds_the_server_at_any_of_its_places(no_names: None) -> None:
     secret = new_key()
 
     async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
@@ -121,11 +136,14 @@ def test_a_server_that_does_not_know_the_guest_is_silent() -> None:
     assert told == [str(raised.value)], "who waits is told so, once"
 
 
-def test_a_name_that_does_not_resolve_is_told() -> None:
-    place = HostPort("no-such-name.invalid", 51820)
-    invitation = invitation_to(new_key().public(), new_key(), place)
+def test_a_name_that_does_not_resolve_is_told(no_names: None) -> None:
+    hosts = HostPort("one.invalid", 51820), HostPort("two.invalid", 51820)
+    invitation = invitation_to(new_key().public(), new_key(), *hosts)
 
-    with pytest.raises(Unavailable, match=r"no-such-name\.invalid does not resolve"):
+    with pytest.raises(
+        Unavailable,
+        match=r"one\.invalid does not resolve: name or .* and two\.invalid does not resolve",
+    ):
         asyncio.run(enrol(invitation, new_key().public()))
 
 
