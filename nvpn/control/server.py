@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from nvpn.backend.api import Backend
+from nvpn.control.accepting import Acceptor
 from nvpn.control.claim import BACKLOG, listen
 from nvpn.control.paths import socket_path
 from nvpn.control.removal import RemovalWatch
@@ -38,8 +39,6 @@ Raises NvpnError to refuse; its sentences reach the client as messages.
 _log: Final = logging.getLogger(__name__)
 _CREDENTIALS: Final = struct.Struct("3i")
 _LINES_A_TURN: Final = 512
-_ACCEPTS_A_TURN: Final = 16
-_PAUSE_SECONDS: Final = 0.5
 _LAST_WORDS_SECONDS: Final = 1.0
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -77,7 +76,7 @@ class ControlServer:
         self._limits = limits or Limits()
         self._listener: socket.socket | None = None
         self._watch: RemovalWatch | None = None
-        self._pause: asyncio.TimerHandle | None = None
+        self._acceptor: Acceptor | None = None
         # Oldest first: who is to go when there is no room.
         self._tasks: dict[asyncio.Task[None], RequestReader] = {}
         # Those that have done what they were asked, and are telling so.
@@ -112,7 +111,7 @@ class ControlServer:
         except OSError as error:
             self._listener.close()
             raise PlatformError(f"watch {self._path}", errno=error.errno or 0) from None
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._acceptor = Acceptor(self._loop, self._listener, self._take, _note_failure)
 
     async def close(self) -> None:
         """Remove the socket, if it is still ours, and end every connection.
@@ -122,9 +121,8 @@ class ControlServer:
         """
         self._is_closing = True
         if self._listener is not None:
-            if self._pause is not None:
-                self._pause.cancel()
-            self._loop.remove_reader(self._listener.fileno())
+            if self._acceptor is not None:
+                self._acceptor.stop()
             if self._watch is not None and self._watch.is_intact:
                 try:
                     os.unlink(self._path)
@@ -152,25 +150,14 @@ class ControlServer:
 
     # --- connections ------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
-            if self._listener is None:
-                return
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._pause_accepting(error)
-                return
-            connection.setblocking(False)
-            if not _is_allowed(connection) or not self._make_room():
-                connection.close()
-                continue
-            reader = RequestReader(connection, self._names, self._limits)
-            task = self._loop.create_task(self._serve(connection, reader))
-            self._tasks[task] = reader
-            task.add_done_callback(functools.partial(self._ended, connection))
+    def _take(self, connection: socket.socket) -> None:
+        if not _is_allowed(connection) or not self._make_room():
+            connection.close()
+            return
+        reader = RequestReader(connection, self._names, self._limits)
+        task = self._loop.create_task(self._serve(connection, reader))
+        self._tasks[task] = reader
+        task.add_done_callback(functools.partial(self._ended, connection))
 
     def _make_room(self) -> bool:
         """Whether one more connection may be served: one that asks nothing has to go for it."""
@@ -188,20 +175,6 @@ class ControlServer:
         # never runs.
         connection.close()
         self._tasks.pop(task, None)
-
-    def _pause_accepting(self, error: OSError) -> None:
-        # The listener stays readable, so that the loop would call us again for ever.
-        assert self._listener is not None
-        listener = self._listener
-        self._loop.remove_reader(listener.fileno())
-        self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume_accepting)
-        if error.errno not in _OUT_OF_RESOURCES:
-            _log.error("cannot accept control connections: %s", error.strerror)
-
-    def _resume_accepting(self) -> None:
-        self._pause = None
-        if self._listener is not None:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def _serve(self, connection: socket.socket, reader: RequestReader) -> None:
         try:
@@ -340,6 +313,11 @@ def _wipe(plan: Plan) -> None:
     for change in plan:
         if isinstance(change, SetPrivateKey | SetPresharedKey) and change.key is not None:
             change.key.wipe()
+
+
+def _note_failure(error: OSError) -> None:
+    if error.errno not in _OUT_OF_RESOURCES:
+        _log.error("cannot accept control connections: %s", error.strerror)
 
 
 def _is_allowed(connection: socket.socket) -> bool:

@@ -191,7 +191,7 @@ def test_a_thousand_connections_leave_the_server_well(server: RunningServer) -> 
 def test_running_out_of_descriptors_neither_spins_nor_ends_the_server(
     backend: RecordingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nvpn.control.server._PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("nvpn.control.accepting._PAUSE_SECONDS", 0.05)
     with running(backend) as server:
         assert_serves(server)
         waiting = Client.__new__(Client)

@@ -1,8 +1,7 @@
 """Serves the numbers of a tunnel to whoever scrapes them.
 
-On sockets of its own rather than asyncio's servers, whose troubles with a socket are told to
-the loop, and would end the tunnel: nobody who connects here may do that, or keep packets
-waiting. One answer is made at a time, and each in pieces.
+Nobody who connects here may end the tunnel, or keep packets waiting: one answer is made at a
+time, and each in pieces.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from nvpn.config.model import HostPort, MetricsConfig
+from nvpn.control.accepting import Acceptor
 from nvpn.daemon.metrics.exposition import Metric, expose
 from nvpn.daemon.metrics.http import (
     BROKEN,
@@ -36,8 +36,6 @@ _log: Final = logging.getLogger(__name__)
 CONNECTIONS: Final = 32
 REQUEST_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
-_ACCEPTS_A_TURN: Final = 8
-_PAUSE_SECONDS: Final = 0.5
 _CHUNK: Final = 1 << 16
 
 Collect = Callable[[], Awaitable[Iterable[Metric]]]
@@ -52,7 +50,7 @@ class MetricsServer:
         self._collect = collect
         self._config: MetricsConfig | None = None
         self._listener: socket.socket | None = None
-        self._pause: asyncio.TimerHandle | None = None
+        self._acceptor: Acceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rendering = asyncio.Lock()
 
@@ -97,43 +95,23 @@ class MetricsServer:
 
     def _serve_on(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._loop.add_reader(listener.fileno(), self._accept)
+        self._acceptor = Acceptor(self._loop, listener, self._take, _note_failure)
 
     def _stop_listening(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            self._acceptor = None
         if self._listener is not None:
-            self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
             self._listener = None
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
-            if self._listener is None:
-                return
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                # The listener stays readable, so that the loop would call us again for ever.
-                _log.debug("cannot accept a scrape: %s", error.strerror)
-                self._loop.remove_reader(self._listener.fileno())
-                self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume_accepting)
-                return
-            if len(self._tasks) >= CONNECTIONS:
-                connection.close()
-                continue
-            connection.setblocking(False)
-            task = self._loop.create_task(self._serve(connection))
-            self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._ended, connection))
-
-    def _resume_accepting(self) -> None:
-        self._pause = None
-        if self._listener is not None:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
+    def _take(self, connection: socket.socket) -> None:
+        if len(self._tasks) >= CONNECTIONS:
+            connection.close()
+            return
+        task = self._loop.create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._ended, connection))
 
     def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         # Closed here and not in the task: one that is cancelled before its first step
@@ -199,6 +177,10 @@ class MetricsServer:
         # What is unread when we close would take back what we sent.
         while await self._loop.sock_recv(connection, _CHUNK):
             pass
+
+
+def _note_failure(error: OSError) -> None:
+    _log.debug("cannot accept a scrape: %s", error.strerror)
 
 
 def _listen(config: MetricsConfig) -> socket.socket:
