@@ -62,7 +62,7 @@ def _replace(path: Path, data: bytes | None) -> None:
             Path(real).unlink(missing_ok=True)
         else:
             _write(real, directory, data)
-        _sync_directory(directory)
+        sync_directory(directory)
     except OSError as error:
         hint = "try again with sudo" if isinstance(error, PermissionError) else ""
         raise PlatformError(f"write {path}", errno=error.errno or 0, hint=hint) from None
@@ -90,7 +90,8 @@ def _write(real: str, directory: str, data: bytes) -> None:
         raise
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
+    """Let what was renamed or removed in it survive a crash. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

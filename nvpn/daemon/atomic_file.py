@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from nvpn.config.writing import sync_directory
+
 
 def write_atomically(path: str, data: bytes) -> None:
     """Replace the file, mode 0600; its directory is made where it is missing.
@@ -30,12 +32,3 @@ def write_atomically(path: str, data: bytes) -> None:
         os.unlink(temporary)
         raise
     sync_directory(directory)
-
-
-def sync_directory(directory: str) -> None:
-    """Let what was renamed or removed in it survive a crash. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nvpn.daemon.atomic_file import sync_directory, write_atomically
+from nvpn.config.writing import sync_directory
+from nvpn.daemon.atomic_file import write_atomically
 
 _log: Final = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
+from nvpn.config.writing import sync_directory
 from nvpn.errors import PlatformError, Unavailable
 from nvpn.registry.journal import Entry, Scan, format_entry, format_whole, scan
 from nvpn.registry.store import Changes, Commit, Condition, Edit, Put, Record
@@ -213,7 +214,7 @@ class FileStore:
             file = self._open_locked()
             try:
                 found = self._read(file)
-                _sync_directory(directory)
+                sync_directory(directory)
             except BaseException:
                 os.close(file)
                 raise
@@ -293,7 +294,7 @@ class FileStore:
         self._size, self._is_dirty = len(data), False
         assert old is not None
         os.close(old)
-        _sync_directory(os.path.dirname(self._path) or ".")
+        sync_directory(os.path.dirname(self._path) or ".")
 
 
 def _entry(revision: int, edits: Sequence[Edit]) -> Entry:
@@ -325,14 +326,6 @@ def _write_whole(file: int, data: bytes) -> None:
     while rest:
         rest = rest[os.write(file, rest) :]
     os.fsync(file)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _hint(error: OSError) -> str:

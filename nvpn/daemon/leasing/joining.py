@@ -16,7 +16,8 @@ from typing import Final
 
 from nvpn.config.model import HostPort
 from nvpn.config.toml_text import format_pair
-from nvpn.daemon.atomic_file import sync_directory, write_atomically
+from nvpn.config.writing import sync_directory
+from nvpn.daemon.atomic_file import write_atomically
 from nvpn.errors import PlatformError
 from nvpn.model.keys import KEY_LENGTH, PrivateKey
 from nvpn.registry.invitation_text import InvitationText
