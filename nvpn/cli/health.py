@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 
 from nvpn.control.client import PeerRecord, TunnelRecord
+from nvpn.model import guest_name
 
 FRESH_SECONDS = 180
 """A session lives that long (the paper's REJECT_AFTER_TIME); a younger handshake is one."""
@@ -80,7 +81,9 @@ def is_guest(peer: PeerRecord) -> bool:
     """Whether it stands for an invitation, spent or not, and not for somebody: the key under
     which guests ask to come in. ``nvpn client list`` tells of those.
     """
-    return peer.owner == "lease" and not peer.allowed_ips and peer.name.startswith("invitation ")
+    return guest_name.is_guest(
+        peer.name, is_leased=peer.owner == "lease", has_addresses=bool(peer.allowed_ips)
+    )
 
 
 def peer_problems(peer: PeerRecord, now: int) -> list[str]:

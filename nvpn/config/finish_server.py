@@ -19,6 +19,7 @@ from nvpn.config.model import (
     Reservation,
     ServerConfig,
 )
+from nvpn.config.server_reader import POOL_HINT
 from nvpn.config.values import MIN_MTU_IPV6
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix, format_address
@@ -41,12 +42,12 @@ def finish_server(draft: Draft, name: str, findings: Findings) -> ServerConfig |
     if server.place is None:
         return None
     if "pool" not in server.claims:
-        hint = 'every server needs one, such as pool = ["10.8.0.0/24", "fd42::/64"]'
-        findings.error(server.place, "has no pool", hint)
+        findings.error(server.place, "has no pool", POOL_HINT)
     pools = _check_pools(draft, findings)
     endpoints = _check_endpoints(draft, findings)
     routes = _unique_prefixes(server.routes, "routes", findings) or pools
     _check_told(server, pools, routes, findings)
+    _check_ways(draft, findings)
     _check_reserved(server, findings)
     _check_reservations(draft, pools, findings)
     if not server.forward and "forward" in server.claims and server.nat:
@@ -136,6 +137,25 @@ def _unique_prefixes(
     for place in list(seen.values())[MAX_ROUTES:][:1]:
         findings.error(place, f"expected at most {MAX_ROUTES} {what}, and this is one more")
     return tuple(seen)
+
+
+def _check_ways(draft: Draft, findings: Findings) -> None:
+    """Warn of networks to which clients are sent, and which they do not reach."""
+    server = draft.server
+    if server.nat or "forward" in server.claims:
+        return
+    here = [pool for pool, _ in server.pools]
+    here += [
+        Prefix.of(address.address, address.length) for address, _ in draft.interface.addresses
+    ]
+    for route, place in server.routes:
+        if not any(network.covers(route) for network in here):
+            findings.warn(
+                place,
+                f"clients send here what is for {route}, and this host is not told to forward it",
+                "set forward = true; or false, if it forwards without being told",
+            )
+            return
 
 
 def _check_told(

@@ -24,6 +24,8 @@ MAX_TIME: Final = 365 * DAY
 MAX_TOLD_MTU: Final = 9200
 MAX_INTERVAL: Final = 86_400
 
+POOL_HINT: Final = 'every server needs one, such as pool = ["10.8.0.0/24", "fd42::/64"]'
+
 _URL: Final = "expected http or https, a host and a port, such as http://127.0.0.1:2379"
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9_.=@:-]{1,64}){1,8}", re.ASCII)
 _USER: Final = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
@@ -41,6 +43,8 @@ def read_server(section: dict[str, Any], server: ServerDraft, document: Document
         pool = document.parse(_parse_pool, text, place)
         if pool is not None:
             server.pools.append((pool, place))
+    if section.get("pool") == []:
+        document.findings.error(table.place("pool"), "is empty", POOL_HINT)
     _read_endpoints(table, server, document)
     server.lease_time = table.duration("lease_time", MIN_TIME, MAX_LEASE_TIME) or server.lease_time
     for text, place in table.texts("reserved"):

@@ -257,6 +257,9 @@ WARNED = [
     ("", f"[[peer]]\npublic_key='{ALICE}'\nallowed_ips = ['0.0.0.0/0', '10.8.0.0/16', '10.8.0.9']\n", "pool = '10.8.0.0/24'\nreservation = [{name = 'a', address = '10.8.0.8'}]", []),
     ("", "", "pool = '10.8.0.0/24'\nreserved = ['10.9.0.2-10.9.0.4', '10.8.0.0/16']", ["7: server.reserved[1]: 10.9.0.2-10.9.0.4 is in no pool, so that this changes nothing"]),
     ("", "", "pool = '10.8.0.0/24'\nroutes = ['10.8.0.0/24', '10.8.0.9/24']", ["7: server.routes[2]: \"10.8.0.9/24\" is taken as 10.8.0.0/24", "7: server.routes[2]: 10.8.0.0/24 is given twice"]),
+    ("", "", "pool = '10.8.0.0/24'\nroutes = ['10.8.0.7/32', '192.168.7.0/24', '10.0.0.0/8']", ["7: server.routes[2]: clients send here what is for 192.168.7.0/24, and this host is not told to forward it; set forward = true; or false, if it forwards without being told"]),
+    ("", "", "pool = '10.8.0.0/24'\nroutes = '0.0.0.0/0'\nforward = false", []),
+    ("", "", "pool = '10.8.0.0/24'\nroutes = '0.0.0.0/0'\nnat = true", []),
     ("", "", "pool = '10.8.0.0/24'\nstore = 'etcd'\netcd = 'http://192.0.2.1:2379'", ["8: server.etcd: everybody on the way there may read the leases, and change them; write https, with etcd_ca"]),
     ("", "", "pool = '10.8.0.0/24'\n[metrics]\nlisten = '[::]:9586'", ["8: metrics.listen: everybody who reaches [::]:9586 may read who is connected, and when; it asks for no password; let a firewall guard it, or listen on 127.0.0.1"]),
 ]  # fmt: skip

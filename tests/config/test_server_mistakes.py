@@ -39,6 +39,7 @@ MISTAKES = [
     ("[server]\npool = ['127.0.0.0/24',\n'fe80::/64']\n", '6: server.pool[1]: expected a network that clients can have addresses of, found "127.0.0.0/24"', '7: server.pool[2]: expected a network that clients can have addresses of, found "fe80::/64"'),
     ("[server]\npool = ['10.8.0.0/24', '10.8.0.0/16']\n", "6: server.pool[2]: 10.8.0.0/16 overlaps with the pool 10.8.0.0/24 on line 6; keep one of them"),
     (f"[server]\npool = [{', '.join(repr(f'10.8.{n}.0/24') for n in range(17))}]\n", "6: server.pool[17]: expected at most 16 pools, and 10.8.16.0/24 is one more"),
+    ("[server]\npool = []\n", '6: server.pool: is empty; every server needs one, such as pool = ["10.8.0.0/24", "fd42::/64"]'),
     # --- what clients are told
     (f"{POOL}endpoint = 'http://vpn.example'\n", '7: server.endpoint: expected a host, or one with its port, such as vpn.example.com:51820, found "http://vpn.example"'),
     (f"{POOL}endpoint = 'vpn.example:0'\n", '7: server.endpoint: expected a port from 1 to 65535, found "vpn.example:0"'),

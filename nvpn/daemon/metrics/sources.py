@@ -16,7 +16,9 @@ from nvpn.daemon.connections import Connections
 from nvpn.daemon.events import EventBus
 from nvpn.daemon.metrics.exposition import Kind, Metric, format_labels, sample
 from nvpn.errors import DropReason
+from nvpn.model.changes import Owner
 from nvpn.model.clock import SECOND
+from nvpn.model.guest_name import is_guest
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot
 from nvpn.registry.model import Client, Invitation, InvitationState, Lease, Origin
@@ -55,9 +57,11 @@ async def peer_metrics(interface: str, tunnel: Tunnel) -> list[Metric]:
         "Unix time of the last handshake; 0 for never",
         "seconds",
     )
+    count = 0
     for number, key in enumerate(tunnel.peers(), 1):
         peer = tunnel.peer(key)
-        if peer is not None:
+        if peer is not None and not _is_guest(peer):
+            count += 1
             labels = _peer_labels(interface, peer)
             sent.samples.append(sample(sent.sample_name, labels, peer.tx_bytes))
             received.samples.append(sample(received.sample_name, labels, peer.rx_bytes))
@@ -65,7 +69,9 @@ async def peer_metrics(interface: str, tunnel: Tunnel) -> list[Metric]:
             handshake.samples.append(sample(handshake.sample_name, labels, at))
         if number % _PEERS_A_TURN == 0:
             await asyncio.sleep(0)
-    return [sent, received, handshake]
+    peers = Metric("nvpn_peers", Kind.GAUGE, "Peers of the file, and clients")
+    peers.add({"interface": interface}, count)
+    return [sent, received, handshake, peers]
 
 
 def build_metrics() -> list[Metric]:
@@ -80,8 +86,6 @@ def tunnel_metrics(
 ) -> list[Metric]:
     """What there is of the tunnel as a whole."""
     here = {"interface": interface}
-    peers = Metric("nvpn_peers", Kind.GAUGE, "Peers that are configured")
-    peers.add(here, len(tunnel.peers()))
     connected = Metric(
         "nvpn_connected_peers", Kind.GAUGE, "Peers with a session, clients with a lease, too"
     )
@@ -95,7 +99,7 @@ def tunnel_metrics(
     happened = Metric("nvpn_events", Kind.COUNTER, "Events, by what happened")
     for event, count in events.counts.items():
         happened.add({**here, "event": event}, count)
-    return [peers, connected, handshakes, drops, happened]
+    return [connected, handshakes, drops, happened]
 
 
 def breaker_metrics(interface: str, breakers: Sequence[BreakerSnapshot]) -> list[Metric]:
@@ -154,6 +158,14 @@ def channel_metrics(interface: str, statistics: Mapping[str, int]) -> list[Metri
         else:
             messages.add({**here, "what": name.replace("_", "-")}, count)
     return [messages, dropped, *gauges]
+
+
+def _is_guest(peer: PeerSnapshot) -> bool:
+    return is_guest(
+        peer.name,
+        is_leased=peer.owner is Owner.LEASE,
+        has_addresses=bool(peer.allowed_ips),
+    )
 
 
 def _peer_labels(interface: str, peer: PeerSnapshot) -> str:

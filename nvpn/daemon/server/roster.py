@@ -29,6 +29,7 @@ from nvpn.model.changes import (
     SetPersistentKeepalive,
     SetPresharedKey,
 )
+from nvpn.model.guest_name import guest_name
 from nvpn.model.keys import PublicKey
 from nvpn.registry.model import (
     ClientAdmitted,
@@ -69,7 +70,7 @@ def changes_for(change: RegistryChange, is_of_file: Callable[[PublicKey], bool])
     if isinstance(change, ClientAdmitted):
         return _known(key, change.name)
     if isinstance(change, InvitationMade):
-        return _known(key, f"invitation {change.name}")
+        return _known(key, guest_name(change.name))
     if isinstance(change, ClientRenamed):
         return [SetName(key, change.name)]
     assert isinstance(change, ClientRevoked | InvitationGone)

@@ -16,7 +16,9 @@ from nvpn.daemon.events import Admitted, EventBus
 from nvpn.daemon.metrics.collection import Collection
 from nvpn.daemon.metrics.exposition import Format, Kind, Metric, expose
 from nvpn.errors import DropReason
+from nvpn.model.changes import Owner
 from nvpn.model.clock import SECOND, Now
+from nvpn.model.guest_name import guest_name
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.model.snapshot import PeerSnapshot
@@ -25,6 +27,7 @@ from nvpn.resilience.policy import BreakerPolicy, Policies
 from nvpn.resilience.registry import Breakers
 from tests.support.scenarios import ELSEWHERE, A, B, C
 
+GUEST = PublicKey(b"g" * 32)
 PEERS = {
     A: PeerSnapshot(
         A,
@@ -36,14 +39,15 @@ PEERS = {
         allowed_ips=(Prefix.parse("10.8.0.2/32"), Prefix.parse("fd42::2/128")),
     ),
     B: PeerSnapshot(B),
+    GUEST: PeerSnapshot(GUEST, guest_name("b"), Owner.LEASE),
 }
 
 
 class Tunnel:
-    """Two peers, and one that is removed while it is looked at."""
+    """Two peers, an invitation, and one peer that is removed while it is looked at."""
 
     def peers(self) -> list[PublicKey]:
-        return [A, C, B]
+        return [A, C, GUEST, B]
 
     def peer(self, peer: PublicKey) -> PeerSnapshot | None:
         return PEERS.get(peer)
@@ -186,10 +190,16 @@ def test_names_come_back_as_they_were(read: dict[str, Parsed]) -> None:
     assert sample.labels["friendly_name"] == PEERS[A].name
 
 
+def test_an_invitation_is_no_peer_to_watch(read: dict[str, Parsed]) -> None:
+    for name in ("sent_bytes", "received_bytes", "latest_handshake_seconds"):
+        told = values(read[f"wireguard_{name}"], "public_key")
+        assert set(told) == {A.base64, B.base64}
+
+
 def test_the_numbers_are_those_of_their_sources(read: dict[str, Parsed]) -> None:
     (build,) = read["nvpn_build"].samples
     assert build.labels["version"] == __version__
-    assert values(read["nvpn_peers"], "interface") == {"wg0": 3}
+    assert values(read["nvpn_peers"], "interface") == {"wg0": 2}
     assert values(read["nvpn_connected_peers"], "interface") == {"wg0": 0}
     assert values(read["nvpn_handshakes"], "result") == {
         "completed": 0,
