@@ -13,7 +13,7 @@ A family without a free address is left out; so a client may get one of two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from nvpn.model.keys import PublicKey
 from nvpn.registry.mirror import Mirror
@@ -29,12 +29,14 @@ def choose(
     pools: Pools,
     mirror: Mirror,
     is_pending: Callable[[bytes], bool],
+    full: Container[int] = (),
 ) -> tuple[bytes, ...]:
     """Addresses, at most one a family, IPv4 first; none: everything is taken.
 
     Args:
         wanted: the client's wishes, best first; anything may be among them.
         is_pending: whether an address is being given to another client right now.
+        full: families of which nothing is free: to find that out takes long.
     """
     held = {lease.address for lease in mirror.held_by(client)}
     known = mirror.clients.get(client)
@@ -47,18 +49,20 @@ def choose(
         return mirror.last_holder(address) in (None, client)
 
     def candidates(version: int) -> Iterator[bytes]:
-        if any(_version(one) == version for one in reserved):
+        if any(version_of(one) == version for one in reserved):
             yield from reserved
             return
         yield from (one for one in (*held, *before) if pools.is_leasable(one))
+        if version in full:
+            return
         yield from (one for one in wanted if pools.is_leasable(one) and is_unclaimed(one))
         yield from (one for one in pools.walk(version, client) if is_unclaimed(one))
         yield from _longest_unused(mirror, pools)
 
-    families = {*pools.families, *(_version(one) for one in reserved)}
+    families = {*pools.families, *map(version_of, reserved)}
     chosen = (
         next(
-            (one for one in candidates(version) if _version(one) == version and is_free(one)),
+            (one for one in candidates(version) if version_of(one) == version and is_free(one)),
             None,
         )
         for version in sorted(families)
@@ -74,5 +78,6 @@ def _longest_unused(mirror: Mirror, pools: Pools) -> Iterator[bytes]:
                 yield address
 
 
-def _version(address: bytes) -> int:
+def version_of(address: bytes) -> int:
+    """4 or 6."""
     return 4 if len(address) == 4 else 6

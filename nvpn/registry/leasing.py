@@ -13,7 +13,7 @@ from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.registry.admissions import Admissions, clean_host
-from nvpn.registry.allocation import choose
+from nvpn.registry.allocation import choose, version_of
 from nvpn.registry.ledger import Ledger
 from nvpn.registry.model import (
     Client,
@@ -63,6 +63,8 @@ class Leasing:
         self._admissions: Final = admissions
         # What is being given right now: the mirror learns it when it is done.
         self._pending: Final[dict[bytes, PublicKey]] = {}
+        # Families of which nothing was free when so many records had gone.
+        self._full: Final[dict[int, int]] = {}
         self.settings = settings
         self._pools = Pools(settings, _fixed(admissions.file_peers))
 
@@ -70,6 +72,7 @@ class Leasing:
         """Go by these, and by the peers that the admissions know, from now on."""
         self.settings = settings
         self._ledger.server = settings.server
+        self._full.clear()
         self._pools = Pools(settings, _fixed(self._admissions.file_peers))
 
     # --- giving -----------------------------------------------------------------------------
@@ -136,7 +139,12 @@ class Leasing:
             pools=self._pools,
             mirror=ledger.mirror,
             is_pending=lambda one: self._pending.get(one, client) != client,
+            full=[one for one, at in self._full.items() if at == ledger.mirror.removals],
         )
+        if not self._pending:
+            got = {*map(version_of, chosen), *map(version_of, reserved)}
+            none_left = (one for one in self._pools.families if one not in got)
+            self._full.update(dict.fromkeys(none_left, ledger.mirror.removals))
         if not chosen:
             raise RegistryRefused(Refusal.EXHAUSTED, "this server has no address left to lease")
         if {one.address for one in held} == set(chosen) and self._is_fresh(held, now):

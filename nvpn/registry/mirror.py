@@ -41,6 +41,8 @@ class Mirror:
         self.clients: Final[dict[PublicKey, Client]] = {}
         self.invitations: Final[dict[PublicKey, Invitation]] = {}
         self.leases: Final[dict[bytes, AddressLease]] = {}
+        self.removals = 0
+        """How many records went: as long as it is the same, no address has become free."""
         # Addresses of one client, and whose an address was last (they may differ).
         self._held: dict[PublicKey, set[bytes]] = {}
         self._last_holders: dict[bytes, PublicKey] = {}
@@ -117,6 +119,7 @@ class Mirror:
                 continue
             self._removed[key] = changes.revision
             if self._revisions.pop(key, 0):
+                self.removals += 1
                 differences.append(self._replace(key, None))
         if watched:
             self._watched = max(self._watched, changes.revision)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from nvpn.config.model import Reservation
 from nvpn.errors import Unavailable
+from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.registry.model import (
     ClientAdmitted,
@@ -20,6 +21,7 @@ from nvpn.registry.model import (
     Refusal,
     RegistryRefused,
 )
+from nvpn.registry.pools import Pools
 from tests.support.registry import (
     DAY,
     LEASE_SECONDS,
@@ -162,6 +164,35 @@ def test_an_exhausted_pool_says_no_until_something_comes_back() -> None:
         assert await refusal(here.registry.lease(clients[2])) is Refusal.EXHAUSTED
 
     run(story, settings=settings_of("10.8.0.0/29"))
+
+
+def test_in_a_full_pool_nobody_is_searched_for_an_address_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches: list[int] = []
+    walk = Pools.walk
+
+    def counted(pools: Pools, version: int, client: PublicKey) -> Iterator[bytes]:
+        searches.append(version)
+        return walk(pools, version, client)
+
+    monkeypatch.setattr(Pools, "walk", counted)
+
+    async def story(here: Office) -> None:
+        clients = [await here.join(number) for number in range(1, 5)]
+        for client in clients[:3]:
+            await here.registry.lease(client)
+        assert await refusal(here.registry.lease(clients[3])) is Refusal.EXHAUSTED
+        searches.clear()
+        for _ in range(10):
+            # It has an IPv6 address, and could have an IPv4 one if there were any.
+            assert len((await here.registry.lease(clients[1])).addresses) == 1
+            assert await refusal(here.registry.lease(clients[3])) is Refusal.EXHAUSTED
+        assert searches == []
+        await here.registry.release(clients[0])
+        assert "10.8.0.2/30" in texts(await here.registry.lease(clients[1]))
+
+    run(story, settings=settings_of("10.8.0.0/30", "fd42::/126"))
 
 
 def test_of_remembered_addresses_the_longest_unused_is_taken() -> None:
