@@ -27,7 +27,7 @@ from nvpn.daemon.threads import run_in_thread
 from nvpn.datapath.choice import Choice, create_datapath
 from nvpn.errors import Unavailable
 from nvpn.model.changes import AddPeer, Plan, SetCandidates, SetEndpoint, SetPrivateKey
-from nvpn.model.clock import boot_ns
+from nvpn.model.clock import Now, boot_ns, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.overlay.memory import open_memory_tun
@@ -52,6 +52,7 @@ async def enrol(
     seconds: float = ENROL_SECONDS,
     attempt_seconds: float = ATTEMPT_SECONDS,
     tell: Callable[[str], object] = lambda _: None,
+    clocks: Callable[[], Now] = read_clocks,
 ) -> Enrolment:
     """Have the server admit our key. Again with the same key: the same answer.
 
@@ -75,7 +76,7 @@ async def enrol(
     while True:
         # As long as guests that began together need to come apart.
         end = min(deadline, loop.time() + attempt_seconds * uniform(0.5, 1.5))
-        attempt = _enrol(invitation, public_key, endpoints)
+        attempt = _enrol(invitation, public_key, endpoints, clocks)
         try:
             return await asyncio.wait_for(attempt, end - loop.time())
         except asyncio.TimeoutError:
@@ -91,9 +92,12 @@ async def enrol(
 
 
 async def _enrol(
-    invitation: InvitationText, public_key: PublicKey, endpoints: tuple[Endpoint, ...]
+    invitation: InvitationText,
+    public_key: PublicKey,
+    endpoints: tuple[Endpoint, ...],
+    clocks: Callable[[], Now],
 ) -> Enrolment:
-    with _peer_in_memory() as backend:
+    with _peer_in_memory(clocks) as backend:
         try:
             await backend.apply(_plan(invitation, endpoints))
             await backend.bring_up()
@@ -122,7 +126,7 @@ async def _ask(
 
 
 @contextmanager
-def _peer_in_memory() -> Iterator[UserspaceBackend]:
+def _peer_in_memory(clocks: Callable[[], Now]) -> Iterator[UserspaceBackend]:
     loop = asyncio.get_running_loop()
     tun, host = open_memory_tun()
     try:
@@ -131,7 +135,12 @@ def _peer_in_memory() -> Iterator[UserspaceBackend]:
         datapath = create_datapath(python, loop, tun, mtu=DEFAULT_MTU, max_segments=1)
         device = Device(datapath=datapath, random=os.urandom, timestamps=TimestampSource())
         backend = UserspaceBackend(
-            name="join", device=device, datapath=datapath, mtu=DEFAULT_MTU, loop=loop
+            name="join",
+            device=device,
+            datapath=datapath,
+            mtu=DEFAULT_MTU,
+            loop=loop,
+            clocks=clocks,
         )
         datapath.on_events = backend.handle_events
         yield backend

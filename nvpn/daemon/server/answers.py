@@ -34,6 +34,7 @@ class Answers:
         name_of: what people call a peer.
         publish: told who was refused.
         on_left: called with a client that says that it goes.
+        on_enrolled: called with the invitation's key when somebody has come by it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Answers:
         name_of: Callable[[PublicKey], str],
         publish: Callable[[events.Event], None],
         on_left: Callable[[PublicKey], None],
+        on_enrolled: Callable[[PublicKey], None],
     ) -> None:
         self._registry = registry
         self._in_force = in_force
@@ -54,6 +56,7 @@ class Answers:
         self._name_of = name_of
         self._publish = publish
         self._on_left = on_left
+        self._on_enrolled = on_enrolled
         self._asking: set[PublicKey] = set()
 
     def serve_on(self, port: ChannelPort) -> None:
@@ -104,6 +107,7 @@ class Answers:
                 )
             client = await registry.enrol(peer, request.public_key, request.name)
         await self._in_force()
+        self._on_enrolled(peer)
         return Enrolled(
             name=client.name,
             endpoints=tuple(map(str, terms.endpoints)),

@@ -24,6 +24,7 @@ from nvpn.daemon import events
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.daemon.server.answers import Answers
 from nvpn.daemon.server.farewells import Farewells
+from nvpn.daemon.server.guests import Guests
 from nvpn.daemon.server.idle import IdleReleaser
 from nvpn.daemon.server.operations import ServerOperations
 from nvpn.daemon.server.roster import Roster, everybody, hand_back
@@ -121,6 +122,15 @@ class ServerService:
             name_of=self._name_of,
             publish=publish,
             on_left=on_left,
+            on_enrolled=lambda key: self._guests.enrolled(key),
+        )
+        self._guests = Guests(
+            self.registry,
+            backend,
+            loop=around.loop,
+            is_of_file=lambda key: key in self._file_keys,
+            spawn=self._spawn,
+            clocks=clocks,
         )
         self._operations = ServerOperations(
             backend,
@@ -386,6 +396,7 @@ class ServerService:
         self._is_stopping, self._is_open = True, False
         self._alarm.close()
         self._farewells.close()
+        self._guests.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
