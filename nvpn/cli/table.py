@@ -41,6 +41,8 @@ _LAYOUTS: Final = ((True, 6), (True, 3), (True, 2), (False, 3), (True, 1), (Fals
 
 _WIDEST: Final = 132
 _FRAME: Final = 4
+_WIDEST_NAME: Final = 20
+"""Where a key of 44 columns is to stand beside it."""
 
 _DOTS: Final = {
     Health.FRESH: ("●", "green"),
@@ -235,7 +237,7 @@ def _side_by_side(columns: list[_Column]) -> Table:
 def _details(peers: list[PeerRecord]) -> Table:
     """What has no room in a row: whole keys, the session, every prefix."""
     details = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
-    details.add_column(no_wrap=True)
+    details.add_column(no_wrap=True, max_width=_WIDEST_NAME, overflow="ellipsis")
     details.add_column(overflow="fold")
     for peer in peers:
         facts = ["with a preshared key" if peer.preshared_key else "no preshared key"]

@@ -95,6 +95,12 @@ def test_verbose_shows_keys_drops_and_how_packets_are_moved(record: TunnelRecord
         assert fact not in quiet
 
 
+def test_a_long_name_leaves_a_key_its_line() -> None:
+    record = tunnel(peer(2, name="n" * 64), peer(3, **OFFICE))
+    text = draw(record, 80, verbose=True)
+    assert all(peer.public_key in text for peer in record.peers)
+
+
 def test_verbose_tells_why_it_is_this_datapath(record: TunnelRecord) -> None:
     assert "why" not in draw(record, 132, verbose=True)
     record.datapath_reason = "the native module is not built"
