@@ -9,6 +9,7 @@ machine: where everything is installed, nothing may be left out quietly.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +20,10 @@ from hypothesis import settings
 
 settings.register_profile("nvpn", deadline=None)
 settings.load_profile("nvpn")
+
+# A shell's background is deaf to Ctrl-C and hands that down, to what tests start, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.insert(0, str(Path(__file__).parent))
 

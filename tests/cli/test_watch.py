@@ -5,6 +5,7 @@ import pty
 import re
 import signal
 import subprocess
+import threading
 import termios
 import time
 from collections.abc import Iterator
@@ -153,6 +154,8 @@ class Watching:
     def end(self, number: int) -> int:
         """Its status, and all that it still had to say in ``seen``."""
         self.process.send_signal(number)
+        late = threading.Timer(10, self.process.kill)
+        late.start()
         rest = b""
         try:
             while chunk := os.read(self._output, 1 << 16):
@@ -160,7 +163,9 @@ class Watching:
         except OSError:
             pass  # EIO: the terminal has nobody at its other end
         self.seen = rest.decode(errors="replace")
-        return self.process.wait(10)
+        status = self.process.wait(10)
+        late.cancel()
+        return status
 
 
 @contextmanager
