@@ -5,8 +5,8 @@ import pty
 import re
 import signal
 import subprocess
-import threading
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
