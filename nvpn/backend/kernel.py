@@ -15,22 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from nvpn.backend.kernel_channel import (
-    RENEWAL,
-    ChannelPlace,
-    ChannelWireguard,
-    KernelChannel,
-)
-from nvpn.backend.kernel_plans import Wireguard, apply_plan, refused, wipe, with_names
+from nvpn.backend.kernel_channel import ChannelPlace, ChannelWireguard, KernelChannel
+from nvpn.backend.kernel_kept import Candidates, KeptOfPeers
+from nvpn.backend.kernel_plans import Wireguard, apply_plan, plan_nudge, refused, wipe
 from nvpn.backend.kernel_watch import KernelWatch
 from nvpn.errors import ControlError, DropReason, PlatformError
-from nvpn.model.changes import Owner, Plan, SetCandidates, SetEndpoint, SetPrivateKey
+from nvpn.model.changes import Plan, SetEndpoint, SetPrivateKey
 from nvpn.model.clock import Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.ports import PortPolicy
-from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
 from nvpn.transport.udp import has_way
@@ -42,7 +37,6 @@ LOOK_SECONDS: Final = 2.0
 """Between two looks at the kernel's interface."""
 
 _LOOKING_SHARE: Final = 0.05
-_ANY_KEEPALIVE: Final = 1
 
 
 class KernelBackend:
@@ -86,9 +80,9 @@ class KernelBackend:
         self.name = name
         self._index = index
         self._wireguard = ChannelWireguard(wireguard)
-        self._channel = KernelChannel(loop, channel_place)
-        self._received: Callable[[PublicKey, bytes], None] | None = None
-        self._given_at = 0
+        self._channel = KernelChannel(
+            name, index, self._wireguard, channel_place, loop=loop, ask=self._ask, clocks=clocks
+        )
         self._raise_link = raise_link
         self._let_go = let_go
         self._claim = claim
@@ -98,11 +92,8 @@ class KernelBackend:
         self._on_failure = on_failure
         self._clocks = clocks
         self._has_way = has_way
-        self._names: dict[PublicKey, str] = {}
-        self._owners: dict[PublicKey, Owner] = {}
-        self._leased: dict[PublicKey, tuple[Prefix, ...]] = {}
-        self._allowed_ips: dict[PublicKey, tuple[Prefix, ...]] = {}
-        self._candidates: dict[PublicKey, tuple[Endpoint, ...]] = {}
+        self._kept = KeptOfPeers()
+        self._candidates = Candidates()
         self._watch = KernelWatch()
         self._listeners: list[Callable[[Notice], None]] = []
         # As of the last look, without keys and allowed IPs.
@@ -128,26 +119,12 @@ class KernelBackend:
         async with self._changing:
             self._expect_open()
             wanted = await self._ask(lambda: self._apply_there(plan))
-            self._names = {peer.public_key: peer.name for peer in wanted.peers if peer.name}
-            self._allowed_ips = {peer.public_key: peer.allowed_ips for peer in wanted.peers}
-            self._owners = {
-                peer.public_key: peer.owner
-                for peer in wanted.peers
-                if peer.owner is not Owner.CONFIG
-            }
-            self._leased = {peer.public_key: peer.leased for peer in wanted.peers if peer.leased}
+            self._kept.keep(wanted)
             self._make_ours()
             await self._look()
             if any(isinstance(change, SetPrivateKey) for change in plan):
-                await self._settle_channel()
-            for change in plan:
-                if isinstance(change, SetCandidates):
-                    self._candidates[change.peer] = change.endpoints
-            self._candidates = {
-                peer: endpoints
-                for peer, endpoints in self._candidates.items()
-                if endpoints and peer in self._seen_peers
-            }
+                await self._channel.renew()
+            self._candidates.follow(plan, self._seen_peers)
 
     def snapshot(self) -> TunnelSnapshot:
         """The tunnel now; as it was seen last if the kernel does not tell."""
@@ -209,15 +186,7 @@ class KernelBackend:
     def peer(self, peer: PublicKey) -> PeerSnapshot | None:
         """One peer as of the last look, with the allowed IPs of the last plan."""
         seen = self._seen_peers.get(peer)
-        if seen is None:
-            return None
-        return replace(
-            seen,
-            name=self._names.get(peer, ""),
-            owner=self._owners.get(peer, Owner.CONFIG),
-            allowed_ips=self._allowed_ips.get(peer, ()),
-            leased=self._leased.get(peer, ()),
-        )
+        return None if seen is None else self._kept.complete_brief(seen)
 
     def endpoint_of(self, peer: PublicKey) -> Endpoint | None:
         """Where the peer is now, as of the last look; None for an unknown one, too."""
@@ -242,7 +211,7 @@ class KernelBackend:
                 self._has_begun = True
             await self._look()
             # With the link IPv6 addresses had gone, too.
-            await self._settle_channel()
+            await self._channel.renew()
 
     async def bring_down(self) -> None:
         """The link is down: nothing is left to do, the kernel remembers the port."""
@@ -288,11 +257,9 @@ class KernelBackend:
         only: frozenset[PublicKey] | None = None,
     ) -> None:
         """Take part in the control channel; the kernel is told of the peers that matter."""
-        if self._closed:
-            return
-        self._received = received
-        self._wireguard.is_wanted, self._wireguard.only = True, only
-        self._spawn(self._change_channel())
+        if not self._closed:
+            self._channel.open(received, only)
+            self._spawn(self._change_channel())
 
     def send_channel(self, peer: PublicKey, payload: bytes) -> None:
         """Send a datagram to the peer's end of the channel."""
@@ -301,12 +268,9 @@ class KernelBackend:
 
     def close_channel(self) -> None:
         """Take no part any more."""
-        if self._closed or self._received is None:
-            return
-        self._received = None
-        self._wireguard.is_wanted, self._wireguard.only = False, None
-        self._channel.leave()
-        self._spawn(self._change_channel())
+        if not self._closed and self._channel.is_open:
+            self._channel.close()
+            self._spawn(self._change_channel())
 
     def data_received_at(self, peer: PublicKey) -> int:
         """When it was seen that data came from the peer: boot-clock nanoseconds, 0 for never."""
@@ -314,16 +278,7 @@ class KernelBackend:
 
     async def _change_channel(self) -> None:
         async with self._changing:
-            await self._settle_channel(always=True)
-
-    async def _settle_channel(self, *, always: bool = False) -> None:
-        """Have the kernel know the channel's addresses, and be at ours. Raises ControlError."""
-        if self._received is None and not always:
-            return
-        own = await self._ask(lambda: self._wireguard.give(self._index))
-        self._given_at = self._clocks().boot
-        if self._received is not None:
-            self._channel.listen(self.name, own, self._received)
+            await self._channel.settle()
 
     # --- looking ----------------------------------------------------------------------
 
@@ -345,12 +300,7 @@ class KernelBackend:
     async def _look(self) -> None:
         """See what the kernel has now, and tell what happened. Raises ControlError."""
         self._seen, self._seen_peers, notices = await self._ask(self._look_there)
-        if self._received is not None:
-            now = self._clocks().boot
-            self._channel.note(self._seen_peers.values(), now)
-            if now - self._given_at >= RENEWAL:
-                self._given_at = now
-                await self._ask(lambda: self._wireguard.give(self._index))
+        await self._channel.note(self._seen_peers.values())
         if not self._has_begun:
             return
         for notice in notices:
@@ -359,7 +309,7 @@ class KernelBackend:
             if notice.kind in (NoticeKind.HANDSHAKE_UNANSWERED, NoticeKind.HANDSHAKE_GIVEN_UP):
                 await self._try_elsewhere(notice.peer)
         # What cannot be sent is not counted as sent, so the watch does not see these.
-        for peer in [peer for peer in self._candidates if self._is_cut_off(peer)]:
+        for peer in [peer for peer in self._candidates.peers() if self._is_cut_off(peer)]:
             await self._try_elsewhere(peer)
 
     def _is_cut_off(self, peer: PublicKey) -> bool:
@@ -377,24 +327,16 @@ class KernelBackend:
         return seen, peers, self._watch.look(seen, self._clocks())
 
     async def _try_elsewhere(self, peer: PublicKey) -> None:
-        """Go on to the next of the peer's candidates; the place that is left is the last."""
-        current = self.endpoint_of(peer)
-        places = [
-            place
-            for place in self._candidates.get(peer, ())
-            if current is None or place.remote != current.remote
-        ]
-        if not places:
-            return
-        following, *others = places
-        self._candidates[peer] = tuple(others) if current is None else (*others, current)
-        change = PeerChange(peer, update_only=True, endpoint=following)
-        await self._ask(lambda: self._change_there(change))
+        """Go on to the next of the peer's candidates."""
+        following = self._candidates.take_next(peer, self.endpoint_of(peer))
+        if following is not None:
+            change = PeerChange(peer, update_only=True, endpoint=following)
+            await self._ask(lambda: self._change_there(change))
 
     def _complete(self, now: TunnelSnapshot) -> TunnelSnapshot:
         """With what the kernel does not know."""
         return replace(
-            with_names(now, self._names, self._owners, self._leased),
+            self._kept.complete(now),
             name=self.name,
             mtu=self._mtu,
             datapath_reason=self._reason,
@@ -426,8 +368,7 @@ class KernelBackend:
     def _apply_there(self, plan: Plan) -> TunnelSnapshot:
         now = self._wireguard.get(self._index)
         try:
-            named = with_names(now, self._names, self._owners, self._leased)
-            wanted = apply_plan(self._wireguard, self._index, plan, named)
+            wanted = apply_plan(self._wireguard, self._index, plan, self._kept.complete(now))
         finally:
             wipe(now)
         self._watch.expect_moves(change.peer for change in plan if isinstance(change, SetEndpoint))
@@ -473,16 +414,8 @@ class KernelBackend:
             await self._ask(lambda: self._nudge_there(peers))
 
     def _nudge_there(self, peers: Mapping[PublicKey, int]) -> None:
-        # No message asks for it. But a persistent keepalive that is turned on is sent at once.
-        off = [PeerChange(key, update_only=True, persistent_keepalive=0) for key in peers]
-        on = [
-            PeerChange(key, update_only=True, persistent_keepalive=seconds or _ANY_KEEPALIVE)
-            for key, seconds in peers.items()
-        ]
-        was_off = [change for change in off if not peers[change.public_key]]
-        self._change_there(*off)
-        self._change_there(*on)
-        self._change_there(*was_off)
+        for changes in plan_nudge(peers):
+            self._change_there(*changes)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

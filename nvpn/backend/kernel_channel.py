@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from nvpn.backend.kernel_plans import Wireguard, wipe
 from nvpn.channel.packets import channel_address, channel_prefix, without_channel
 from nvpn.errors import PlatformError
-from nvpn.model.clock import SECOND
+from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
@@ -132,14 +132,34 @@ class ChannelWireguard:
 class KernelChannel:
     """Our end of the channel at an interface of the kernel. Everything on the loop.
 
+    What is awaited raises ControlError; one change at a time.
+
     Args:
+        wireguard: of that interface, told from here who takes part.
         place: None where there can be none.
+        ask: makes a call on the kernel's thread.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, place: ChannelPlace | None) -> None:
-        self._loop = loop
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        wireguard: ChannelWireguard,
+        place: ChannelPlace | None,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        ask: Callable[[Callable[[], PublicKey | None]], Awaitable[PublicKey | None]],
+        clocks: Callable[[], Now],
+    ) -> None:
+        self._name = name
+        self._index = index
+        self._wireguard = wireguard
         self._place = place
+        self._loop = loop
+        self._ask = ask
+        self._clocks = clocks
         self._received: Callable[[PublicKey, bytes], None] | None = None
+        self._given_at = 0
         self._socket: ChannelSocket | None = None
         self._address: bytes | None = None
         self._keys: dict[bytes, PublicKey] | None = None
@@ -147,24 +167,34 @@ class KernelChannel:
         self._data_at: dict[PublicKey, int] = {}
         self._has_warned = False
 
-    def listen(
-        self, name: str, own: PublicKey | None, received: Callable[[PublicKey, bytes], None]
+    @property
+    def is_open(self) -> bool:
+        """Whether we take part, or are about to."""
+        return self._received is not None
+
+    def open(
+        self, received: Callable[[PublicKey, bytes], None], only: frozenset[PublicKey] | None
     ) -> None:
-        """Be at our address from now on. If that cannot be it is said once."""
-        self.leave()
-        if own is None or self._place is None:
-            return
-        address = channel_address(own)
-        try:
-            self._socket = self._place.enter(address)
-        except PlatformError as error:
-            if not self._has_warned:
-                self._has_warned = True
-                _log.warning("the control channel of %s stays closed: %s", name, error)
-            return
-        self._address = address
+        """Take part, with all peers or only with some, as soon as that is settled."""
         self._received = received
-        self._loop.add_reader(self._socket.fileno(), self._read)
+        self._wireguard.is_wanted, self._wireguard.only = True, only
+
+    def close(self) -> None:
+        """Take no part any more; the kernel forgets as soon as that is settled."""
+        self._received = None
+        self._wireguard.is_wanted, self._wireguard.only = False, None
+        self.leave()
+
+    async def settle(self) -> None:
+        """Have the kernel know the channel's addresses, and be at ours."""
+        own = await self._give()
+        if self._received is not None:
+            self._listen(own)
+
+    async def renew(self) -> None:
+        """The same if it is open: the key is another one, or the link has just come up."""
+        if self._received is not None:
+            await self.settle()
 
     def leave(self) -> None:
         """Give up socket and address. Again: nothing."""
@@ -184,8 +214,42 @@ class KernelChannel:
         if self._socket is not None:
             self._socket.send(channel_address(peer), payload)
 
-    def note(self, peers: Iterable[PeerSnapshot], now: int) -> None:
+    async def note(self, peers: Iterable[PeerSnapshot]) -> None:
         """Peers as they were seen just now."""
+        if self._received is None:
+            return
+        now = self._clocks().boot
+        self._note_traffic(peers, now)
+        if now - self._given_at >= RENEWAL:
+            self._given_at = now
+            await self._give()
+
+    def data_received_at(self, peer: PublicKey) -> int:
+        """When it was seen that data came from the peer; 0 for never."""
+        return self._data_at.get(peer, 0)
+
+    async def _give(self) -> PublicKey | None:
+        own = await self._ask(lambda: self._wireguard.give(self._index))
+        self._given_at = self._clocks().boot
+        return own
+
+    def _listen(self, own: PublicKey | None) -> None:
+        """Be at our address from now on. If that cannot be it is said once."""
+        self.leave()
+        if own is None or self._place is None:
+            return
+        address = channel_address(own)
+        try:
+            self._socket = self._place.enter(address)
+        except PlatformError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("the control channel of %s stays closed: %s", self._name, error)
+            return
+        self._address = address
+        self._loop.add_reader(self._socket.fileno(), self._read)
+
+    def _note_traffic(self, peers: Iterable[PeerSnapshot], now: int) -> None:
         traffic = {peer.public_key: peer.rx_bytes for peer in peers}
         if traffic.keys() != self._traffic.keys():
             self._keys = None
@@ -196,10 +260,6 @@ class KernelChannel:
             if at:
                 data_at[peer] = at
         self._traffic, self._data_at = traffic, data_at
-
-    def data_received_at(self, peer: PublicKey) -> int:
-        """When it was seen that data came from the peer; 0 for never."""
-        return self._data_at.get(peer, 0)
 
     def _read(self) -> None:
         for _ in range(_DATAGRAMS_A_TURN):

@@ -9,9 +9,9 @@ were are not mentioned, and keep their sessions.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from nvpn.backend.limits import validate_plan
 from nvpn.errors import ControlError, PlatformError
@@ -39,6 +39,8 @@ from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.netconf.kernel_changes import KEPT, KernelChanges, PeerChange
+
+_ANY_KEEPALIVE: Final = 1
 
 
 class Wireguard(Protocol):
@@ -85,33 +87,23 @@ def refused(error: PlatformError, name: str) -> ControlError:
     return ControlError(number, str(told))
 
 
-def with_names(
-    now: TunnelSnapshot,
-    names: Mapping[PublicKey, str],
-    owners: Mapping[PublicKey, Owner],
-    leased: Mapping[PublicKey, Collection[Prefix]],
-) -> TunnelSnapshot:
-    """``now`` with what the kernel does not know: what peers are called, and whose they and
-    their prefixes are.
+def plan_nudge(keepalives: Mapping[PublicKey, int]) -> Iterator[tuple[PeerChange, ...]]:
+    """What to tell the kernel, one after the other, so that it sends something to peers.
+
+    No message asks for it. But a persistent keepalive that is turned on is sent at once.
+
+    Args:
+        keepalives: each peer's now, in seconds, 0 for off; it is the same again at the end.
     """
-    if not names and not owners and not leased:
-        return now
-    return replace(
-        now,
-        peers=tuple(
-            replace(
-                peer,
-                name=names.get(peer.public_key, ""),
-                owner=owners.get(peer.public_key, Owner.CONFIG),
-                leased=_among(leased.get(peer.public_key, ()), peer.allowed_ips),
-            )
-            for peer in now.peers
-        ),
+
+    def set_keepalive(peer: PublicKey, seconds: int) -> PeerChange:
+        return PeerChange(peer, update_only=True, persistent_keepalive=seconds)
+
+    yield tuple(set_keepalive(peer, 0) for peer in keepalives)
+    yield tuple(
+        set_keepalive(peer, seconds or _ANY_KEEPALIVE) for peer, seconds in keepalives.items()
     )
-
-
-def _among(leased: Collection[Prefix], allowed_ips: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-    return tuple(prefix for prefix in allowed_ips if prefix in leased) if leased else ()
+    yield tuple(set_keepalive(peer, 0) for peer, seconds in keepalives.items() if not seconds)
 
 
 def wipe(snapshot: TunnelSnapshot) -> None:
