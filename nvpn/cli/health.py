@@ -86,8 +86,13 @@ def is_guest(peer: PeerRecord) -> bool:
     )
 
 
-def peer_problems(peer: PeerRecord, now: int) -> list[str]:
-    """What is wrong with the peer, a sentence each, without its name."""
+def peer_problems(peer: PeerRecord, now: int, *, may_be_leased: bool = False) -> list[str]:
+    """What is wrong with the peer, a sentence each, without its name.
+
+    Args:
+        may_be_leased: the tunnel is a server's client, who is told what is sent to which
+            server: often nothing to all but one.
+    """
     problems = []
     health = peer_health(peer, now)
     where = clean(peer.endpoint)
@@ -110,7 +115,7 @@ def peer_problems(peer: PeerRecord, now: int) -> list[str]:
             f"no handshake for {short_duration(now - peer.last_handshake[0])}, although a "
             f"keepalive goes out every {peer.persistent_keepalive} s"
         )
-    if not peer.allowed_ips and not is_client:
+    if not peer.allowed_ips and not is_client and not may_be_leased:
         problems.append("no allowed IPs: nothing is sent to it or accepted from it")
     return problems
 
@@ -122,6 +127,12 @@ def tunnel_problems(tunnel: TunnelRecord) -> list[str]:
         problems.append("no private key: no handshake is possible")
     if not tunnel.peers:
         problems.append("no peers")
+    lease = tunnel.lease
+    if lease is not None and lease.state != "leased":
+        why = f" ({clean(lease.trouble)})" if lease.trouble else ""
+        soon = short_duration(lease.asks_in)
+        asking = "a server is being asked" if lease.state == "asking" else f"asks again in {soon}"
+        problems.append(f"no lease{why}: {asking}")
     for reason, threshold, sentence in _TELLING_DROPS:
         count = tunnel.drops.get(reason, 0)
         if count >= threshold:

@@ -54,11 +54,13 @@ def _tunnel(tunnel: TunnelRecord, now: int, up_since: int | None) -> dict[str, A
         "up_since": up_since,
         "drops": dict(tunnel.drops),
         "problems": tunnel_problems(tunnel),
-        "peers": [_peer(peer, now) for peer in tunnel.peers],
+        "peers": [
+            _peer(peer, now, may_be_leased=tunnel.lease is not None) for peer in tunnel.peers
+        ],
     }
 
 
-def _peer(peer: PeerRecord, now: int) -> dict[str, Any]:
+def _peer(peer: PeerRecord, now: int, *, may_be_leased: bool) -> dict[str, Any]:
     age = peer.session_age
     return {
         "name": peer.name or None,
@@ -75,5 +77,5 @@ def _peer(peer: PeerRecord, now: int) -> dict[str, Any]:
         "persistent_keepalive": peer.persistent_keepalive or None,
         "owner": peer.owner or None,
         "health": peer_health(peer, now).value,
-        "problems": peer_problems(peer, now),
+        "problems": peer_problems(peer, now, may_be_leased=may_be_leased),
     }

@@ -68,8 +68,12 @@ def _format_tunnel(tunnel: TunnelRecord, now: int, rates: Mapping[str, Rate] | N
         ]
         lines.append(f"  {'  '.join(cells).rstrip()}")
     problems = [f"{tunnel.name}: {problem}" for problem in tunnel_problems(tunnel)]
+    is_client = tunnel.lease is not None
     for peer in tunnel.peers:
-        problems += [f"{peer_label(peer)}: {problem}" for problem in peer_problems(peer, now)]
+        problems += [
+            f"{peer_label(peer)}: {problem}"
+            for problem in peer_problems(peer, now, may_be_leased=is_client)
+        ]
     lines += [f"  ! {problem}" for problem in problems[:_MOST_PROBLEMS]]
     if len(problems) > _MOST_PROBLEMS:
         rest = len(problems) - _MOST_PROBLEMS

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from nvpn.cli import text
 from nvpn.cli.output import write_complaint, write_output
@@ -209,23 +208,10 @@ def _show(which: str, print_them: Callable[[list[TunnelRecord], int], None]) -> 
 
 def _print_json(tunnels: list[TunnelRecord], now: int) -> None:
     from nvpn.cli.record import format_json
+    from nvpn.cli.status import ask_status
 
-    status = {tunnel.name: _status(tunnel) for tunnel in tunnels}
+    status = {tunnel.name: ask_status(tunnel) for tunnel in tunnels}
     write_output(format_json(tunnels, now, up_since=_up_since(tunnels), status=status))
-
-
-def _status(tunnel: TunnelRecord) -> dict[str, Any]:
-    """What nvpn's daemon tells beyond WireGuard; nothing of others."""
-    import json
-
-    if not tunnel.datapath:
-        return {}
-    try:
-        lines = client.messages(client.request(tunnel.name, "nvpn_status"))
-    except (PlatformError, ControlError):
-        return {}  # an older one, or it went down just now
-    status: dict[str, Any] = json.loads("".join(lines) or "{}")
-    return status
 
 
 def _print_verbose(tunnels: list[TunnelRecord], now: int) -> None:
@@ -242,8 +228,11 @@ def _print_for_people(tunnels: list[TunnelRecord], now: int, *, verbose: bool = 
 
         write_output(format_rows(tunnels, now))
     else:
+        from nvpn.cli.status import ask_status
         from nvpn.cli.table import print_tunnels
 
+        for tunnel in tunnels:
+            ask_status(tunnel)
         print_tunnels(tunnels, now, up_since=_up_since(tunnels), verbose=verbose)
 
 

@@ -108,9 +108,13 @@ def draw_tunnel(
     if verbose and tunnel.drops:
         parts += [Text(), _drops(tunnel.drops)]
     complaints = [_complaint("", problem) for problem in problems]
+    is_client = tunnel.lease is not None
     for peer in peers:
         label = peer_label(peer)
-        complaints += [_complaint(label, problem) for problem in peer_problems(peer, now)]
+        complaints += [
+            _complaint(label, problem)
+            for problem in peer_problems(peer, now, may_be_leased=is_client)
+        ]
     if complaints:
         parts += [Text(), *complaints]
     return Panel(
@@ -148,6 +152,8 @@ def _header(tunnel: TunnelRecord, now: int, since: int | None, *, verbose: bool)
         add("mtu", str(tunnel.mtu))
     if tunnel.fwmark:
         add("fwmark", f"0x{tunnel.fwmark:x}")
+    if tunnel.lease is not None and tunnel.lease.expires_in is not None:
+        add("lease", short_duration(tunnel.lease.expires_in))
     if since is not None and since <= now:
         add("up", short_duration(now - since))
     if tunnel.datapath:

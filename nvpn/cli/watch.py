@@ -24,6 +24,7 @@ from nvpn.cli.output import write_output
 from nvpn.cli.paint import is_terminal
 from nvpn.cli.rates import Rates
 from nvpn.cli.rows import format_rows
+from nvpn.cli.status import ask_status
 from nvpn.cli.table import draw_tunnel, open_console
 from nvpn.control import client
 from nvpn.control.client import TunnelRecord
@@ -79,6 +80,7 @@ class View:
         if len(tunnel.peers) > self._most_in_table:
             text = format_rows([tunnel], now, rates=rates)
             return Text(text, no_wrap=True, overflow="ignore")
+        ask_status(tunnel)
         return draw_tunnel(
             tunnel,
             now,

@@ -65,12 +65,31 @@ class PeerRecord:
         self.filtered = 0
 
 
+class LeaseRecord:
+    """What a client has of its servers, as ``nvpn_status`` tells it.
+
+    ``state`` is ``leased``, ``asking`` or ``waiting``, and ``trouble`` why there is no lease,
+    as far as it is known. ``expires_in`` and ``asks_in`` are seconds; None for good.
+    """
+
+    __slots__ = ("asks_in", "expires_in", "state", "trouble")
+
+    def __init__(
+        self, state: str, *, trouble: str = "", expires_in: int | None = None, asks_in: int = 0
+    ) -> None:
+        self.state = state
+        self.trouble = trouble
+        self.expires_in = expires_in
+        self.asks_in = asks_in
+
+
 class TunnelRecord:
     """An interface as ``get`` told it. Keys are base64, ``""`` for none.
 
     ``peers`` are in the daemon's order. ``mtu``, ``datapath`` and why it is that one, and
     ``drops`` (by the names of :class:`nvpn.errors.DropReason`) are nvpn's own: 0 and empty
-    with another daemon.
+    with another daemon. So is ``lease``, which ``get`` does not tell: it is None until
+    somebody has asked for it, and for those who are no clients.
     """
 
     __slots__ = (
@@ -79,6 +98,7 @@ class TunnelRecord:
         "datapath_reason",
         "drops",
         "fwmark",
+        "lease",
         "listen_port",
         "mtu",
         "name",
@@ -96,6 +116,7 @@ class TunnelRecord:
         self.datapath = ""
         self.datapath_reason = ""
         self.drops: dict[str, int] = {}
+        self.lease: LeaseRecord | None = None
         self.peers: list[PeerRecord] = []
 
     @property

@@ -13,6 +13,7 @@ from nvpn.cli.health import (
     short_duration,
     tunnel_problems,
 )
+from nvpn.control.client import LeaseRecord
 from nvpn.errors import DropReason
 from tests.support.records import NOW, peer, tunnel
 
@@ -160,3 +161,17 @@ def test_a_client_that_is_away_is_no_problem() -> None:
     assert len(peer_problems(away, NOW)) == 2
     away.owner = "lease"
     assert peer_problems(away, NOW) == []
+
+
+def test_a_client_without_a_lease_says_why_and_when_it_asks_again() -> None:
+    lease = LeaseRecord("waiting", trouble="vpn does not answer", asks_in=54)
+    waiting = tunnel(peer(), lease=lease)
+    assert tunnel_problems(waiting) == ["no lease (vpn does not answer): asks again in 54 s"]
+    waiting.lease = LeaseRecord("asking")
+    assert tunnel_problems(waiting) == ["no lease: a server is being asked"]
+    waiting.lease = LeaseRecord("leased", asks_in=54)
+    assert tunnel_problems(waiting) == []
+
+
+def test_a_clients_second_server_is_sent_nothing_and_that_is_no_problem() -> None:
+    assert peer_problems(peer(allowed_ips=[]), NOW, may_be_leased=True) == []

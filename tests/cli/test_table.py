@@ -10,7 +10,7 @@ from rich.console import Console
 
 from nvpn.cli.rows import format_rows
 from nvpn.cli.table import draw_tunnel
-from nvpn.control.client import TunnelRecord
+from nvpn.control.client import LeaseRecord, TunnelRecord
 from tests.support.records import NOW, peer, tunnel
 
 OFFICE = {
@@ -176,3 +176,12 @@ def test_an_invitation_is_nobody_who_could_be_connected() -> None:
         assert "laptop" in text
         assert "boss" in text
     assert "2 of 2 peers connected" in draw(record, 132)
+
+
+def test_a_clients_lease_is_told(record: TunnelRecord) -> None:
+    record.peers = [peer(2, name="north"), peer(3, name="south", allowed_ips=[])]
+    assert "lease" not in draw(record, 80)
+    assert "no allowed IPs" in draw(record, 80)
+    record.lease = LeaseRecord("leased", expires_in=7300)
+    assert "lease 2 h" in draw(record, 80)
+    assert "no allowed IPs" not in draw(record, 80) + format_rows([record], NOW)
