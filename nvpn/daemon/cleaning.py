@@ -37,6 +37,12 @@ def _undo_nat(name: str, value: Any) -> None:
     undo_nat(name, value)
 
 
+def _undo_channel(name: str, value: Any) -> None:
+    from nvpn.daemon.channel_guard import undo_channel
+
+    undo_channel(name, value)
+
+
 UNDOERS: Final[Mapping[str, Callable[[str, Any], None]]] = {
     "rules": undo_rules,
     "firewall": undo_firewall,
@@ -44,6 +50,7 @@ UNDOERS: Final[Mapping[str, Callable[[str, Any], None]]] = {
     "link": _undo_link,
     "forwarding": _undo_forwarding,
     "nat": _undo_nat,
+    "channel": _undo_channel,
 }
 """By the kind of :class:`nvpn.daemon.leftovers.Leftovers`: ``undo(name, value)``.
 
@@ -57,6 +64,7 @@ _CALLED: Final = {
     "link": "its interface",
     "forwarding": "its forwarding",
     "nat": "its address translation",
+    "channel": "its channel's firewall rules",
 }
 _ON_DISK: Final = frozenset({"dns"})
 """What outlives a start of the machine."""

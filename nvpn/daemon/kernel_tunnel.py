@@ -10,6 +10,7 @@ from typing import Any, Final
 from nvpn.backend.kernel import KernelBackend
 from nvpn.backend.kernel_channel import ChannelPlace
 from nvpn.channel.packets import CHANNEL_PORT
+from nvpn.daemon.channel_guard import ChannelGuard
 from nvpn.daemon.host import TunnelHost
 from nvpn.daemon.leftovers import Leftovers
 from nvpn.daemon.namespaces import Namespaces
@@ -102,14 +103,23 @@ def create_kernel_tunnel(
         loop=loop,
         reason=reason,
         on_failure=on_failure,
-        channel_place=_channel_place(link, netconf, namespaces),
+        channel_place=_channel_place(
+            link, netconf, namespaces, ChannelGuard(name, leftovers, run=namespaces.at_home)
+        ),
     )
     return Tunnel(None, backend, host)
 
 
-def _channel_place(link: Link, netconf: LinuxNetconf, namespaces: Namespaces) -> ChannelPlace:
+def _channel_place(
+    link: Link, netconf: LinuxNetconf, namespaces: Namespaces, guard: ChannelGuard
+) -> ChannelPlace:
     def enter(address: bytes) -> LinkLocalUdp:
-        netconf.add_address(link, Interface(address, _LINK_LOCAL_LENGTH))
+        guard.set(link.index, address)
+        try:
+            netconf.add_address(link, Interface(address, _LINK_LOCAL_LENGTH))
+        except PlatformError:
+            guard.drop()
+            raise
         try:
             return namespaces.at_home(lambda: LinkLocalUdp(address, CHANNEL_PORT, link.index))
         except PlatformError:
@@ -117,6 +127,7 @@ def _channel_place(link: Link, netconf: LinuxNetconf, namespaces: Namespaces) ->
             raise
 
     def leave(address: bytes) -> None:
+        guard.drop()
         netconf.remove_address(link, Interface(address, _LINK_LOCAL_LENGTH))
 
     return ChannelPlace(enter, leave)

@@ -6,7 +6,8 @@ connections go through the tunnel (CVE-2019-14899). And it lets the answers to o
 packets carry their mark, so that a check of the reverse path looks at the way they came.
 
 The kill switch lets nothing leave the host but through the tunnel, or to the local network.
-Masquerading lets a server's clients go on to where nobody knows their addresses.
+Masquerading lets a server's clients go on to where nobody knows their addresses. The channel's
+table keeps who has nothing but an address for that from everything else.
 
 Each is one table that replaces its former self in one transaction.
 """
@@ -104,6 +105,27 @@ def guard_rules(facts: GuardFacts) -> str:
             [f"meta l4proto udp meta mark {marks} ct mark set meta mark"],
         ),
     )
+
+
+def channel_table(name: str) -> str:
+    """What the table is called that guards the control channel, in the family inet."""
+    return f"nvpn-{_escape(name)}/channel"
+
+
+def channel_rules(name: str, link_index: int, address: bytes, port: int) -> str:
+    """Of what comes through the tunnel, datagrams between these ports reach our link-local
+    address, and nothing that is sent from a link-local address another one of this host.
+
+    Link-local and multicast ones may have been given to peers for other purposes.
+    """
+    here = format_address(address)
+    rules = [
+        f"iif != {link_index} accept",
+        f"ip6 daddr {here} udp sport {port} udp dport {port} accept",
+        f"ip6 daddr {here} drop",
+        "ip6 saddr fe80::/10 ip6 daddr != { fe80::/10, ff00::/8 } drop",
+    ]
+    return _replace(channel_table(name), _chain("input", "input", "filter", "accept", rules))
 
 
 def kill_switch_rules(facts: SwitchFacts) -> str:
