@@ -117,6 +117,13 @@ def _revoke(interface: str, name_or_key: str) -> None:
     for one in clients:
         gone = ask_server(interface, "nvpn_client_revoke", client=one["public_key"])
         write_complaint(f"the client {clean(gone['name'])} is revoked\n")
+        way_back = gone.get("way_back")
+        if way_back and all(way_back["public_key"] != one["public_key"] for one in invitations):
+            write_complaint(
+                f"it came by the invitation {clean(way_back['name'])}, which is still open, so"
+                " that it could come back; revoke that, too:"
+                f" nvpn client revoke {way_back['public_key']}\n"
+            )
     for one in invitations:
         ask_server(interface, "nvpn_invitation_revoke", invitation=one["public_key"])
         write_complaint(f"the invitation {clean(one['name'])} is revoked\n")

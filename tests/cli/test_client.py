@@ -142,6 +142,18 @@ def test_a_client_is_revoked_by_its_name_or_its_key(
     assert server.asked_for("nvpn_client_revoke") == [("client", LAPTOP)]
 
 
+def test_a_client_that_could_come_back_is_told_of(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"name": "laptop", "public_key": LAPTOP, "way_back": invitation("guests", "open")}
+    server.answers["nvpn_client_revoke"] = answer
+    done = here(capsys, "client", "revoke", "laptop")
+
+    assert done.status == 0
+    assert "the invitation guests, which is still open" in done.err
+    assert done.err.endswith(f"nvpn client revoke {GUEST}\n")
+
+
 def test_an_open_invitation_is_revoked_by_its_name(
     server: PlayedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

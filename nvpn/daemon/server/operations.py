@@ -22,7 +22,7 @@ from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import format_address
 from nvpn.registry.invitation_text import InvitationText, format_invitation
-from nvpn.registry.model import Client, Invitation
+from nvpn.registry.model import Client, Invitation, InvitationState
 from nvpn.registry.registry import Registry
 
 _MAX_USES: Final = 10_000
@@ -121,7 +121,8 @@ class ServerOperations:
         asked = _Request(lines, "client")
         client = await self._registry().revoke(asked.text("client"))
         await self._in_force()
-        return [_line({"name": client.name, "public_key": client.public_key.base64})]
+        told = {"name": client.name, "public_key": client.public_key.base64}
+        return [_line({**told, "way_back": self._way_back(client)})]
 
     async def _rename(self, lines: Sequence[str]) -> Sequence[str]:
         """``old``: a name or a key; ``new``: a name."""
@@ -182,6 +183,14 @@ class ServerOperations:
             "last_handshake": 0 if now is None else now.last_handshake // SECOND,
             "endpoint": "" if now is None or now.endpoint is None else str(now.endpoint),
         }
+
+    def _way_back(self, client: Client) -> dict[str, Any] | None:
+        """The invitation by which it came, if that admits others still, or it with another key."""
+        wall = self._clocks().wall
+        for one in self._registry().invitations():
+            if one.public_key == client.invitation and one.state(wall) is InvitationState.OPEN:
+                return _invitation(one, wall)
+        return None
 
     def _all_invitations(self) -> list[dict[str, Any]]:
         wall = self._clocks().wall

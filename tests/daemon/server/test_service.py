@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -272,6 +274,25 @@ def test_who_is_revoked_is_told_and_gone() -> None:
             assert [event.kind for event in stage.events[-2:]] == ["lease-ended", "revoked"]
             with pytest.raises(Refused):
                 await stage.lease(ADA)
+
+    play(scenario)
+
+
+def test_who_is_revoked_and_could_come_back_by_its_invitation_is_told_of() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            registry, operations = stage.service.registry, stage.service.operations()
+            expires_at = stage.clocks.wall + 60_000_000_000
+            invited = await registry.invite("team", expires_at=expires_at, uses=2)
+            for key in (ADA, BOB):
+                await registry.enrol(invited.invitation.public_key, key)
+                (told,) = await operations["nvpn_client_revoke"]([f"client={quote(str(key))}"])
+                way_back = json.loads(told)["way_back"]
+                if key == ADA:
+                    assert way_back["public_key"] == str(invited.invitation.public_key)
+                    assert way_back["uses_left"] == 1
+                else:
+                    assert way_back is None  # it is used up
 
     play(scenario)
 
