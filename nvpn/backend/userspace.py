@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -22,34 +21,27 @@ from nvpn.backend.datapath_channel import DatapathChannel
 from nvpn.backend.limits import MAX_PEERS
 from nvpn.backend.plans import PeerEntry, PlanApplier
 from nvpn.backend.port_filter import PortPolicies
+from nvpn.backend.renewals import Renewals
+from nvpn.backend.sockets import TunnelSockets
 from nvpn.datapath.api import (
     Command,
     Datapath,
     DeviceGone,
     InnerReceived,
-    ReplaceSockets,
     SetMtu,
 )
-from nvpn.errors import ControlError, DropReason, PlatformError
+from nvpn.errors import ControlError, DropReason
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
-from nvpn.model.clock import MILLISECOND, Now, read_clocks
+from nvpn.model.clock import Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice
 from nvpn.model.ports import PortPolicy
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from nvpn.protocol.device import Device
-from nvpn.transport.udp import UdpSockets, open_udp, set_fwmark
+from nvpn.transport.udp import UdpSockets, open_udp
 
 _log: Final = logging.getLogger(__name__)
-_NO_SOCKETS: Final = UdpSockets(-1, -1, 0)
-
-_RENEWALS_A_TICK: Final = 10
-_LOOKS_A_TICK: Final = 500
-_RENEWAL_TIME: Final = 4 * MILLISECOND
-_RENEWAL_PAUSE: Final = 0.005
-"""Seconds. At most 2000 sessions a second are sought anew, in turns of a few milliseconds, and
-in each some peers are passed over that have none: packets are not kept waiting."""
 
 
 class UserspaceBackend:
@@ -88,23 +80,19 @@ class UserspaceBackend:
         self._datapath = datapath
         self._mtu = mtu
         self._loop = loop
-        self._open_sockets = open_sockets
         self._clocks = clocks
         self._datapath_reason = datapath_reason
         self._on_device_gone = on_device_gone
         self._on_failure = on_failure
         self._peers = PlanApplier(device, max_peers=max_peers)
         self._listeners: list[Callable[[Notice], None]] = []
-        self._sockets = _NO_SOCKETS
-        self._listen_port = 0
-        self._fwmark = 0
-        self._up = False
+        self._sockets = TunnelSockets(open_sockets)
         self._closed = False
         self._changing = asyncio.Lock()
         self._unacknowledged: set[asyncio.Future[None]] = set()
-        self._retired: list[UdpSockets] = []
-        self._to_renew: deque[PublicKey] = deque()
-        self._renewal: asyncio.TimerHandle | None = None
+        self._renewals = Renewals(
+            loop, clocks, renew=device.renew, turn=self._turn, fail=self._fail
+        )
         self._channel: DatapathChannel | None = None
         self._ports = PortPolicies(device.peer_id_of)
         self._alarm = open_alarm(loop, self._turn)
@@ -121,7 +109,7 @@ class UserspaceBackend:
             self._expect_open()
             self._peers.validate(plan)
             port, fwmark = _last_port_and_mark(plan)
-            commands, old = self._move_sockets(port, fwmark)
+            commands, old = self._sockets.move(port, fwmark)
             # The sockets first: a keepalive may be among the commands that follow.
             await self._send(commands, old)
             await self._change_peers(plan)
@@ -133,8 +121,8 @@ class UserspaceBackend:
         return TunnelSnapshot(
             name=self.name,
             private_key=device.private_key,
-            listen_port=self._listen_port,
-            fwmark=self._fwmark,
+            listen_port=self._sockets.port,
+            fwmark=self._sockets.fwmark,
             mtu=self._mtu,
             peers=tuple(
                 self._peer_snapshot(peer, entry, now) for peer, entry in self._peers.entries()
@@ -169,7 +157,7 @@ class UserspaceBackend:
     @property
     def listen_port(self) -> int:
         """The UDP port, also while the link is down; 0 before one was chosen."""
-        return self._listen_port
+        return self._sockets.port
 
     def has_peer(self, peer: PublicKey) -> bool:
         """Whether it is configured now."""
@@ -196,28 +184,22 @@ class UserspaceBackend:
         """
         async with self._changing:
             self._expect_open()
-            if self._up:
+            if self._sockets.is_up:
                 return
-            sockets = self._open(self._listen_port, self._fwmark)
-            self._up = True
-            self._sockets = sockets
-            self._listen_port = sockets.port
-            now = self._clocks()
-            self._device.bring_up(now)
-            await self._send(
-                [ReplaceSockets(sockets.ipv4, sockets.ipv6), *self._device.take_commands()]
-            )
+            self._sockets.bring_up()
+            self._device.bring_up(self._clocks())
+            await self._send([self._sockets.command(), *self._device.take_commands()])
             self._turn()
 
     async def bring_down(self) -> None:
         """The link is down: end all sessions and close the sockets. The port is remembered."""
         async with self._changing:
-            if self._closed or not self._up:
+            if self._closed or not self._sockets.is_up:
                 return
-            self._up = False
-            old, self._sockets = self._sockets, _NO_SOCKETS
+            self._renewals.stop()
+            old = self._sockets.bring_down()
             self._device.bring_down(self._clocks())
-            await self._send([*self._device.take_commands(), ReplaceSockets(-1, -1)], old)
+            await self._send([*self._device.take_commands(), self._sockets.command()], old)
             self._turn()
 
     def set_mtu(self, mtu: int) -> None:
@@ -254,12 +236,10 @@ class UserspaceBackend:
         peer that has, or seeks, one, or is to be kept awake: a peer may reach us only after
         we have spoken from where we are now.
         """
-        if self._closed or not self._up:
+        if self._closed or not self._sockets.is_up:
             return
-        self._datapath.apply((ReplaceSockets(self._sockets.ipv4, self._sockets.ipv6),))
-        self._to_renew = deque(self._device.peers())
-        if self._renewal is None:
-            self._renew_some()
+        self._datapath.apply((self._sockets.command(),))
+        self._renewals.begin(self._device.peers())
 
     def open_channel(
         self,
@@ -275,7 +255,9 @@ class UserspaceBackend:
 
     def send_channel(self, peer: PublicKey, payload: bytes) -> None:
         """Send a datagram to the peer's end of the channel, if we know where it is."""
-        if self._channel is not None and self._up and self.endpoint_of(peer) is not None:
+        if self._channel is None or not self._sockets.is_up:
+            return
+        if self.endpoint_of(peer) is not None:
             self._channel.send(peer, payload)
 
     def close_channel(self) -> None:
@@ -293,24 +275,6 @@ class UserspaceBackend:
     def handle_events(self) -> None:
         """The datapath has events. Cheap, and harmless when it has none."""
         self._turn()
-
-    def _renew_some(self) -> None:
-        self._renewal = None
-        if self._closed or not self._up:
-            return
-        now = self._clocks()
-        made = 0
-        try:
-            for _ in range(min(len(self._to_renew), _LOOKS_A_TICK)):
-                made += self._device.renew(self._to_renew.popleft(), now)
-                is_late = made and self._clocks().boot >= now.boot + _RENEWAL_TIME
-                if is_late or made == _RENEWALS_A_TICK:
-                    break
-        except Exception as error:
-            self._fail(error)
-        self._turn()
-        if self._to_renew and not self._closed:
-            self._renewal = self._loop.call_later(_RENEWAL_PAUSE, self._renew_some)
 
     # --- one turn ---------------------------------------------------------------------
 
@@ -369,18 +333,14 @@ class UserspaceBackend:
         if channel is not None:
             channel.stop()
         self._alarm.close()
-        if self._renewal is not None:
-            self._renewal.cancel()
+        self._renewals.stop()
         try:
             self._datapath.close()
             self._device.close()
         finally:
             for waiting in self._unacknowledged:
                 waiting.cancel()
-            for sockets in (self._sockets, *self._retired):
-                sockets.close()
-            self._sockets = _NO_SOCKETS
-            self._retired.clear()
+            self._sockets.close()
 
     # --- changes ----------------------------------------------------------------------
 
@@ -415,16 +375,13 @@ class UserspaceBackend:
             return
         done = self._loop.create_future()
         self._unacknowledged.add(done)
-        if old is not None:
-            self._retired.append(old)
 
         def acknowledged() -> None:
             self._unacknowledged.discard(done)
             if not done.done():
                 done.set_result(None)
-            if old is not None and old in self._retired:
-                self._retired.remove(old)
-                old.close()
+            if old is not None:
+                self._sockets.release(old)
 
         self._datapath.apply(commands, acknowledged)
         try:
@@ -433,47 +390,6 @@ class UserspaceBackend:
             if self._closed and done.cancelled():
                 self._expect_open()  # it was us, not our caller, who gave up waiting
             raise
-
-    def _move_sockets(
-        self, port: int | None, fwmark: int | None
-    ) -> tuple[list[Command], UdpSockets | None]:
-        """Open what the new port or mark needs, the only thing that can fail.
-
-        Returns the commands that put it to use, and the sockets to close after that.
-
-        Raises:
-            ControlError: nothing was changed.
-        """
-        wanted_mark = self._fwmark if fwmark is None else fwmark
-        moves = port is not None and (port == 0 or port != self._listen_port)
-        if not self._up:
-            self._fwmark = wanted_mark
-            if port is not None:
-                self._listen_port = port
-            return [], None
-        if moves:
-            assert port is not None
-            new = self._open(port, wanted_mark)
-            old, self._sockets = self._sockets, new
-            self._listen_port = new.port
-            self._fwmark = wanted_mark
-            return [ReplaceSockets(new.ipv4, new.ipv6)], old
-        if wanted_mark != self._fwmark:
-            try:
-                set_fwmark(self._sockets, wanted_mark)
-            except PlatformError as error:
-                raise ControlError(error.errno or errno.EPERM, str(error)) from None
-            self._fwmark = wanted_mark
-            # The same sockets again: routes may lead elsewhere now, so that the datapath
-            # has to forget the source addresses it stuck to.
-            return [ReplaceSockets(self._sockets.ipv4, self._sockets.ipv6)], None
-        return [], None
-
-    def _open(self, port: int, fwmark: int) -> UdpSockets:
-        try:
-            return self._open_sockets(port, fwmark)
-        except PlatformError as error:
-            raise ControlError(error.errno or errno.EADDRINUSE, str(error)) from None
 
     # --- looking ----------------------------------------------------------------------
 

@@ -143,7 +143,7 @@ def test_a_mark_that_is_not_permitted_refuses_the_plan(monkeypatch: pytest.Monke
     async def scenario() -> None:
         tunnel = MemoryTunnel()
         await tunnel.backend.bring_up()
-        monkeypatch.setattr("nvpn.backend.userspace.set_fwmark", refuse)
+        monkeypatch.setattr("nvpn.backend.sockets.set_fwmark", refuse)
         with pytest.raises(ControlError) as refused:
             await apply(tunnel, SetFwmark(5), AddPeer(A))
         assert refused.value.errno == errno.EPERM
