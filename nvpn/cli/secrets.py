@@ -59,10 +59,12 @@ class SecretFile:
                 path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
             )
         except FileExistsError:
+            article = "an" if what[0] in "aeiou" else "a"
             raise PlatformError(
                 self._operation,
                 errno=errno.EEXIST,
-                hint=f"a {what} is never overwritten; remove the file first, or name another",
+                hint=f"{article} {what} is never overwritten;"
+                " remove the file first, or name another",
             ) from None
         except OSError as error:
             is_nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR)

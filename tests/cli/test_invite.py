@@ -80,7 +80,7 @@ def test_nobody_is_invited_when_there_is_no_place_for_the_invitation(
     done = here(capsys, "invite", "laptop", "-o", str(file))
 
     assert done.status == 1
-    assert "File exists" in done.err
+    assert "File exists; an invitation is never overwritten" in done.err
     assert all(name != "nvpn_invite" for name, _ in server.asked)
     assert here(capsys, "invite", "laptop", "--qr").status == 1
     assert all(name != "nvpn_invite" for name, _ in server.asked)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from nvpn.backend.api import TunnelBackend
+from nvpn.config.findings import quote
 from nvpn.config.model import HostPort, ServerConfig
 from nvpn.config.values import make_endpoint, parse_port, split_endpoint
 from nvpn.control.server import Operation
@@ -215,7 +216,8 @@ def _endpoint(text: str) -> HostPort:
         host, port = split_endpoint(text)
         return make_endpoint(host, parse_port(port))
     except ValueError as error:
-        raise ControlError(errno.EINVAL, f"endpoint: {error}") from None
+        message = f"{error}, in the endpoint {quote(text)}"
+        raise ControlError(errno.EINVAL, message) from None
 
 
 def _line(told: dict[str, Any]) -> str:
@@ -238,7 +240,9 @@ class _Request:
 
     def text(self, key: str) -> str:
         values = self.all(key)
-        if len(values) != 1 or not values[0]:
+        if values == [""]:
+            raise ControlError(errno.EINVAL, f"the {key} is empty")
+        if len(values) != 1:
             raise ControlError(errno.EINVAL, f"the request needs one {key}")
         return values[0]
 

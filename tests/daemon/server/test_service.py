@@ -37,7 +37,7 @@ from nvpn.config.model import (
 from nvpn.daemon import events
 from nvpn.daemon.server.service import ServerService
 from nvpn.daemon.surroundings import Surroundings
-from nvpn.errors import Refused, Unavailable
+from nvpn.errors import ControlError, Refused, Unavailable
 from nvpn.model.changes import AddPeer, SetPrivateKey
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
@@ -377,6 +377,29 @@ def test_clients_are_told_when_a_reload_changes_what_they_would_be_told() -> Non
             assert (await stage.lease(ADA)).mtu == 1300
 
     play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["name="], "the name is empty"),
+        ([], "the request needs one name"),
+        (
+            ["name=ada", "endpoint=http://vpn.example"],
+            'expected a port from 0 to 65535, in the endpoint "http://vpn.example"',
+        ),
+    ],
+)
+def test_an_invitation_that_cannot_be_is_refused_in_a_sentence(
+    lines: list[str], sentence: str
+) -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            with pytest.raises(ControlError) as refused:
+                await stage.service.operations()["nvpn_invite"](lines)
+            assert str(refused.value) == sentence
+
+    asyncio.run(scenario())
 
 
 def test_a_store_that_is_away_at_the_start_costs_a_warning_and_is_tried_again(
