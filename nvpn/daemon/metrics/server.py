@@ -16,7 +16,7 @@ from typing import Final
 
 from nvpn.config.model import HostPort, MetricsConfig
 from nvpn.control.accepting import Acceptor
-from nvpn.daemon.metrics.exposition import Metric, expose
+from nvpn.daemon.metrics.exposition import Format, Metric, expose
 from nvpn.daemon.metrics.http import (
     BROKEN,
     END_OF_HEAD,
@@ -36,6 +36,9 @@ _log: Final = logging.getLogger(__name__)
 CONNECTIONS: Final = 32
 REQUEST_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
+FRESH_SECONDS: Final = 1.0
+"""For so long an answer is good for others, too."""
+
 _CHUNK: Final = 1 << 16
 
 Collect = Callable[[], Awaitable[Iterable[Metric]]]
@@ -53,6 +56,7 @@ class MetricsServer:
         self._acceptor: Acceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._rendering = asyncio.Lock()
+        self._fresh: dict[Format, list[bytes]] = {}
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -155,18 +159,21 @@ class MetricsServer:
         try:
             # One at a time, so that many who ask cost no more than one.
             async with self._rendering:
-                body = await self._render(request)
+                body = self._fresh.get(request.form) or await self._render(request.form)
         except Exception:
             _log.exception("internal error in a scrape")
             return [format_refusal(BROKEN)]
         head = format_head("200 OK", request.form.value, sum(map(len, body)))
         return [head, *body] if request.has_body else [head]
 
-    async def _render(self, request: Scrape) -> list[bytes]:
+    async def _render(self, form: Format) -> list[bytes]:
         body = []
-        for piece in expose(await self._collect(), request.form):
+        for piece in expose(await self._collect(), form):
             body.append(piece.encode(errors="replace"))
             await asyncio.sleep(0)  # let packets through meanwhile
+        # Those who ask all the time, and do not read, share it.
+        self._fresh[form] = body
+        self._loop.call_later(FRESH_SECONDS, self._fresh.pop, form, None)
         return body
 
     async def _send(self, connection: socket.socket, pieces: list[bytes]) -> None:
