@@ -20,7 +20,6 @@ from nvpn.backend.api import TunnelBackend
 from nvpn.channel.acquaintance import Acquaintances
 from nvpn.channel.frames import ID_BYTES, FrameKind, Reassembler, cut
 from nvpn.channel.messages import (
-    MAX_SENTENCE,
     Failure,
     FailureCode,
     Goodbye,
@@ -32,6 +31,7 @@ from nvpn.channel.messages import (
 )
 from nvpn.channel.requester import CHANNEL_RETRY, ONCE, Answered, Outcome, Requester
 from nvpn.channel.responder import Responder
+from nvpn.daemon.channel_handlers import Handlers
 from nvpn.errors import Refused, Unavailable
 from nvpn.model.clock import SECOND, Now, read_clocks
 from nvpn.model.keys import PublicKey
@@ -42,18 +42,12 @@ from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
 
-MAX_SERVED_AT_ONCE: Final = 256
-SERVING_SECONDS: Final = 20.0
-"""How long a handler may take."""
-
 _LOOKS_A_TURN: Final = 64
 _MAX_BUGS_LOGGED: Final = 20
 
 _A = TypeVar("_A", bound=Message)
 _M = TypeVar("_M", bound=Message)
 _R = TypeVar("_R", bound=Request[Any])
-
-_Handler = Callable[[PublicKey, Any], Awaitable[Message]]
 
 
 class PeerRefused(Refused):
@@ -96,15 +90,16 @@ class ChannelPort:
         self._clocks = clocks
         self._retry = retry
         self._breakers = breakers
-        self._handlers: dict[type[Message], _Handler] = {}
         self._callbacks: dict[type[Message], list[Callable[[PublicKey, Any], None]]] = {}
         self._reassembler = Reassembler()
         self._requester = Requester(random=random)
         self._responder = Responder()
+        self._handlers = Handlers(
+            loop, self._responder, clocks, answered=self._go_on, failed=self._log_bug
+        )
         self._acquaintances = Acquaintances()
         self._waiting: dict[bytes, asyncio.Future[Outcome]] = {}
         self._hellos: dict[bytes, PublicKey] = {}
-        self._serving: set[asyncio.Task[None]] = set()
         self._counts: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
@@ -135,8 +130,7 @@ class ChannelPort:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for task in self._serving:
-            task.cancel()
+        self._handlers.cancel()
         for message_id in self._hellos:
             self._requester.cancel(message_id)
         self._hellos.clear()
@@ -209,7 +203,7 @@ class ChannelPort:
         Unavailable as such, without its sentence, which is for our own log. Anything else is
         a bug: it is logged, and nothing is answered. It is cancelled after 20 s.
         """
-        self._handlers[kind] = handler
+        self._handlers.put(kind, handler)
 
     def on_notice(self, kind: type[_M], callback: Callable[[PublicKey, _M], None]) -> None:
         """Call ``callback``, too, for notices of this kind; it must neither block nor raise."""
@@ -236,7 +230,9 @@ class ChannelPort:
             for reason, count in some.items():
                 counts[f"dropped_{reason.value.replace('-', '_')}"] += count
         counts["questions_open"] = len(self._requester)
-        counts["requests_served"] = len(self._serving)
+        counts["requests_served"] = len(self._handlers)
+        if self._handlers.busy:
+            counts["busy"] = self._handlers.busy
         return counts
 
     # --- what comes -------------------------------------------------------------------
@@ -279,31 +275,8 @@ class ChannelPort:
         if isinstance(request, Hello):
             self._acquaintances.introduce(peer, request, now)
             self._responder.answer(peer, message_id, self._introduce(), now)
-            return
-        handler = self._handlers.get(type(request))
-        if handler is None:
-            self._responder.answer(peer, message_id, _UNKNOWN, now)
-        elif len(self._serving) >= MAX_SERVED_AT_ONCE:
-            # It will ask again soon, when there may be room: better than to be told no.
-            self._counts["busy"] += 1
-            self._responder.give_up(peer, message_id)
         else:
-            task = self._loop.create_task(self._run(peer, message_id, request, handler))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-
-    async def _run(
-        self, peer: PublicKey, message_id: bytes, request: Message, handler: _Handler
-    ) -> None:
-        try:
-            answer = await _outcome(peer, handler, request)
-            self._responder.answer(peer, message_id, answer, self._clocks().boot)
-        except Exception as error:
-            self._log_bug(peer, error)
-        finally:
-            self._responder.give_up(peer, message_id)
-        if self._is_open:
-            self._go_on()
+            self._handlers.begin(peer, message_id, request, now)
 
     def _notice(self, notice: Notice) -> None:
         if not self._is_open:
@@ -327,6 +300,8 @@ class ChannelPort:
 
     def _go_on(self) -> None:
         """Send what is to be sent, and tell what became of questions."""
+        if not self._is_open:
+            return
         for asked in (self._requester, self._responder):
             for peer, datagram in asked.take_datagrams():
                 self._backend.send_channel(peer, datagram)
@@ -398,32 +373,9 @@ class ChannelPort:
 
 _ONE_ATTEMPT: Final = RetryPolicy(max_attempts=1)
 
-_UNKNOWN: Final = Failure(
-    FailureCode.UNKNOWN_REQUEST, "this side of the tunnel does not serve such requests"
-)
-_UNAVAILABLE: Final = Failure(
-    FailureCode.UNAVAILABLE, "the server cannot do that at the moment; ask again later"
-)
-
 
 def _breaker_name(peer: PublicKey) -> str:
     return f"channel {peer.short}"
-
-
-async def _outcome(peer: PublicKey, handler: _Handler, request: Message) -> Message:
-    """What a handler answers, or how it fails."""
-    try:
-        return await asyncio.wait_for(handler(peer, request), SERVING_SECONDS)
-    except Refused as error:
-        code = getattr(error, "code", FailureCode.REFUSED)
-        sentence = "".join(each if each.isprintable() else " " for each in str(error))
-        return Failure(str(code), sentence[:MAX_SENTENCE])
-    except Unavailable as error:
-        _log.info("a request of %s was not served: %s", peer.short, error)
-        return _UNAVAILABLE
-    except asyncio.TimeoutError:
-        _log.warning("a request of %s was not served within %g s", peer.short, SERVING_SECONDS)
-        return _UNAVAILABLE
 
 
 def _answer(peer: PublicKey, outcome: Outcome) -> Message:

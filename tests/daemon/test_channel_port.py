@@ -28,7 +28,8 @@ from nvpn.channel.messages import (
     Settings,
     encode,
 )
-from nvpn.daemon.channel_port import MAX_SERVED_AT_ONCE, ChannelPort, PeerRefused
+from nvpn.daemon.channel_handlers import MAX_SERVED_AT_ONCE
+from nvpn.daemon.channel_port import ChannelPort, PeerRefused
 from nvpn.errors import Refused, Unavailable
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
