@@ -18,7 +18,8 @@ from nvpn.daemon.metrics.sources import (
     tunnel_metrics,
 )
 from nvpn.model.clock import Now, read_clocks
-from nvpn.registry.model import Client, Invitation, Lease
+from nvpn.model.keys import PublicKey
+from nvpn.registry.model import Client, Invitation
 from nvpn.resilience.registry import Breakers
 
 
@@ -31,8 +32,11 @@ class Leases(Protocol):
     def invitations(self) -> tuple[Invitation, ...]:
         """All that are remembered."""
 
-    def leases(self) -> tuple[Lease, ...]:
-        """All that are held."""
+    def holders(self) -> tuple[PublicKey, ...]:
+        """Who holds a lease."""
+
+    def leased_addresses(self) -> tuple[bytes, ...]:
+        """All that they hold."""
 
 
 class Collection:
@@ -78,7 +82,8 @@ class Collection:
                 here,
                 clients=registry.clients(),
                 invitations=registry.invitations(),
-                leases=registry.leases(),
+                holders=len(registry.holders()),
+                addresses=registry.leased_addresses(),
                 now=now.wall,
             )
         if (statistics := self._channel()) is not None:

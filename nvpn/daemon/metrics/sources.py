@@ -21,7 +21,7 @@ from nvpn.model.clock import SECOND
 from nvpn.model.guest_name import is_guest
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot
-from nvpn.registry.model import Client, Invitation, InvitationState, Lease, Origin
+from nvpn.registry.model import Client, Invitation, InvitationState, Origin
 from nvpn.resilience.breaker import BreakerSnapshot, BreakerState
 
 _PEERS_A_TURN: Final = 100
@@ -119,24 +119,31 @@ def lease_metrics(
     *,
     clients: Sequence[Client],
     invitations: Sequence[Invitation],
-    leases: Sequence[Lease],
+    holders: int,
+    addresses: Sequence[bytes],
     now: int,
 ) -> list[Metric]:
-    """What a server has given away. ``now`` is Unix time in nanoseconds."""
+    """What a server has given away.
+
+    Args:
+        holders: how many have a lease.
+        addresses: what is leased, 4 or 16 bytes each.
+        now: Unix time in nanoseconds.
+    """
     here = {"interface": interface}
     admitted = Metric("nvpn_clients", Kind.GAUGE, "Clients that are admitted")
     guests = [one for one in clients if one.origin is not Origin.FILE and not one.revoked_at]
     admitted.add(here, len(guests))
     given = Metric("nvpn_leases", Kind.GAUGE, "Leases that are held")
-    given.add(here, len(leases))
-    addresses = Metric("nvpn_leased_addresses", Kind.GAUGE, "Addresses that are leased")
+    given.add(here, holders)
+    leased = Metric("nvpn_leased_addresses", Kind.GAUGE, "Addresses that are leased")
     for family, length in (("ipv4", 4), ("ipv6", 16)):
-        count = sum(len(one.address) == length for lease in leases for one in lease.addresses)
-        addresses.add({**here, "family": family}, count)
+        count = sum(len(address) == length for address in addresses)
+        leased.add({**here, "family": family}, count)
     open_ones = Metric("nvpn_invitations", Kind.GAUGE, "Invitations that may be used")
     usable = sum(invitation.state(now) is InvitationState.OPEN for invitation in invitations)
     open_ones.add(here, usable)
-    return [admitted, given, addresses, open_ones]
+    return [admitted, given, leased, open_ones]
 
 
 def channel_metrics(interface: str, statistics: Mapping[str, int]) -> list[Metric]:

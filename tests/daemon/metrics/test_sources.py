@@ -20,9 +20,9 @@ from nvpn.model.changes import Owner
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.guest_name import guest_name
 from nvpn.model.keys import PublicKey
-from nvpn.model.prefixes import Interface, Prefix
+from nvpn.model.prefixes import Prefix, parse_address
 from nvpn.model.snapshot import PeerSnapshot
-from nvpn.registry.model import Client, Invitation, Lease, Origin
+from nvpn.registry.model import Client, Invitation, Origin
 from nvpn.resilience.policy import BreakerPolicy, Policies
 from nvpn.resilience.registry import Breakers
 from tests.support.scenarios import ELSEWHERE, A, B, C
@@ -74,8 +74,11 @@ class Registry:
             Invitation(C, "c", 0, 5),
         )
 
-    def leases(self) -> tuple[Lease, ...]:
-        return (Lease(A, (Interface.parse("10.8.0.2/24"), Interface.parse("fd42::2/64")), 0, 1),)
+    def holders(self) -> tuple[PublicKey, ...]:
+        return (A,)
+
+    def leased_addresses(self) -> tuple[bytes, ...]:
+        return parse_address("10.8.0.2"), parse_address("fd42::2")
 
 
 def everything(*, is_server: bool = True) -> list[Metric]:
