@@ -47,6 +47,11 @@ def convert_toml(sources: list[TextFile], *, keep_files: bool = False) -> Conver
         if number:
             converter.lines += ["", f"# from {source.path.parent.name}/{source.path.name}"]
         converter.convert(source)
+    if any(peer.server for peer in config.peers):
+        converter.warnings.append(
+            f"{sources[0].name}: what its server leases is nothing that wg-quick asks for:"
+            " there it has the addresses and routes of the file alone"
+        )
     return Converted(converter.text(), tuple(converter.warnings))
 
 
