@@ -5,16 +5,16 @@ A tunnel that nvpn brings up itself never waits like this: see nvpn.daemon.resol
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvpn.control.wg_words import WgError, told
 from nvpn.model.clock import SECOND
-from nvpn.resilience.backoff import Backoff
-from nvpn.resilience.policy import RetryPolicy
+
+if TYPE_CHECKING:
+    from nvpn.resilience.backoff import Backoff
 
 RETRIES = 15
 """How often a name is looked up again, unless the environment says otherwise."""
@@ -22,11 +22,6 @@ RETRIES = 15
 _VARIABLE = "WG_ENDPOINT_RESOLUTION_RETRIES"
 _MAX_RETRIES = 2**31 - 1
 _MAX_PORT = 65535
-_PATIENCE = RetryPolicy(
-    max_attempts=0, initial=SECOND, maximum=20 * SECOND, multiplier=1.2, jitter=0.0
-)
-"""wg's own figures, whatever a configuration says."""
-
 # What another look would not change. wg(8) tries an unknown service again, too, and again.
 _FINAL = frozenset(
     getattr(socket, name)
@@ -59,7 +54,7 @@ def resolve_endpoint(
     """
     host, port = _split(text)
     attempts = 0 if retries is None else retries + 1
-    backoff = Backoff(dataclasses.replace(_PATIENCE, max_attempts=attempts), os.urandom)
+    backoff = None
     while True:
         try:
             # Bytes, as wg(8) does: what is no name for the resolver is its to say.
@@ -72,6 +67,7 @@ def resolve_endpoint(
             return _format(found[0][4])
         except OSError as error:
             sentence = f"{error.strerror}{told(text)}"
+            backoff = backoff or _wgs_pauses(attempts)
             delay = None if error.errno in _FINAL else backoff.next_delay()
             if delay is None:
                 raise WgError(sentence) from None
@@ -120,6 +116,21 @@ def parse_port(text: str) -> int:
     except OSError as error:
         raise WgError(f"{error.strerror}{told(text)}") from None
     return int(found[0][4][1])
+
+
+def _wgs_pauses(attempts: int) -> Backoff:
+    """wg's own figures, whatever a configuration says. Loaded where something fails alone."""
+    from nvpn.resilience.backoff import Backoff
+    from nvpn.resilience.policy import RetryPolicy
+
+    policy = RetryPolicy(
+        max_attempts=attempts,
+        initial=SECOND,
+        maximum=20 * SECOND,
+        multiplier=1.2,
+        jitter=0.0,
+    )
+    return Backoff(policy, os.urandom)
 
 
 def _split(text: str) -> tuple[str, str]:
