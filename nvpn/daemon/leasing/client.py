@@ -50,6 +50,8 @@ MAX_COMPLAINTS: Final = 10
 
 _SILENCE: Final = (NoticeKind.HANDSHAKE_UNANSWERED, NoticeKind.HANDSHAKE_GIVEN_UP)
 
+_REVOKED: Final = "the server has revoked this client"
+
 _FAREWELLS: Final = {
     GoodbyeReason.STOPPING.value: Farewell.IT_GOES,
     GoodbyeReason.LEASE_ENDED.value: Farewell.ASK_AGAIN,
@@ -245,7 +247,8 @@ class LeaseClient:
             told = await self._request(server)
             await self._put_into_force(told)
         except Unavailable as error:
-            self._fail(server, str(error))
+            if self._trouble != _REVOKED:  # which is why nobody answers
+                self._fail(server, str(error))
             self._lifecycle.failed(server, self._clock())
         except Refused as error:
             self._fail(server, str(error))
@@ -365,6 +368,8 @@ class LeaseClient:
         farewell = _FAREWELLS.get(goodbye.reason, Farewell.IT_GOES)
         if peer in (self._lifecycle.holder, self._lifecycle.asked):
             _log.info("the server says goodbye: %s", goodbye.reason, extra={"peer": peer.short})
+            if farewell is Farewell.WE_ARE_REVOKED:
+                self._fail(peer, _REVOKED)
         self._lifecycle.parted(peer, farewell, self._clock())
         self._stop_asking_in_vain()
         self._woken.set()

@@ -108,6 +108,7 @@ def test_a_joined_client_lives_by_what_the_server_tells(world: World) -> None:
     wait_until(lambda: client.addresses() == {"10.9.9.9/32"}, 5, "the lease is taken away")
     wait_until(lambda: client.outside() == before, 5, "its routes are, too")
     assert lease(client)["state"] != "leased"
+    assert lease(client)["trouble"] == "the server has revoked this client"
 
 
 def test_a_client_goes_to_the_next_server_when_one_says_that_it_goes(world: World) -> None:
