@@ -23,6 +23,7 @@ from nvpn.datapath.api import (
 from nvpn.datapath.filter import PortFilter, is_diverted
 from nvpn.datapath.flow import flow_of
 from nvpn.datapath.inner import parse_inner
+from nvpn.datapath.python.events import MAX_DIVERTED_OF_ONE
 from nvpn.errors import DropReason
 from nvpn.model.prefixes import Prefix
 from tests.support.cores import THEM, Ends, ipv4, ipv6
@@ -165,8 +166,8 @@ def test_diverted_packets_are_events_and_bounded() -> None:
         ends.alice.send_inner(control, ends.now)
     ends.carry(ends.alice, ends.bob)
     diverted = [event for event in ends.bob.take_events() if isinstance(event, InnerReceived)]
-    assert len(diverted) == 256
-    assert ends.bob.drops() == {DropReason.QUEUE_FULL: 300 - 256}
+    assert len(diverted) == MAX_DIVERTED_OF_ONE
+    assert ends.bob.drops() == {DropReason.QUEUE_FULL: 300 - MAX_DIVERTED_OF_ONE}
     assert ends.bob.take_inner() == []
 
 
