@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
-from nvpn.datapath.allowed_ips import AllowedIps
 from nvpn.datapath.api import (
     Activity,
     AddPath,
@@ -26,7 +25,6 @@ from nvpn.datapath.api import (
     CreatePeer,
     DeletePrefix,
     DestroyPeer,
-    Diversion,
     Divert,
     DropStaged,
     EraseKeys,
@@ -51,7 +49,7 @@ from nvpn.datapath.api import (
     Watch,
 )
 from nvpn.datapath.buffers import Bytes
-from nvpn.datapath.filter import PortFilter, is_diverted
+from nvpn.datapath.filter import PortFilter
 from nvpn.datapath.icmp import ErrorLimit, unreachable
 from nvpn.datapath.inner import (
     Inner,
@@ -64,6 +62,8 @@ from nvpn.datapath.inner import (
 from nvpn.datapath.keypairs import EXHAUSTED, Keypair, zero
 from nvpn.datapath.loops import OwnDatagrams
 from nvpn.datapath.python.events import EventQueue
+from nvpn.datapath.python.initiations import Initiations
+from nvpn.datapath.python.passage import Passage
 from nvpn.datapath.python.peer import Peer, Receivers
 from nvpn.datapath.staging import StagingBudget
 from nvpn.errors import DropReason
@@ -85,7 +85,6 @@ MAX_IPV6_DATAGRAM: Final = 65_527
 _FITS_ALWAYS: Final = MAX_IPV4_DATAGRAM - TRANSPORT_OVERHEAD - PADDING
 
 _TRANSPORT: Final = struct.Struct("<4xIQ")
-_INITIATION_HEAD: Final = struct.Struct("<II")
 _NONCE: Final = struct.Struct("<4xQ")
 _TYPE_TRANSPORT: Final = b"\4\0\0\0"
 
@@ -116,20 +115,16 @@ class Core:
     def __init__(self, *, mtu: int, random: Callable[[int], bytes]) -> None:
         self.mtu = mtu
         self.peers: Final[dict[PeerId, Peer]] = {}
-        self.routes: Final[AllowedIps[Peer]] = AllowedIps()
-        # For what is diverted and what is put in, before ``routes``.
-        self._diverted_routes: Final[AllowedIps[Peer]] = AllowedIps()
+        self.passage: Final = Passage()
+        self.routes: Final = self.passage.routes
         self.receivers: Final[Receivers] = {}
         self.own: Final[OwnDatagrams[Peer]] = OwnDatagrams()
         self.events: Final = EventQueue()
-        # Our initiations that are not answered yet, the latest of each peer, by our index.
-        self._initiations: Final[dict[int, Peer]] = {}
+        self._initiations: Final = Initiations(self.own)
         self._random: Final = random
         self._admission: Final = Admission()
         self._staging: Final = StagingBudget()
         self._icmp: Final = ErrorLimit()
-        self._filter: PortFilter | None = None
-        self._diversions: tuple[Diversion, ...] = ()
         self._drops: Final[Counter[DropReason]] = Counter()
         self._datagrams: list[Outgoing] = []
         self._inner: list[bytes] = []
@@ -149,10 +144,10 @@ class Core:
             self.mtu = command.mtu
             return
         if isinstance(command, SetFilter):
-            self._filter = PortFilter.of(command, self._filter)
+            self.passage.filter = PortFilter.of(command, self.passage.filter)
             return
         if isinstance(command, Divert):
-            self._diversions = command.diversions
+            self.passage.diversions = command.diversions
             return
         if isinstance(command, SendInner):
             self._put_in(command.packet, now)
@@ -187,9 +182,9 @@ class Core:
             if peer.set_endpoint(command.endpoint):
                 self.flush(peer, now)
         elif isinstance(command, InsertPrefix):
-            self._table(command).insert(command.prefix, peer)
+            self.passage.insert(command, peer)
         elif isinstance(command, DeletePrefix):
-            self._table(command).remove(command.prefix, peer)
+            self.passage.delete(command, peer)
         elif isinstance(command, StopSending):
             peer.stop_sending()
         elif isinstance(command, EraseKeys):
@@ -197,27 +192,15 @@ class Core:
         elif isinstance(command, DropStaged):
             self.drop(DropReason.HANDSHAKE_FAILED, peer.forget_staged())
         elif isinstance(command, DestroyPeer):
-            self.routes.remove_peer(peer)
-            self._diverted_routes.remove_peer(peer)
-            self._expect_answer(peer, None)
+            self.passage.forget(peer)
+            self._initiations.expect_answer(peer, None)
             peer.destroy()
             del self.peers[peer.id]
-            if self._filter is not None:
-                self._filter.forget(peer.id)
-
-    def _table(self, command: InsertPrefix | DeletePrefix) -> AllowedIps[Peer]:
-        return self._diverted_routes if command.diverted else self.routes
-
-    def _owner_of_diverted(self, version: int, address: int) -> Peer | None:
-        """Whose address it is for what is diverted, or put in."""
-        return self._diverted_routes.lookup(version, address) or self.routes.lookup(
-            version, address
-        )
 
     def _install(self, peer: Peer, command: InstallKeypair, now: int) -> None:
         peer.install(Keypair(command))
         if command.our_index == peer.initiation_index:
-            self._expect_answer(peer, None)
+            self._initiations.expect_answer(peer, None)
         if command.role is Role.INITIATOR and not self.flush(peer, now):
             # Tells the responder that we hold the key, so that it may use it too.
             self._send_keepalive(peer, now)
@@ -229,22 +212,10 @@ class Core:
             self.drop(DropReason.NO_ENDPOINT)
             return
         if message_type(command.datagram) is MessageType.INITIATION:
-            self._expect_answer(peer, sender_of(command.datagram))
+            self._initiations.expect_answer(peer, sender_of(command.datagram))
         for endpoint in (peer.endpoint, *command.also):
             self._datagrams.append(Outgoing(endpoint, command.datagram, TOS_HANDSHAKE, peer.id))
             peer.note_sent(now, len(command.datagram), data=False, keypair=None)
-
-    def _expect_answer(self, peer: Peer, index: int | None) -> None:
-        """To the initiation with this index, and to none before it."""
-        before = peer.initiation_index
-        if before is not None:
-            self.own.discard(_INITIATION_HEAD.pack(MessageType.INITIATION, before), peer)
-            if self._initiations.get(before) is peer:
-                del self._initiations[before]
-        peer.initiation_index = index
-        if index is not None:
-            self._initiations[index] = peer
-            self.own.add(_INITIATION_HEAD.pack(MessageType.INITIATION, index), peer)
 
     def _send_keepalive(self, peer: Peer, now: int) -> None:
         if peer.endpoint is None:
@@ -272,7 +243,7 @@ class Core:
         if inner is None:
             self.drop(DropReason.BAD_INNER)
             return
-        owner = self._owner_of_diverted(inner.version, inner.destination)
+        owner = self.passage.owner_of_diverted(inner.version, inner.destination)
         self._send_to(owner, inner, packet, now)
 
     def _send_to(self, peer: Peer | None, inner: Inner, packet: Bytes, now: int) -> None:
@@ -339,7 +310,7 @@ class Core:
         body = memoryview(datagram)[TRANSPORT_HEADER_SIZE:]
         keypair.seal(nonce, body[:-TAG_SIZE], None, body)
         if size:
-            self.note_sent(peer, packet, now)
+            self.passage.note_sent(peer.id, packet, now)
         tos = outer_tos(traffic_class(packet)) if size else 0
         self._datagrams.append(Outgoing(endpoint, bytes(datagram), tos, peer.id))
         peer.note_sent(now, len(datagram), data=size > 0, keypair=keypair)
@@ -445,10 +416,10 @@ class Core:
             self.drop(DropReason.BAD_INNER)
             return
         del plain[inner.length :]
-        diverted = self.is_diverted(inner, plain)
+        diverted = self.passage.is_diverted(inner, plain)
         # Over the whole table: a peer that owns a supernet must not speak for a subnet
         # of it that belongs to another.
-        lookup = self._owner_of_diverted if diverted else self.routes.lookup
+        lookup = self.passage.owner_of_diverted if diverted else self.routes.lookup
         if lookup(inner.version, inner.source) is not peer:
             self.drop(DropReason.SOURCE_NOT_ALLOWED)
             return
@@ -462,25 +433,16 @@ class Core:
         elif not self.events.add_diverted(InnerReceived(peer.id, bytes(plain))):
             self.drop(DropReason.QUEUE_FULL)
 
-    def is_diverted(self, inner: Inner, packet: Bytes) -> bool:
-        """Whether a packet is lifted out of the stream, and so not filtered."""
-        return bool(self._diversions) and is_diverted(self._diversions, inner, packet)
-
     def lets_pass(self, peer: Peer, inner: Inner, packet: Bytes, now: int, count: int = 1) -> bool:
         """Whether the port filter lets a packet from a peer pass; else it is counted.
 
         One of a flow that does not begin or end here speaks for all ``count`` of them.
         """
-        if self._filter is None or self._filter.accepts(peer.id, inner, packet, now):
+        if self.passage.accepts(peer.id, inner, packet, now):
             return True
         peer.filtered += count
         self.drop(DropReason.FILTERED, count)
         return False
-
-    def note_sent(self, peer: Peer, packet: Bytes, now: int) -> None:
-        """The port filter's to remember: a packet, or a superpacket, goes to a peer."""
-        if self._filter is not None:
-            self._filter.note_sent(peer.id, packet, now)
 
     # --- what is taken ----------------------------------------------------------------
 
@@ -542,8 +504,7 @@ class Core:
     def close(self) -> None:
         """Zero all keys and forget every peer."""
         for peer in self.peers.values():
-            self.routes.remove_peer(peer)
-            self._diverted_routes.remove_peer(peer)
+            self.passage.forget(peer)
             peer.destroy()
         self.peers.clear()
         self._initiations.clear()

@@ -160,7 +160,7 @@ class BatchOpener:
         if size > MAX_PACKET or (train.protocol == UDP and len(packets) > MAX_UDP_SEGMENTS):
             return False
         # They are alike in all that is asked here, and none of them begins or ends a flow.
-        if core.is_diverted(inner, packets[0]):
+        if core.passage.is_diverted(inner, packets[0]):
             return False
         if not core.lets_pass(peer, inner, packets[0], now, len(packets)):
             return True

@@ -95,7 +95,7 @@ class Outbound:
         if batches is None:
             return False
         self.flush()
-        core.note_sent(peer, self._packet[:size], now)
+        core.passage.note_sent(peer.id, self._packet[:size], now)
         tos = outer_tos(traffic_class(self._packet))
         for datagrams, segment, packets in batches:
             self._udp.send_many(peer.id, endpoint, [datagrams], segment, packets, tos)
