@@ -25,12 +25,13 @@ from nvpn.daemon.events import (
 )
 from nvpn.daemon.presence import Presence
 from nvpn.model.changes import Owner
-from nvpn.model.clock import Now, read_clocks
+from nvpn.model.clock import SECOND, Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot
+from nvpn.wire.token_bucket import TokenBucket
 
 SILENT: Final = "silent"
 UNANSWERED: Final = "unanswered"
@@ -45,6 +46,9 @@ _RESULTS: Final = {
     NoticeKind.HANDSHAKE_UNANSWERED: "unanswered",
     NoticeKind.HANDSHAKE_GIVEN_UP: "given-up",
 }
+
+
+_ROAMING: Final = TokenBucket(interval=2 * SECOND, burst=10)
 
 
 class Peers(Protocol):
@@ -80,6 +84,8 @@ class Connections:
         self._presence = Presence()
         # Those that were told of, which are not all of those who have a session.
         self._connected: dict[PublicKey, PeerConnected] = {}
+        # When each one's roaming may be told of in full again.
+        self._roaming: dict[PublicKey, int] = {}
         self._handshakes: Counter[str] = Counter(dict.fromkeys(_RESULTS.values(), 0))
         self._alarm = alarm(loop, self._expire)
         self._is_closed = False
@@ -145,7 +151,9 @@ class Connections:
     def _shook_hands(self, notice: Notice) -> None:
         self._presence.shook_hands(notice.peer, notice.wall, self._clocks())
         self._alarm.set(self._presence.next_timeout())
-        if notice.peer in self._presence and notice.peer not in self._connected:
+        if notice.peer in self._connected:
+            self._roamed(notice)  # what was left out until now
+        elif notice.peer in self._presence:
             self._arrive(notice.peer, notice.endpoint)
 
     def _arrive(
@@ -164,9 +172,16 @@ class Connections:
         self._bus.publish(event)
 
     def _roamed(self, notice: Notice) -> None:
-        if (known := self._connected.get(notice.peer)) is not None:
-            self._connected[notice.peer] = replace(known, endpoint=notice.endpoint)
-            self._bus.publish(Roamed(known.peer, known.name, notice.endpoint))
+        """Told of a few times, and no more: a peer may be elsewhere with each packet, and must
+        not crowd out what is told of others."""
+        known, endpoint = self._connected.get(notice.peer), notice.endpoint
+        if known is None or endpoint is None or _is_same(known.endpoint, endpoint):
+            return
+        full_again = _ROAMING.take(self._roaming.get(notice.peer, 0), self._clocks().boot)
+        if full_again is not None:
+            self._roaming[notice.peer] = full_again
+            self._connected[notice.peer] = replace(known, endpoint=endpoint)
+            self._bus.publish(Roamed(known.peer, known.name, endpoint))
 
     def _leave(self, peer: PublicKey, why: str) -> None:
         if self._presence.leave(peer):
@@ -178,6 +193,7 @@ class Connections:
         self._alarm.set(self._presence.next_timeout())
 
     def _tell_gone(self, peer: PublicKey, why: str) -> None:
+        self._roaming.pop(peer, None)
         last = self._connected.pop(peer, None)
         if last is None:
             return
@@ -187,3 +203,7 @@ class Connections:
             addresses = now.allowed_ips or last.addresses
             last = PeerConnected(peer, now.name, now.endpoint or last.endpoint, addresses)
         self._bus.publish(PeerDisconnected(peer, last.name, last.endpoint, last.addresses, why))
+
+
+def _is_same(known: Endpoint | None, endpoint: Endpoint) -> bool:
+    return known is not None and known.remote == endpoint.remote

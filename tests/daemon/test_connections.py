@@ -187,6 +187,20 @@ def test_only_a_connected_peer_roams() -> None:
     assert scene.told()[1:] == [Roamed(A, "laptop", THERE)]
 
 
+def test_who_roams_with_every_packet_crowds_out_nobody_and_is_told_of_in_the_end() -> None:
+    scene = Scene()
+    scene.notice(COMPLETED, 0)
+    scene.told()
+    for number in range(1000):
+        scene.notice(NoticeKind.ROAMED, number / 1000, (THERE, HERE)[number % 2])
+    assert len(scene.told()) == 10
+    scene.notice(NoticeKind.ROAMED, 1, THERE)
+    scene.notice(COMPLETED, 100, HERE)
+    scene.notice(COMPLETED, 101, THERE)
+    scene.notice(COMPLETED, 102, THERE)
+    assert scene.told() == [Roamed(A, "laptop", THERE)]
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [(NoticeKind.HANDSHAKE_GIVEN_UP, "unanswered"), (NoticeKind.SESSION_ENDED, "link down")],
