@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
 from urllib.parse import urlsplit
 
 from nvpn.config.draft import ServerDraft
 from nvpn.config.findings import Findings
 from nvpn.config.model import HostPort, StoreConfig, StoreKind
-
-_ETCD_KEYS: Final = (
-    "etcd",
-    "etcd_prefix",
-    "etcd_user",
-    "etcd_password_file",
-    "etcd_ca",
-    "etcd_cert",
-    "etcd_key",
-)
+from nvpn.config.schema import ETCD_KEYS
 
 
 def finish_store(server: ServerDraft, name: str, findings: Findings) -> StoreConfig:
@@ -27,7 +17,7 @@ def finish_store(server: ServerDraft, name: str, findings: Findings) -> StoreCon
         name: the tunnel's, which is that of its place in an etcd, too.
     """
     if server.store is StoreKind.FILE:
-        for key in _ETCD_KEYS:
+        for key in ETCD_KEYS:
             if key in server.claims:
                 hint = 'set store = "etcd", or remove it'
                 findings.error(

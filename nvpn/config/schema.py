@@ -51,6 +51,17 @@ PEER_KEYS: Final = (
     "allowed_ports",
     "disallowed_ports",
 )
+ETCD_KEYS: Final = (
+    "etcd",
+    "etcd_prefix",
+    "etcd_user",
+    "etcd_password_file",
+    "etcd_ca",
+    "etcd_cert",
+    "etcd_key",
+)
+"""Those of ``[server]`` that are about its etcd."""
+
 SERVER_KEYS: Final = (
     "pool",
     "endpoint",
@@ -65,13 +76,7 @@ SERVER_KEYS: Final = (
     "idle_timeout",
     "invitation_time",
     "store",
-    "etcd",
-    "etcd_prefix",
-    "etcd_user",
-    "etcd_password_file",
-    "etcd_ca",
-    "etcd_cert",
-    "etcd_key",
+    *ETCD_KEYS,
     "reservation",
 )
 RESERVATION_KEYS: Final = ("public_key", "name", "address")
