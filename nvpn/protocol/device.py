@@ -30,7 +30,6 @@ from nvpn.datapath.api import (
     KeypairConfirmed,
     KeypairGone,
     PeerId,
-    SetAdmission,
 )
 from nvpn.errors import DropReason, ProtocolViolation
 from nvpn.model.clock import Now
@@ -38,15 +37,13 @@ from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.notices import Notice
 from nvpn.model.prefixes import Prefix
+from nvpn.protocol.admission import DeviceAdmission
 from nvpn.protocol.context import ActivityReader, Context
-from nvpn.protocol.cookies import CookieSecret
 from nvpn.protocol.cryptokey_routing import CryptokeyRouting
 from nvpn.protocol.derived_prefixes import DerivedPrefixes
 from nvpn.protocol.handshake import ReceivedInitiation
 from nvpn.protocol.peer import Peer
 from nvpn.protocol.tai64n import TimestampSource
-from nvpn.wire.constants import REKEY_TIMEOUT
-from nvpn.wire.crypto import cookie_key, mac1_key
 from nvpn.wire.messages import Initiation, Response, parse_handshake
 
 MAX_TIMERS_AT_ONCE: Final = 12
@@ -97,9 +94,9 @@ class Device:
         self._routing: Final = CryptokeyRouting()
         self._derived: Final = DerivedPrefixes()
         self._last_peer_id = 0
-        self._secret: CookieSecret | None = None
-        self._is_admitting = True
-        self._secret_retry_at: int | None = None
+        self._admission: Final = DeviceAdmission(
+            lambda command: self._context.commands.append(command), random
+        )
 
     # --- configuration ----------------------------------------------------------------
 
@@ -130,8 +127,7 @@ class Device:
             self.remove_peer(context.public, now)
         for peer in self._peers.values():
             peer.change_identity(now)
-        self._secret = None
-        self._admit(now)
+        self._admission.change_identity(context.public, now)
 
     def add_peer(self, public_key: PublicKey) -> None:
         """Know a peer. Known ones and ourselves are ignored."""
@@ -274,9 +270,7 @@ class Device:
 
     def stop_admitting(self) -> None:
         """Let nobody in any more: no handshake succeeds from now on. Sessions go on."""
-        self._is_admitting = False
-        self._secret_retry_at = None
-        self._context.commands.append(SetAdmission(None, None, None))
+        self._admission.stop()
 
     def close(self) -> None:
         """Zero the secrets. The datapath, which has the sessions, is closed by itself."""
@@ -314,8 +308,7 @@ class Device:
 
     def handle_timeout(self, now: Now) -> None:
         """Handle timers that are due, a few of them: ask ``next_timeout`` again."""
-        if self._secret_retry_at is not None and now.boot >= self._secret_retry_at:
-            self._admit(now)
+        self._admission.retry(now)
         timers = self._context.timers
         for _ in range(MAX_TIMERS_AT_ONCE):
             due = timers.take_due(now.boot)
@@ -328,7 +321,7 @@ class Device:
                 self._context.drops[violation.reason] += 1
 
     def _receive(self, event: HandshakeReceived, now: Now) -> None:
-        self._renew_secret(now)
+        self._admission.renew(now)
         try:
             self._dispatch(event, now)
         except ProtocolViolation as violation:
@@ -360,7 +353,7 @@ class Device:
     def next_timeout(self) -> int | None:
         """When ``handle_timeout`` wants to be called: boot-clock nanoseconds; None for never."""
         deadline = self._context.timers.next_deadline()
-        retry_at = self._secret_retry_at
+        retry_at = self._admission.retry_at
         if retry_at is None:
             return deadline
         return retry_at if deadline is None else min(deadline, retry_at)
@@ -392,36 +385,3 @@ class Device:
             session_born_at=peer.session_born_at,
             attempts=peer.attempts,
         )
-
-    # --- admission --------------------------------------------------------------------
-
-    def _admit(self, now: Now) -> None:
-        """Tell the datapath by which keys and secret to judge handshake messages."""
-        if not self._is_admitting:
-            return
-        public = self._context.public
-        self._secret_retry_at = None
-        if public is None:
-            self._context.commands.append(SetAdmission(None, None, None))
-            return
-        try:
-            secret = self._secret or CookieSecret(self._context.random, now.boot)
-        except OSError:
-            # Without a secret nobody could be asked for a cookie, so nobody is let in.
-            self._secret_retry_at = now.boot + REKEY_TIMEOUT
-            self._context.commands.append(SetAdmission(None, None, None))
-            return
-        self._secret = secret
-        self._context.commands.append(
-            SetAdmission(mac1_key(public), cookie_key(public), secret.value)
-        )
-
-    def _renew_secret(self, now: Now) -> None:
-        # Asked for with every handshake message: while none comes, no cookie is made, and
-        # an idle device need not wake up.
-        try:
-            renewed = self._secret is not None and self._secret.renew(now.boot)
-        except OSError:
-            return
-        if renewed:
-            self._admit(now)
