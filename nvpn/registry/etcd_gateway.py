@@ -193,7 +193,7 @@ class EtcdGateway:
             raise LeaseNotFound(words)
         if "user name is empty" in words:
             raise Refused("etcd wants a user and password: set etcd_user and etcd_password_file")
-        if code in _ANSWERS:
+        if isinstance(code, int) and code in _ANSWERS:
             raise Refused(f"etcd refuses: {words}")
         raise Unavailable(f"etcd cannot answer now: {words}")
 

@@ -240,7 +240,10 @@ class EtcdStore:
         return encode(self._prefix + key.encode())
 
     def _own_key(self, kv: dict[str, Any]) -> str:
-        return decode(kv["key"])[len(self._prefix) :].decode()
+        key = decode(kv["key"])
+        if not key.startswith(self._prefix):
+            raise ValueError("a key that nobody asked for")
+        return key[len(self._prefix) :].decode()
 
     def _record(self, kv: dict[str, Any]) -> Record:
         value = decode(kv.get("value", ""))

@@ -1,0 +1,79 @@
+"""Something that is no etcd, or a broken one, where an etcd should be: trouble, and no bug."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from nvpn.config.model import StoreConfig, StoreKind
+from nvpn.errors import ServiceError
+from nvpn.model.clock import MILLISECOND, read_clocks
+from nvpn.registry.etcd_gateway import EtcdGateway, encode
+from nvpn.registry.etcd_store import EtcdStore
+from nvpn.registry.store import Changes, Condition, Put
+from nvpn.resilience.policy import BreakerPolicy, Policies, RetryPolicy
+from nvpn.resilience.registry import Breakers
+
+HASTY = Policies(
+    RetryPolicy(max_attempts=1, initial=MILLISECOND, maximum=MILLISECOND),
+    BreakerPolicy(failure_threshold=1000),
+)
+KEY = encode(b"/nvpn/wg0/a")
+STRANGE: tuple[tuple[int, object], ...] = (
+    (200, None),
+    (200, []),
+    (200, {"header": None}),
+    (200, {"header": {"revision": "-"}, "kvs": [{}]}),
+    (200, {"header": {"revision": "7"}, "kvs": 5, "responses": 5}),
+    (200, {"header": {"revision": "7"}, "kvs": [{"key": "!", "mod_revision": "1"}]}),
+    (
+        200,
+        {"header": {"revision": "7"}, "kvs": [1], "responses": [{"response_range": {"kvs": [1]}}]},
+    ),
+    (200, {"header": {"revision": "7"}, "kvs": [{"key": KEY, "mod_revision": []}]}),
+    (200, {"result": {"events": [{"kv": {"key": encode(b"\xff"), "mod_revision": "9"}}]}}),
+    (200, {"result": {"events": 7}}),
+    (200, {"result": {"canceled": True, "compact_revision": "1"}}),
+    (500, {"error": {}, "code": [7]}),
+    (500, {"error": ["invalid auth token"], "code": {}}),
+    (301, "elsewhere"),
+    (401, [[[]]]),
+)
+
+
+@pytest.mark.parametrize(("status", "body"), STRANGE)
+def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        text = json.dumps(body).encode()
+        head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + text)
+        await writer.drain()
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        breakers = Breakers(HASTY)
+        store = EtcdStore(
+            EtcdGateway(StoreConfig(StoreKind.ETCD, (f"http://{host}:{port}",), "/nvpn/wg0")),
+            "/nvpn/wg0",
+            breaker=lambda: breakers.get("etcd"),
+            retry=HASTY.retry,
+            clocks=read_clocks,
+        )
+        heard: list[Changes] = []
+        with pytest.raises(ServiceError):
+            await store.commit((Condition("a", 0),), (Put("a", b"1"),))
+        with pytest.raises(ServiceError):
+            await store.load()
+        store.watch(heard.append)
+        await asyncio.sleep(0.02)
+        await asyncio.wait_for(store.close(), 2)
+        assert heard == []
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(story())
