@@ -171,7 +171,8 @@ class Enrol(Request[Enrolled]):
 
 
 class GoodbyeReason(enum.Enum):
-    """Why somebody goes, or takes back what it told; on the wire their values, of which a later version may know more."""
+    """Why somebody goes, or takes back what it told; on the wire their values, of which a
+    later version may know more."""
 
     STOPPING = "stopping"
     LEASE_ENDED = "lease ended"
