@@ -280,7 +280,7 @@ class Leasing:
         """End those of our leases that the configuration does not allow. Raises Unavailable."""
         over: dict[PublicKey, list[bytes]] = {}
         for one in self._ledger.mirror.leases.values():
-            if one.server == self._ledger.server and not self._may_hold(one):
+            if one.server == self._ledger.server and not self.may_hold(one):
                 over.setdefault(one.client, []).append(one.address)
         await self._end_all(over, Ending.MOVED)
         await self._claim_own()
@@ -306,7 +306,8 @@ class Leasing:
                 key = lease_key(former.address)
                 await ledger.commit((mirror.unchanged(key),), (Delete(key),))
 
-    def _may_hold(self, lease: AddressLease) -> bool:
+    def may_hold(self, lease: AddressLease) -> bool:
+        """Whether the configuration of this server allows it, whoever gave it."""
         peer = self._admissions.file_peers.get(lease.client)
         client = self._ledger.mirror.clients.get(lease.client)
         name = client.name if client is not None else ""

@@ -13,12 +13,13 @@ put off until it is back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from nvpn.errors import Unavailable
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
+from nvpn.model.prefixes import Prefix
 from nvpn.registry.admissions import INVITATION_KEPT, REVOCATION_KEPT, Admissions
 from nvpn.registry.leasing import PUT_OFF, Leasing
 from nvpn.registry.ledger import Ledger
@@ -204,6 +205,21 @@ class Registry:
     def lease_of(self, client: PublicKey) -> Lease | None:
         """What this client holds."""
         return self._leasing.lease_of(client)
+
+    def routed(self, key: PublicKey, prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+        """Those that this server, too, would lease to this client.
+
+        Servers on one store have peers of their own in their files, and what one leases may
+        be such a peer's at another.
+        """
+        leases = self._ledger.mirror.leases
+        return tuple(
+            prefix
+            for prefix in prefixes
+            if (lease := leases.get(prefix.packed)) is not None
+            and lease.client == key
+            and self._leasing.may_hold(lease)
+        )
 
     # --- details ----------------------------------------------------------------------------
 

@@ -83,7 +83,10 @@ def everybody(registry: Registry, is_of_file: Callable[[PublicKey], bool]) -> li
         ClientAdmitted(one.public_key, one.name) for one in registry.clients()
     ]
     told += [InvitationMade(one.public_key, one.name) for one in registry.invitations()]
-    told += [LeaseGiven(one.client, one.prefixes) for one in registry.leases()]
+    told += [
+        LeaseGiven(one.client, registry.routed(one.client, one.prefixes))
+        for one in registry.leases()
+    ]
     return [change for one in told for change in changes_for(one, is_of_file)]
 
 

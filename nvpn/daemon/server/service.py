@@ -266,13 +266,13 @@ class ServerService:
     def _changed(self, change: RegistryChange) -> None:
         if self._is_stopping:
             return  # what ends now ends with us
-        self._roster.tell(change)
         key = change.key
+        self._roster.tell(self._routed(change) if isinstance(change, LeaseGiven) else change)
         if isinstance(change, ClientAdmitted | ClientRenamed):
             self._names[key] = change.name
         if isinstance(change, ClientAdmitted) and (lease := self.registry.lease_of(key)):
             # Another server's file has named it before, so that it holds something already.
-            self._roster.tell(LeaseGiven(key, lease.prefixes))
+            self._roster.tell(self._routed(LeaseGiven(key, lease.prefixes)))
         if self._is_open:
             self._tell(change)
             self._set_alarm()
@@ -280,6 +280,19 @@ class ServerService:
             self._names.pop(key, None)
         if isinstance(change, LeaseEnded) and change.why in _TOLD_OF:
             self._farewells.say(key, GoodbyeReason.LEASE_ENDED)
+
+    def _routed(self, given: LeaseGiven) -> LeaseGiven:
+        """Of a lease, what is not somebody else's by our own file."""
+        routed = self.registry.routed(given.key, given.prefixes)
+        for prefix in given.prefixes:
+            if prefix not in routed:
+                _log.warning(
+                    "another server has leased %s, which is not to be leased by this file: it"
+                    " is not routed here",
+                    prefix,
+                    extra={"peer": given.key.short},
+                )
+        return LeaseGiven(given.key, routed)
 
     def _tell(self, change: RegistryChange) -> None:
         """Only what is news: not what a start finds."""

@@ -38,7 +38,7 @@ from nvpn.daemon import events
 from nvpn.daemon.server.service import ServerService
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, Refused, Unavailable
-from nvpn.model.changes import AddPeer, SetPrivateKey
+from nvpn.model.changes import AddAllowedIp, AddPeer, SetPrivateKey
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface, Prefix
@@ -454,5 +454,25 @@ def test_a_peer_of_another_servers_file_that_joins_keeps_what_it_was_leased_ther
             await here.port.ask(invited.invitation.public_key, Enrol(BOB, "bob", "1"))
             (address,) = settings.addresses
             assert here.allowed_ips(BOB) == [f"{str(address).partition('/')[0]}/32"]
+
+    asyncio.run(play())
+
+
+def test_another_servers_lease_takes_nothing_from_a_peer_of_this_file() -> None:
+    async def play() -> None:
+        shelf, address = Shelf(), Prefix.parse("10.8.0.2/32")
+        peer = PeerConfig(BOB, name="bob", allowed_ips=(address,))
+        config = replace(config_of(), peers=(peer,))
+        narrow = replace(TERMS, pools=(Prefix.parse("10.8.0.2/32"),))
+        async with Stage(config_of(narrow), shelf) as other, Stage(config, shelf) as here:
+            await here.backend.apply((AddAllowedIp(BOB, address),))
+            await other.join(ADA, "ada")
+            await other.lease(ADA)
+            await here.settle()
+            assert other.allowed_ips(ADA) == [str(address)]
+            assert here.allowed_ips(ADA) == []
+            assert here.allowed_ips(BOB) == [str(address)]
+            await here.service.change(config)  # a reload
+            assert here.allowed_ips(BOB) == [str(address)]
 
     asyncio.run(play())
