@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import time
 
 from nvpn.channel.messages import Hello, LeaseRequest, Settings
 from nvpn.daemon.channel_port import ChannelPort
@@ -76,18 +77,17 @@ class ClientHost:
 
     async def ping(self, destination: bytes, *, source: bytes | None = None) -> float | None:
         """Seconds until the echo came back, None without one in two seconds."""
-        loop = asyncio.get_running_loop()
         token = os.urandom(8)
-        begun = loop.time()
+        begun = time.perf_counter()  # the loop's own clock knows milliseconds only
         await self.tunnel.send(echo_request(source or self.address, destination, token))
         deadline = begun + 2
-        while (left := deadline - loop.time()) > 0:
+        while (left := deadline - time.perf_counter()) > 0:
             try:
                 packet = await self.tunnel.receive(left)
             except asyncio.TimeoutError:
                 return None
             if packet[9] == 1 and packet[20] == 0 and packet[-len(token) :] == token:
-                return loop.time() - begun
+                return time.perf_counter() - begun
         return None
 
     async def close(self) -> None:

@@ -1,18 +1,22 @@
 """Many clients of one server in one process: each with a key, sockets and a tunnel of its own.
 
     storm.py lease ADDRESS:PORT SERVER_PUBLIC SOURCES < KEYS
-    storm.py beside ADDRESS:PORT SERVER_PUBLIC SOURCES STALLED PINGS INNER < KEYS
+    storm.py ping ADDRESS:PORT SERVER_PUBLIC SOURCES PINGS INNER < KEYS
+    storm.py misbehave ADDRESS:PORT SERVER_PUBLIC SOURCES INNER < KEYS
 
-KEYS are private keys in base64, a line each. Sources are 10.200.0.1 and those after it; they
-must be local here (``ip route add local 10.200.0.0/16 dev lo``); 0: the kernel chooses.
+KEYS are private keys in base64, a line each: ``NUMBER KEY``. Sources are 10.200.0.1 and those
+after it; they must be local here (``ip route add local 10.200.0.0/16 dev lo``); 0: the kernel
+chooses.
 
 ``lease``: all of them ask for a lease at once. Prints JSON: which client (its number) got which
 addresses, why others got none, and the seconds until the last.
 
-``beside``: the last STALLED of them misbehave, each in one of the ways of :data:`WAYS`, while
-the others ping INNER PINGS times; before that these ping as often with nobody misbehaving.
-Prints JSON: of both times how many pings were answered and how long the middle one and the
-slowest took in milliseconds.
+``ping``: having leases, all ping INNER PINGS times, and ask for their leases once more. Prints
+JSON: how many pings were answered, how long the middle one and the slowest took in
+milliseconds, and what the second asking brought.
+
+``misbehave``: having leases, each does so in one of the ways of :data:`WAYS` until it is killed.
+Prints ``begun``.
 """
 
 from __future__ import annotations
@@ -141,23 +145,19 @@ def say(client: ClientHost, message: Message) -> None:
         client.tunnel.backend.send_channel(client.server, frame)
 
 
-async def beside(
-    clients: list[ClientHost], stalled: int, pings: int, inner: bytes
-) -> dict[str, Any]:
+async def ping(clients: list[ClientHost], pings: int, inner: bytes) -> dict[str, Any]:
     outcome = await lease(clients)
     assert not outcome["failed"], outcome["failed"]
-    honest, others = clients[: len(clients) - stalled], clients[len(clients) - stalled :]
-    alone = await ping_all(honest, pings, inner)
-    ways = [
-        asyncio.ensure_future(WAYS[number % len(WAYS)](client, inner))
-        for number, client in enumerate(others)
-    ]
-    await asyncio.sleep(0.2)
-    among = await ping_all(honest, pings, inner)
-    renewed = await lease(honest)
-    for way in ways:
-        way.cancel()
-    return {"alone": alone, "beside": among, "renewed": renewed}
+    return {**await ping_all(clients, pings, inner), "renewed": await lease(clients)}
+
+
+async def misbehave(clients: list[ClientHost], inner: bytes) -> None:
+    outcome = await lease(clients)
+    assert not outcome["failed"], outcome["failed"]
+    print("begun", flush=True)
+    await asyncio.gather(
+        *(WAYS[number % len(WAYS)](client, inner) for number, client in enumerate(clients))
+    )
 
 
 async def ping_all(clients: list[ClientHost], pings: int, inner: bytes) -> dict[str, Any]:
@@ -182,22 +182,23 @@ async def main() -> None:
     mode, where, public, sources = sys.argv[1:5]
     server = PublicKey.from_base64(public)
     endpoint = Endpoint.parse(where)
-    clients = [
-        ClientHost(PrivateKey.from_base64(line.strip()), server, number=number)
-        for number, line in enumerate(sys.stdin)
-    ]
+    clients = []
+    for line in sys.stdin:
+        number, key = line.split()
+        clients.append(ClientHost(PrivateKey.from_base64(key), server, number=int(number)))
     for client in clients:
         source = b""
         if int(sources):
-            number = client.number % int(sources) + 1
-            source = bytes((10, 200, number >> 8, number & 0xFF))
+            last = client.number % int(sources) + 1
+            source = bytes((10, 200, last >> 8, last & 0xFF))
         await client.up(endpoint.address, endpoint.port, source)
-    if mode == "lease":
-        outcome = await lease(clients)
+    if mode == "misbehave":
+        await misbehave(clients, parse_address(sys.argv[5]))
+    elif mode == "ping":
+        pings, inner = sys.argv[5:7]
+        print(json.dumps(await ping(clients, int(pings), parse_address(inner))))
     else:
-        stalled, pings, inner = sys.argv[5:8]
-        outcome = await beside(clients, int(stalled), int(pings), parse_address(inner))
-    print(json.dumps(outcome))
+        print(json.dumps(await lease(clients)))
     sys.stdout.flush()
     os._exit(0)  # no farewell: the server has to do without
 
