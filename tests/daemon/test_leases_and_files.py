@@ -18,6 +18,7 @@ mtu = 1400
 [server]  # ours
 pool = ["10.9.0.0/24", "fd09::/64"]
 routes = ["10.9.0.0/24", "fd09::/64", "10.44.0.0/16"]
+forward = false
 mtu = 1380
 
 [[server.reservation]]
