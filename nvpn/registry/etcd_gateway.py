@@ -8,6 +8,7 @@ Source: etcd 3.4, Documentation/dev-guide/api_grpc_gateway.md; rpc.proto.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -30,6 +31,13 @@ ANSWER_SECONDS: Final = 3.0
 
 SILENCE_SECONDS: Final = 60.0
 """A watch that says nothing for so long is begun anew: the server may have died quietly."""
+
+WHOLE_SECONDS: Final = 30.0
+"""For all of an answer: it may hold ten thousand clients."""
+
+MAX_ANSWER: Final = 256 << 20
+MAX_LINE: Final = 16 << 20
+"""Bytes of an answer, and of one answer of a watch: more is none that we want to hold."""
 
 _MAX_CONNECTIONS: Final = 12
 
@@ -121,9 +129,8 @@ class EtcdGateway:
                 timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
             ) as response:
                 if response.status_code != 200:
-                    await response.aread()
-                    self._check(_answer(response))
-                async for line in response.aiter_lines():
+                    self._check(_answer(response.status_code, await anext(_lines(response))))
+                async for line in _lines(response):
                     if line.strip():
                         yield _checked_line(line)
         except httpx.ReadTimeout:
@@ -171,11 +178,21 @@ class EtcdGateway:
 
     async def _post(self, endpoint: str, path: str, body: dict[str, Any]) -> _Answer:
         try:
-            response = await self._client.post(endpoint + path, json=body, headers=self._headers())
-            return _answer(response)
+            return await asyncio.wait_for(self._exchange(endpoint + path, body), WHOLE_SECONDS)
+        except Unavailable:
+            raise
         except Exception as error:
             # Not only httpx.HTTPError: what ssl and anyio raise comes through here and there.
             raise _no_answer(endpoint, error) from None
+
+    async def _exchange(self, url: str, body: dict[str, Any]) -> _Answer:
+        headers, data = self._headers(), bytearray()
+        async with self._client.stream("POST", url, json=body, headers=headers) as response:
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > MAX_ANSWER:
+                    raise Unavailable("etcd answers without an end")
+        return _answer(response.status_code, data)
 
     def _try_another(self, endpoint: str) -> None:
         if self._endpoints[0] == endpoint:
@@ -220,17 +237,31 @@ def _tls(config: StoreConfig) -> ssl.SSLContext:
     return context
 
 
-def _answer(response: httpx.Response) -> _Answer:
+def _answer(status: int, data: bytes | bytearray) -> _Answer:
     try:
-        return _Answer(response.status_code, response.json())
-    except ValueError:
-        return _Answer(response.status_code, None)
+        return _Answer(status, json.loads(data))
+    except (ValueError, RecursionError):
+        return _Answer(status, None)
 
 
-def _checked_line(line: str) -> dict[str, Any]:
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes | bytearray, None]:
+    """The lines of a body as they come, and what follows the last one."""
+    rest = bytearray()
+    async for chunk in response.aiter_bytes():
+        rest += chunk
+        if b"\n" in chunk:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                yield line
+        if len(rest) > MAX_LINE:
+            raise Unavailable("etcd tells something without an end")
+    yield rest
+
+
+def _checked_line(line: bytes | bytearray) -> dict[str, Any]:
     try:
         body = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("result"), dict):
         raise Unavailable("etcd ended a watch with something that is no answer")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 
 from nvpn.config.model import StoreConfig, StoreKind
-from nvpn.errors import ServiceError
+from nvpn.errors import ServiceError, Unavailable
 from nvpn.model.clock import MILLISECOND, read_clocks
+from nvpn.registry import etcd_gateway
 from nvpn.registry.etcd_gateway import EtcdGateway, encode
 from nvpn.registry.etcd_store import EtcdStore
 from nvpn.registry.store import Changes, Condition, Put
@@ -43,6 +45,18 @@ STRANGE: tuple[tuple[int, object], ...] = (
 )
 
 
+def store_at(server: asyncio.Server) -> EtcdStore:
+    host, port = server.sockets[0].getsockname()
+    breakers = Breakers(HASTY)
+    return EtcdStore(
+        EtcdGateway(StoreConfig(StoreKind.ETCD, (f"http://{host}:{port}",), "/nvpn/wg0")),
+        "/nvpn/wg0",
+        breaker=lambda: breakers.get("etcd"),
+        retry=HASTY.retry,
+        clocks=read_clocks,
+    )
+
+
 @pytest.mark.parametrize(("status", "body"), STRANGE)
 def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,15 +69,7 @@ def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> No
 
     async def story() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        host, port = server.sockets[0].getsockname()
-        breakers = Breakers(HASTY)
-        store = EtcdStore(
-            EtcdGateway(StoreConfig(StoreKind.ETCD, (f"http://{host}:{port}",), "/nvpn/wg0")),
-            "/nvpn/wg0",
-            breaker=lambda: breakers.get("etcd"),
-            retry=HASTY.retry,
-            clocks=read_clocks,
-        )
+        store = store_at(server)
         heard: list[Changes] = []
         with pytest.raises(ServiceError):
             await store.commit((Condition("a", 0),), (Put("a", b"1"),))
@@ -75,5 +81,38 @@ def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> No
         assert heard == []
         server.close()
         await server.wait_closed()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_an_answer_without_an_end_is_given_up(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_gateway, "MAX_ANSWER", 1 << 20)
+    monkeypatch.setattr(etcd_gateway, "MAX_LINE", 1 << 20)
+    monkeypatch.setattr(etcd_gateway, "WHOLE_SECONDS", 0.1 if seconds else 10.0)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b" " * (1 << 16))
+                await writer.drain()
+                await asyncio.sleep(seconds)
+
+    async def story() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        store = store_at(server)
+        reason = "does not answer" if seconds else "without an end"
+        with pytest.raises(Unavailable, match=reason):
+            await store.load()
+        heard: list[Changes] = []
+        store.watch(heard.append)
+        await asyncio.sleep(0.02)
+        await asyncio.wait_for(store.close(), 2)
+        assert heard == []
+        server.close()
 
     asyncio.run(story())
