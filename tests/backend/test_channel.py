@@ -206,6 +206,27 @@ def test_nobody_speaks_for_another(make: Make) -> None:
     play(scenario)
 
 
+def test_who_has_no_address_reaches_nothing_but_the_channel(make: Make) -> None:
+    async def scenario() -> None:
+        server, guest = Node("server", 0xA, make), Node("guest", 0xB, make)
+        await server.start()
+        await guest.start(channel=False)  # it says what it likes
+        await server.meet(guest)
+        await guest.meet(server, "::/0")
+        ours, theirs = channel_address(guest.public), channel_address(server.public)
+        inside = Prefix.parse("fd42::1/128").packed
+        for destination in (inside, bytes.fromhex("ff02" + 13 * "00" + "01")):
+            await guest.tunnel.send(pack_packet(ours, destination, b"let me in"))
+        await guest.tunnel.send(pack_packet(ours, theirs, b"invited"))
+        assert await server.hear() == (guest.public, b"invited")
+        assert server.backend.drops()[DropReason.SOURCE_NOT_ALLOWED] == 2
+        with pytest.raises(asyncio.TimeoutError):
+            await server.tunnel.receive(0.05)
+        await close(server, guest)
+
+    play(scenario)
+
+
 def test_a_closed_channel_is_as_if_there_were_none(make: Make) -> None:
     async def scenario() -> None:
         alice, bob = await couple(make, channels="a")
