@@ -119,6 +119,6 @@ def _seconds(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 10_000):
-        raise argparse.ArgumentTypeError("expected a number from 1 to 10000")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1_000):
+        raise argparse.ArgumentTypeError("expected a number from 1 to 1000")
     return int(text)

@@ -22,11 +22,11 @@ from nvpn.errors import ControlError, Refused
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import format_address
+from nvpn.registry.admissions import MAX_USES
 from nvpn.registry.invitation_text import InvitationText, format_invitation
 from nvpn.registry.model import Client, Invitation, InvitationState
 from nvpn.registry.registry import Registry
 
-_MAX_USES: Final = 10_000
 _CLIENTS_A_TURN: Final = 256
 _ALIVE: Final = 180 * SECOND
 
@@ -84,7 +84,7 @@ class ServerOperations:
         made = await self._registry().invite(
             asked.text("name"),
             expires_at=self._clocks().wall + seconds * SECOND,
-            uses=asked.number("uses", 1, 1, _MAX_USES),
+            uses=asked.number("uses", 1, 1, MAX_USES),
         )
         try:
             text = InvitationText(
