@@ -11,7 +11,7 @@ import checkout  # noqa: F401 - finds nvpn
 from rounds import Rows, interleave, table
 
 from nvpn.datapath.choice import VARIABLE, find_missing
-from tests.support.crowd import Crowd
+from tests.support.crowd import INSIDE, Crowd
 from tests.support.machines import Machine
 from tests.support.world import World
 
@@ -38,7 +38,8 @@ def fresh(world: World, datapath: str) -> Iterator[World]:
 
 
 def crowd(options: argparse.Namespace, world: World) -> Rows:
-    """All want a lease at once; then some ping, alone and beside others that misbehave."""
+    """All want a lease at once; then some ping and one sends, alone and beside others that
+    misbehave."""
 
     def once(name: str) -> list[float]:
         with fresh(world, name) as storm:
@@ -50,9 +51,10 @@ def crowd(options: argparse.Namespace, world: World) -> Rows:
             some = Crowd(mixed, AMONG)
             some.server.nvpn("up", "wg0.toml")
             honest, others = slice(AMONG - STALLED), slice(AMONG - STALLED, None)
-            alone = some.ping(honest, PINGS)
+            some.guest.nvpn("up", "wg0.toml")
+            alone, free = some.ping(honest, PINGS), transfer(some, options.seconds)
             with some.misbehaving(others):
-                beside = some.ping(honest, PINGS)
+                beside, taken = some.ping(honest, PINGS), transfer(some, options.seconds)
         lost = 100 * (1 - beside["answered"] / beside["sent"])
         return [
             told["seconds"],
@@ -60,15 +62,31 @@ def crowd(options: argparse.Namespace, world: World) -> Rows:
             beside["median_ms"],
             beside["median_ms"] / alone["median_ms"],
             lost,
+            free,
+            taken / free,
         ]
 
     rows = interleave(datapaths(), options.rounds, once)
     table(
         f"crowd: {options.peers or CLIENTS} at once; {AMONG}, of whom {STALLED} misbehave",
-        ["s, all leased", "ms, ping alone", "ms, beside", "beside / alone", "% lost"],
+        [
+            "s, all leased",
+            "ms, ping alone",
+            "ms, beside",
+            "beside / alone",
+            "% lost",
+            "Gbit/s, alone",
+            "beside / alone",
+        ],
         rows,
     )
     return rows
+
+
+def transfer(crowd: Crowd, seconds: float) -> float:
+    """Gbit/s of TCP from a client on its own machine to the server."""
+    done = crowd.guest.host.iperf3(INSIDE, crowd.server.host, seconds=seconds)
+    return float(done["end"]["sum_received"]["bits_per_second"] / 1e9)
 
 
 def port_filter(options: argparse.Namespace, world: World) -> Rows:

@@ -21,7 +21,10 @@ INSIDE = "10.8.0.1"
 
 
 class Crowd:
-    """A server with a /22 to lease, and ``count`` clients on one machine beside it."""
+    """A server with a /22 to lease, and ``count`` clients on one machine beside it.
+
+    ``guest`` is one more client, on a machine of its own; its tunnel is for others to bring up.
+    """
 
     def __init__(self, world: World, count: int) -> None:
         self.server = Machine(world, "s")
@@ -29,10 +32,23 @@ class Crowd:
         self._link = world.link(self.server.host, self.clients)
         self.clients.run("ip", "route", "add", "local", "10.200.0.0/16", "dev", "lo")
         self.server.host.run("ip", "route", "add", "10.200.0.0/16", "via", self._address(2))
+        self.guest = Machine(world, "g")
+        door = world.link(self.server.host, self.guest.host)
         self.keys = [PrivateKey(os.urandom(32)) for _ in range(count)]
         peers = "".join(
             f'[[peer]]\nname = "client{number}"\npublic_key = "{key.public().base64}"\n'
-            for number, key in enumerate(self.keys)
+            for number, key in enumerate((*self.keys, self.guest.key))
+        )
+        self.guest.write(
+            f"""
+[interface]
+private_key = "PRIVATE"
+
+[[peer]]
+public_key = "{self.server.public_key}"
+endpoint = "10.77.{door}.1:51820"
+server = true
+"""
         )
         self.server.write(
             f"""
@@ -96,12 +112,16 @@ endpoint = "{self._address(1)}:51820"
         assert process.returncode == 0, err
         return out
 
-    def leased(self) -> dict[str, set[str]]:
-        """What the server's own table says, by the number of the client."""
-        numbers = {key.public().base64: number for number, key in enumerate(self.keys)}
+    def peers(self) -> dict[str, set[str]]:
+        """The server's own table: what everybody has, by key."""
         text = self.server.nvpn("show", "wg0", "allowed-ips").stdout
         lines = [line.split() for line in text.splitlines()]
-        return {str(numbers[key]): set(prefixes) - {"(none)"} for key, *prefixes in lines}
+        return {key: set(prefixes) - {"(none)"} for key, *prefixes in lines}
+
+    def leased(self) -> dict[str, set[str]]:
+        """The same of the clients that were played, by number."""
+        table = self.peers()
+        return {str(number): table[key.public().base64] for number, key in enumerate(self.keys)}
 
     def memory_kib(self) -> int:
         status = Path(f"/proc/{self.server.pid()}/status").read_text()
