@@ -14,6 +14,7 @@ from nvpn.daemon.handed import NOTHING_HANDED, Handed, take_handed
 from nvpn.errors import PlatformError
 from tests.daemon.conftest import Pair
 from tests.support.machines import Machine
+from tests.support.world import wait_until
 
 # As wireguard-go's parent does it: a device, a socket that listens, numbers 3 and 4.
 LAUNCHER = """
@@ -45,6 +46,7 @@ def launch(machine: Machine, *arguments: str, **variables: str) -> subprocess.Po
         text=True,
     )
     machine.world.processes.append(process)  # type: ignore[arg-type]
+    wait_until(lambda: os.path.exists(path), 10, "the socket is there")
     return process
 
 
