@@ -154,6 +154,14 @@ class Tunnel:
         self.process.wait(10)
 
 
+SOCKET_LOST = ("Failed to listen on uapi socket: no such file", "error: cannot watch ")
+
+
+class SocketLostError(AssertionError):
+    """Somebody took the control socket for a dead one's in the moment before it listened, and
+    removed it. `wg show` does so with all that it finds, those of other tests, too."""
+
+
 class Host:
     """A network namespace."""
 
@@ -207,6 +215,24 @@ class Host:
         """(Re)start a tunnel's engine with its key, port and addresses; peers come after."""
         self.world.sockets.add(SOCKETS / f"{tunnel.interface}.sock")
         tunnel.log = self.world.directory / f"{tunnel.interface}.log"
+        try:
+            self._start_engine(tunnel, engine)
+        except SocketLostError:
+            self._start_engine(tunnel, engine)
+        tunnel.wg_set(
+            "listen-port",
+            str(tunnel.port),
+            "private-key",
+            "/dev/stdin",
+            stdin=tunnel.private_key.reveal_base64().encode(),
+        )
+        for address in tunnel.addresses:
+            quick = ("nodad",) if ":" in address else ()
+            self.run("ip", "address", "add", address, "dev", tunnel.interface, *quick)
+        self.run("ip", "link", "set", tunnel.interface, "mtu", str(mtu), "up")
+
+    def _start_engine(self, tunnel: Tunnel, engine: Engine) -> None:
+        assert tunnel.log is not None
         with tunnel.log.open("ab") as log:
             tunnel.process = self.start(
                 *engine.command,
@@ -221,24 +247,16 @@ class Host:
                 stderr=log,
             )
         process = tunnel.process
+        assert process is not None
 
         def is_up() -> bool:
             if process.poll() is not None:
-                raise AssertionError(f"{engine.name} ended: {tunnel.log_text()}")
+                told = tunnel.log_text()
+                lost = any(words in told for words in SOCKET_LOST)
+                raise (SocketLostError if lost else AssertionError)(f"{engine.name} ended: {told}")
             return self.run("wg", "show", tunnel.interface, check=False) != ""
 
         wait_until(is_up, 30, f"{engine.name} answers on {tunnel.interface}")
-        tunnel.wg_set(
-            "listen-port",
-            str(tunnel.port),
-            "private-key",
-            "/dev/stdin",
-            stdin=tunnel.private_key.reveal_base64().encode(),
-        )
-        for address in tunnel.addresses:
-            quick = ("nodad",) if ":" in address else ()
-            self.run("ip", "address", "add", address, "dev", tunnel.interface, *quick)
-        self.run("ip", "link", "set", tunnel.interface, "mtu", str(mtu), "up")
 
     def ping(
         self,
