@@ -128,11 +128,6 @@ def message(word: str) -> Callable[[type[_M]], type[_M]]:
     return declare
 
 
-def word_of(kind: type[Message]) -> str:
-    """What a declared message is called on the wire."""
-    return _BY_KIND[kind].word
-
-
 def answer_of(kind: type[Request[Answer]]) -> type[Answer]:
     """The type of message that answers a declared request."""
     answer = _BY_KIND[kind].answer

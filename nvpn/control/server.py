@@ -39,6 +39,7 @@ Raises NvpnError to refuse; its sentences reach the client as messages.
 _log: Final = logging.getLogger(__name__)
 _CREDENTIALS: Final = struct.Struct("3i")
 _LINES_A_TURN: Final = 512
+_TRIES: Final = 3
 _LAST_WORDS_SECONDS: Final = 1.0
 _OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -100,18 +101,32 @@ class ControlServer:
         """
         self._loop = asyncio.get_running_loop()
         if listener is None:
-            self._listener = listen(self._name, self._path)
+            self._listener, self._watch = self._listen()
         else:
             listener.setblocking(False)
             # Once more, so that clients see who answers them, not who opened it for us.
             listener.listen(BACKLOG)
             self._listener, self._path = listener, listener.getsockname()
-        try:
-            self._watch = RemovalWatch(self._loop, self._path, self._removed)
-        except OSError as error:
-            self._listener.close()
-            raise PlatformError(f"watch {self._path}", errno=error.errno or 0) from None
+            self._watch = self._watch_over(listener)
         self._acceptor = Acceptor(self._loop, self._listener, self._take, _note_failure)
+
+    def _listen(self) -> tuple[socket.socket, RemovalWatch]:
+        # `wg` removes every socket that refuses, one too that is about to listen.
+        for _ in range(_TRIES - 1):
+            listener = listen(self._name, self._path)
+            if os.path.lexists(self._path):
+                return listener, self._watch_over(listener)
+            listener.close()
+        listener = listen(self._name, self._path)
+        return listener, self._watch_over(listener)
+
+    def _watch_over(self, listener: socket.socket) -> RemovalWatch:
+        """Raises PlatformError, and closes the listener then."""
+        try:
+            return RemovalWatch(self._loop, self._path, self._removed)
+        except OSError as error:
+            listener.close()
+            raise PlatformError(f"watch {self._path}", errno=error.errno or 0) from None
 
     async def close(self) -> None:
         """Remove the socket, if it is still ours, and end every connection.

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,11 +87,6 @@ def parse_port_spec(text: str) -> PortSpec:
         known = ", ".join(_WITH_PORTS)
         raise ValueError(f"expected {known} or {_ANY_PROTOCOL} before the slash, {_EXPECTED}")
     return PortSpec(_WITH_PORTS[word], _read_ports(numbers))
-
-
-def format_port_specs(specs: Iterable[PortSpec]) -> str:
-    """``tcp/22, icmp``: for people."""
-    return ", ".join(map(str, specs))
 
 
 def _is_numbers(text: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nvpn.control import client
+from nvpn.control import server as server_module
 from nvpn.errors import ConfigError, ConfigErrors, ControlError, PlatformError
 from nvpn.model.changes import AddPeer, SetListenPort
 from tests.support.control_socket import RecordingBackend, RunningServer
@@ -344,3 +345,27 @@ def test_removal_is_noticed_without_inotify(
     with running(backend) as server:
         os.unlink(server.path)
         assert server.removed.wait(5)
+
+
+def test_a_socket_that_is_taken_for_a_dead_ones_while_it_starts_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `wg show` does with all sockets that refuse it."""
+    monkeypatch.setenv("NVPN_RUNTIME_DIR", str(tmp_path))
+    real, paths = server_module.listen, []
+
+    def lost_at_first(name: str, path: str) -> socket.socket:
+        listener = real(name, path)
+        paths.append(path)
+        if len(paths) == 1:
+            os.unlink(path)
+        return listener
+
+    monkeypatch.setattr(server_module, "listen", lost_at_first)
+
+    async def backend() -> RecordingBackend:
+        return RecordingBackend()
+
+    with RunningServer(NAME, backend):
+        assert client.is_running(NAME)
+    assert len(paths) == 2

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.model.ports import PortPolicy, PortSpec, format_port_specs, parse_port_spec
+from nvpn.model.ports import PortPolicy, PortSpec, parse_port_spec
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,3 @@ def test_only_what_was_said_is_given() -> None:
     assert not PortPolicy().is_given
     assert PortPolicy(allowed=()).is_given
     assert PortPolicy(disallowed=()).is_given
-
-
-def test_several_are_written_in_a_row() -> None:
-    assert format_port_specs(map(parse_port_spec, ("tcp/22", "icmp"))) == "tcp/22, icmp"
