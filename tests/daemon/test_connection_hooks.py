@@ -15,7 +15,7 @@ from nvpn.daemon.events import Admitted, PeerConnected, PeerDisconnected
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
-from tests.support.groups import living
+from tests.support.groups import wait_until_none_lives
 from tests.support.scenarios import A, B
 
 PREFIXES = (Prefix.parse("10.8.0.2/32"), Prefix.parse("fd42::2/128"))
@@ -185,7 +185,7 @@ def test_at_the_end_what_still_runs_is_ended_and_nothing_more_begins(
     hooks = Hooks(on_connect=("echo $$; exec sleep 1000",), on_disconnect=("echo gone",))
     play(hooks, scenario, said=said)
     (process,) = said
-    assert living(int(process)) == []
+    wait_until_none_lives(int(process))
     assert "2 on_connect and on_disconnect hooks were not finished" in caplog.text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nvpn.model.keys import PrivateKey
-from tests.support.groups import living
+from tests.support.groups import wait_until_none_lives
 from tests.support.machines import Machine
 from tests.support.world import wait_until
 
@@ -157,7 +157,7 @@ def test_a_signal_ends_a_hook_with_all_that_it_started(machine: Machine, story: 
     assert process.wait(5) == 0
     assert time.monotonic() - began < 3
     assert machine.is_clean()
-    assert living(group) == []
+    wait_until_none_lives(group)
 
 
 def test_the_interface_deleted_ends_it_without_predown_but_with_postdown(
@@ -238,4 +238,4 @@ def test_a_second_signal_does_not_wait_for_predown(machine: Machine, story: Path
     assert machine.is_clean()
     group, last = lines(story)
     assert last == "PostDown"
-    assert living(int(group)) == []
+    wait_until_none_lives(int(group))

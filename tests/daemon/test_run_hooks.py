@@ -10,7 +10,7 @@ import pytest
 
 from nvpn.daemon.hooks import run_hooks
 from nvpn.errors import PlatformError
-from tests.support.groups import living
+from tests.support.groups import wait_until_none_lives
 
 
 def test_one_that_does_not_end_in_time_is_ended_with_all_that_it_started() -> None:
@@ -32,7 +32,7 @@ def test_one_that_does_not_end_in_time_is_ended_with_all_that_it_started() -> No
         "cannot run PreDown hook 1 of wg0; it has not ended after 0.3 seconds"
     )
     assert said[2:] == ["asked"]
-    assert living(int(said[1])) == []
+    wait_until_none_lives(int(said[1]))
 
 
 def test_a_line_without_end_does_not_fill_the_memory() -> None:

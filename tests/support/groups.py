@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.world import wait_until
 
-def living(group: int) -> list[str]:
+
+def wait_until_none_lives(group: int) -> None:
+    """Fail if a process group lives on; what was killed is given a moment to die."""
+    wait_until(lambda: not _living(group), 2, f"nothing of group {group} lives")
+
+
+def _living(group: int) -> list[str]:
     """What runs in a process group, the dead that nobody has waited for left out."""
     found = []
     for entry in Path("/proc").iterdir():
