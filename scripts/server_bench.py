@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import checkout  # noqa: F401 - finds nvpn
 from rounds import Rows, interleave, table
@@ -38,8 +42,9 @@ def fresh(world: World, datapath: str) -> Iterator[World]:
 
 
 def crowd(options: argparse.Namespace, world: World) -> Rows:
-    """All want a lease at once; then some ping and one sends, alone and beside others that
-    misbehave."""
+    """All want a lease at once; then some ping and one sends: alone, beside others that stall,
+    beside others that misbehave, and beside a process that takes as much of the processors as
+    those did and sends nothing."""
 
     def once(name: str) -> list[float]:
         with fresh(world, name) as storm:
@@ -50,37 +55,69 @@ def crowd(options: argparse.Namespace, world: World) -> Rows:
         with fresh(world, name) as mixed:
             some = Crowd(mixed, AMONG)
             some.server.nvpn("up", "wg0.toml")
-            honest, others = slice(AMONG - STALLED), slice(AMONG - STALLED, None)
             some.guest.nvpn("up", "wg0.toml")
-            alone, free = some.ping(honest, PINGS), transfer(some, options.seconds)
-            with some.misbehaving(others):
-                beside, taken = some.ping(honest, PINGS), transfer(some, options.seconds)
-        lost = 100 * (1 - beside["answered"] / beside["sent"])
-        return [
-            told["seconds"],
-            alone["median_ms"],
-            beside["median_ms"],
-            beside["median_ms"] / alone["median_ms"],
-            lost,
-            free,
-            taken / free,
-        ]
+            honest, others = slice(AMONG - STALLED), slice(AMONG - STALLED, None)
+
+            def measure() -> tuple[float, float, float]:
+                told = some.ping(honest, PINGS)
+                lost = 100 * (1 - told["answered"] / told["sent"])
+                return told["median_ms"], lost, transfer(some, options.seconds)
+
+            ping, _, rate = measure()
+            row = [told["seconds"], ping, rate]
+            for how in ("stall", "misbehave"):
+                with some.misbehaving(others, how) as process:
+                    begun, used = time.monotonic(), processor_seconds(process)
+                    slower, lost, less = measure()
+                    used = processor_seconds(process) - used
+                    share = used / (time.monotonic() - begun)
+                row += [slower / ping, lost, less / rate, share]
+            with burning(share):
+                slower, _, less = measure()
+            return [*row, slower / ping, less / rate]
 
     rows = interleave(datapaths(), options.rounds, once)
-    table(
-        f"crowd: {options.peers or CLIENTS} at once; {AMONG}, of whom {STALLED} misbehave",
-        [
-            "s, all leased",
-            "ms, ping alone",
-            "ms, beside",
-            "beside / alone",
-            "% lost",
-            "Gbit/s, alone",
-            "beside / alone",
-        ],
-        rows,
-    )
+    columns = ["ping / alone", "% lost", "TCP / alone", "processors taken"]
+    part(rows, f"crowd: {options.peers or CLIENTS} at once", 0, ["s, all leased"])
+    part(rows, f"crowd: of {AMONG}, nobody is in the way", 1, ["ms, ping", "Gbit/s, TCP"])
+    part(rows, f"crowd: {STALLED} of {AMONG} stall", 3, columns)
+    part(rows, f"crowd: {STALLED} of {AMONG} misbehave", 7, columns)
+    part(rows, "crowd: the same processors taken, nothing sent", 11, columns[::2])
     return rows
+
+
+def part(rows: Rows, title: str, first: int, columns: list[str]) -> None:
+    """A table of some of the columns."""
+    last = first + len(columns)
+    table(title, columns, {name: [row[first:last] for row in runs] for name, runs in rows.items()})
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def burning(share: float) -> Iterator[None]:
+    """A process that takes so much of one processor, in slices of 5 ms."""
+    process = subprocess.Popen([sys.executable, "-c", _BURN, str(min(share, 1.0))])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+_BURN = """
+import sys, time
+share, used = float(sys.argv[1]), time.process_time
+begun, at_first = time.monotonic(), used()
+while True:
+    while used() - at_first < share * (time.monotonic() - begun):
+        pass
+    time.sleep(0.005)
+"""
 
 
 def transfer(crowd: Crowd, seconds: float) -> float:

@@ -18,7 +18,9 @@ from nvpn.channel.packets import (
     pack_packet,
     parse_packet,
 )
-from nvpn.datapath.api import Datapath, Diversion, Divert, InnerReceived, SendInner
+from nvpn.datapath.api import Datapath
+from nvpn.datapath.commands import Diversion, Divert, SendInner
+from nvpn.datapath.events import InnerReceived
 from nvpn.model.keys import PublicKey
 from nvpn.protocol.device import Device
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from nvpn.datapath.api import PeerId, Rule, SetFilter
+from nvpn.datapath.commands import PeerId, Rule, SetFilter
 from nvpn.model.keys import PublicKey
 from nvpn.model.ports import PortPolicy, PortSpec
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-from nvpn.datapath.api import ReplaceSockets
+from nvpn.datapath.commands import ReplaceSockets
 from nvpn.errors import ControlError, PlatformError
 from nvpn.transport.udp import UdpSockets, set_fwmark
 

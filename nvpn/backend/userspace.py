@@ -23,13 +23,9 @@ from nvpn.backend.plans import PeerEntry, PlanApplier
 from nvpn.backend.port_filter import PortPolicies
 from nvpn.backend.renewals import Renewals
 from nvpn.backend.sockets import TunnelSockets
-from nvpn.datapath.api import (
-    Command,
-    Datapath,
-    DeviceGone,
-    InnerReceived,
-    SetMtu,
-)
+from nvpn.datapath.api import Datapath
+from nvpn.datapath.commands import Command, SetMtu
+from nvpn.datapath.events import DeviceGone, InnerReceived
 from nvpn.errors import ControlError, DropReason
 from nvpn.model.changes import Plan, SetFwmark, SetListenPort
 from nvpn.model.clock import Now, read_clocks

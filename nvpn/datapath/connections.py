@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from nvpn.datapath.api import PeerId
 from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.commands import PeerId
 from nvpn.datapath.flow import ICMPV4, ICMPV6, TCP, UDP, Flow, Fragment, NoPorts, flow_of
 from nvpn.datapath.inner import IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, Inner
 from nvpn.datapath.recent import Recent

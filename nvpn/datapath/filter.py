@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from nvpn.datapath.api import Diversion, PeerId, Rule, SetFilter
 from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.commands import Diversion, PeerId, Rule, SetFilter
 from nvpn.datapath.connections import Connections
 from nvpn.datapath.flow import Flow, NoPorts, Ports, flow_of
 from nvpn.datapath.inner import Inner, is_fragment, parse_inner, udp_payload

@@ -15,8 +15,9 @@ from typing import Final, NoReturn
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from nvpn.datapath.api import InstallKeypair, Role, Why
 from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.commands import InstallKeypair, Role
+from nvpn.datapath.events import Why
 from nvpn.datapath.replay import ReplayWindow
 from nvpn.wire.constants import (
     REJECT_AFTER_MESSAGES,

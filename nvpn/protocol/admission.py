@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from nvpn.datapath.api import SetAdmission
+from nvpn.datapath.commands import SetAdmission
 from nvpn.model.clock import Now
 from nvpn.model.keys import PublicKey
 from nvpn.protocol.cookies import CookieSecret

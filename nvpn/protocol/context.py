@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
-from nvpn.datapath.api import Activity, Command, PeerId, Watch
+from nvpn.datapath.api import Activity, Watch
+from nvpn.datapath.commands import Command, PeerId
 from nvpn.errors import DropReason
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.notices import Notice

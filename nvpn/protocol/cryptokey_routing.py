@@ -6,7 +6,7 @@ plain dictionaries serve.
 
 from __future__ import annotations
 
-from nvpn.datapath.api import PeerId
+from nvpn.datapath.commands import PeerId
 from nvpn.model.prefixes import Prefix
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvpn.datapath.api import PeerId
+from nvpn.datapath.commands import PeerId
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 

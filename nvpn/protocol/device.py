@@ -15,21 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from nvpn.datapath.api import (
-    Command,
+from nvpn.datapath.commands import Command, DeletePrefix, InsertPrefix, PeerId
+from nvpn.datapath.events import (
     DataReceived,
     DataSent,
-    DeletePrefix,
     DeviceGone,
     EndpointRoamed,
     Event,
     HandshakeReceived,
     HandshakeWanted,
     InnerReceived,
-    InsertPrefix,
     KeypairConfirmed,
     KeypairGone,
-    PeerId,
 )
 from nvpn.errors import DropReason, ProtocolViolation
 from nvpn.model.clock import Now

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from nvpn.datapath.api import PeerId, SendKeepalive, Watch
+from nvpn.datapath.api import Watch
+from nvpn.datapath.commands import PeerId, SendKeepalive
 from nvpn.model.clock import SECOND, Now
 from nvpn.protocol.context import Context
 from nvpn.protocol.timers import NEW_HANDSHAKE_TIMEOUT, Moment, PeerTimers

@@ -12,24 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import (
     Command,
     CreatePeer,
     DestroyPeer,
     DropStaged,
     EraseKeys,
-    HandshakeReceived,
     InstallKeypair,
-    KeypairConfirmed,
-    KeypairGone,
     PeerId,
     Role,
     SendHandshake,
     SetPeerEndpoint,
     StopSending,
     Touch,
-    Why,
 )
+from nvpn.datapath.events import HandshakeReceived, KeypairConfirmed, KeypairGone, Why
 from nvpn.errors import ProtocolViolation
 from nvpn.model.clock import MILLISECOND, SECOND, Now
 from nvpn.model.endpoint import Endpoint

@@ -16,7 +16,7 @@ from nvpn.channel.packets import (
     pack_packet,
     parse_packet,
 )
-from nvpn.datapath.api import Command, InsertPrefix
+from nvpn.datapath.commands import Command, InsertPrefix
 from nvpn.errors import DropReason
 from nvpn.model.changes import (
     AddAllowedIp,

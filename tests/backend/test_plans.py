@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from nvpn.datapath.api import SetMtu
+from nvpn.datapath.commands import SetMtu
 from nvpn.errors import ControlError
 from nvpn.model.changes import (
     AddAllowedIp,

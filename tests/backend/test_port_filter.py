@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from nvpn.backend.port_filter import PortPolicies, compile_filter
-from nvpn.datapath.api import PeerId, Rule, SetFilter
+from nvpn.datapath.commands import PeerId, Rule, SetFilter
 from nvpn.datapath.filter import PortFilter
 from nvpn.datapath.inner import parse_inner
 from nvpn.errors import DropReason

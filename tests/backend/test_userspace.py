@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nvpn.datapath.api import PeerId, ReplaceSockets, SendHandshake
+from nvpn.datapath.commands import PeerId, ReplaceSockets, SendHandshake
 from nvpn.errors import ControlError
 from nvpn.model.changes import (
     AddAllowedIp,

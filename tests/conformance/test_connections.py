@@ -7,14 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvpn.datapath.api import (
-    DestroyPeer,
-    Diversion,
-    Divert,
-    InnerReceived,
-    Rule,
-    SetFilter,
-)
+from nvpn.datapath.commands import DestroyPeer, Diversion, Divert, Rule, SetFilter
+from nvpn.datapath.events import InnerReceived
 from nvpn.datapath.inner import parse_inner
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND

@@ -12,23 +12,18 @@ import random
 
 import pytest
 
-from nvpn.datapath.api import (
-    Activity,
-    Counters,
+from nvpn.datapath.api import Activity, Counters
+from nvpn.datapath.commands import (
     DestroyPeer,
-    DeviceGone,
     DropStaged,
     EraseKeys,
-    HandshakeWanted,
     InsertPrefix,
-    KeypairConfirmed,
-    KeypairGone,
     Role,
     SendKeepalive,
     SetMtu,
     StopSending,
-    Why,
 )
+from nvpn.datapath.events import DeviceGone, HandshakeWanted, KeypairConfirmed, KeypairGone, Why
 from nvpn.datapath.ports import NO_OFFLOADS
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import (
     InsertPrefix,
     PeerId,
     Rule,

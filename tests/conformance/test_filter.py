@@ -7,16 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvpn.datapath.api import (
-    Diversion,
-    Divert,
-    InnerReceived,
-    InsertPrefix,
-    Rule,
-    SendInner,
-    SetFilter,
-)
 from nvpn.datapath.checksum import complement, pseudo_sum, word_sum
+from nvpn.datapath.commands import Diversion, Divert, InsertPrefix, Rule, SendInner, SetFilter
+from nvpn.datapath.events import InnerReceived
 from nvpn.errors import DropReason
 from nvpn.model.prefixes import Prefix, parse_address
 from tests.support.cores import ipv4, ipv6

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from nvpn.datapath.api import (
-    HandshakeReceived,
-    PeerId,
-    ReplaceSockets,
-    Role,
-    SendHandshake,
-)
+from nvpn.datapath.commands import PeerId, ReplaceSockets, Role, SendHandshake
+from nvpn.datapath.events import HandshakeReceived
 from tests.support.datapaths import Correspondent, Rig
 from tests.support.talk import (
     ADMIT,

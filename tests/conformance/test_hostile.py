@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from nvpn.datapath.api import PeerId, SetAdmission
+from nvpn.datapath.commands import PeerId, SetAdmission
 from tests.support.datapaths import SETUPS, Correspondent, Rig, Setup
 from tests.support.segments import Flow
 

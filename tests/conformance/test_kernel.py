@@ -13,17 +13,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from nvpn.datapath.api import (
+from nvpn.datapath.api import Datapath
+from nvpn.datapath.commands import (
     CreatePeer,
-    Datapath,
-    DeviceGone,
-    Event,
     InsertPrefix,
     InstallKeypair,
     PeerId,
     Role,
     SetPeerEndpoint,
 )
+from nvpn.datapath.events import DeviceGone, Event
 from nvpn.errors import DropReason
 from nvpn.model.clock import boot_ns
 from nvpn.model.endpoint import Endpoint

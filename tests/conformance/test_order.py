@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nvpn.datapath.api import ReplaceSockets, Role
+from nvpn.datapath.commands import ReplaceSockets, Role
 from nvpn.model.clock import SECOND
 from tests.support.datapaths import SETUPS, Rig, Setup
 from tests.support.segments import Flow

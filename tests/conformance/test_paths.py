@@ -8,15 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import (
     AddPath,
-    EndpointRoamed,
-    HandshakeReceived,
     RemovePath,
     SendHandshake,
     SetAdmission,
     SetPeerEndpoint,
 )
+from nvpn.datapath.events import EndpointRoamed, HandshakeReceived
 from nvpn.errors import DropReason
 from nvpn.model.endpoint import Endpoint
 from tests.support.datapaths import SETUPS, Correspondent, Rig

@@ -7,11 +7,8 @@ import random
 
 import pytest
 
-from nvpn.datapath.api import (
-    Counters,
-    DataReceived,
-    DataSent,
-    EndpointRoamed,
+from nvpn.datapath.api import Counters, Watch
+from nvpn.datapath.commands import (
     InsertPrefix,
     PeerId,
     ReplaceSockets,
@@ -19,8 +16,8 @@ from nvpn.datapath.api import (
     SendKeepalive,
     SetAdmission,
     SetPeerEndpoint,
-    Watch,
 )
+from nvpn.datapath.events import DataReceived, DataSent, EndpointRoamed
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint

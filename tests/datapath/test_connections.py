@@ -10,7 +10,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.datapath.api import PeerId, Rule
+from nvpn.datapath.commands import PeerId, Rule
 from nvpn.datapath.connections import (
     MAX_CONVERSATIONS,
     MAX_CONVERSATIONS_OF_A_PEER,

@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.datapath.api import (
-    Diversion,
-    Divert,
-    InnerReceived,
-    PeerId,
-    Rule,
-    SendInner,
-    SetFilter,
-)
+from nvpn.datapath.commands import Diversion, Divert, PeerId, Rule, SendInner, SetFilter
+from nvpn.datapath.events import InnerReceived
 from nvpn.datapath.filter import PortFilter, is_diverted
 from nvpn.datapath.flow import flow_of
 from nvpn.datapath.inner import parse_inner

@@ -10,7 +10,8 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from nvpn.datapath.api import InstallKeypair, PeerId, Role, Why
+from nvpn.datapath.commands import InstallKeypair, PeerId, Role
+from nvpn.datapath.events import Why
 from nvpn.datapath.keypairs import EXHAUSTED, Keypair, KeypairSlots
 from nvpn.model.clock import SECOND
 from nvpn.wire.constants import (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.datapath.api import DestroyPeer, EraseKeys, SendHandshake, SetPeerEndpoint
+from nvpn.datapath.commands import DestroyPeer, EraseKeys, SendHandshake, SetPeerEndpoint
 from nvpn.datapath.inner import parse_inner, udp_payload
 from nvpn.errors import DropReason
 from nvpn.wire.messages import Initiation

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nvpn.datapath import api, coalesce, connections, flow, icmp, replay, staging
+from nvpn.datapath import coalesce, commands, connections, events, flow, icmp, replay, staging
 from nvpn.datapath.python import events
 from nvpn.errors import DropReason
 from nvpn.wire import constants
@@ -93,9 +93,9 @@ def variants(file: str, enum: str) -> set[str]:
 
 
 def test_commands_and_events_have_the_same_names() -> None:
-    commands = {kind.__name__ for kind in api.Command.__args__}  # type: ignore[attr-defined]
-    happened = {kind.__name__ for kind in api.Event.__args__}  # type: ignore[attr-defined]
-    assert variants("command", "Command") == commands
+    ordered = {kind.__name__ for kind in commands.Command.__args__}  # type: ignore[attr-defined]
+    happened = {kind.__name__ for kind in events.Event.__args__}  # type: ignore[attr-defined]
+    assert variants("command", "Command") == ordered
     # A thread of its own may die; Python's datapath has none.
     assert variants("event", "Event") - {"Failed"} == happened - {"DatapathFailed"}
-    assert len(variants("event", "Why")) == len(api.Why)
+    assert len(variants("event", "Why")) == len(events.Why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from nvpn.datapath.api import PeerId
+from nvpn.datapath.commands import PeerId
 from nvpn.model.prefixes import Prefix
 from nvpn.protocol.cryptokey_routing import CryptokeyRouting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.datapath.api import CreatePeer, DeletePrefix, DestroyPeer, InsertPrefix, PeerId
+from nvpn.datapath.commands import CreatePeer, DeletePrefix, DestroyPeer, InsertPrefix, PeerId
 from nvpn.model.clock import Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from nvpn.datapath.api import (
-    Activity,
-    DataReceived,
-    DataSent,
+from nvpn.datapath.api import Activity, Watch
+from nvpn.datapath.commands import (
     DropStaged,
     EraseKeys,
-    HandshakeWanted,
     InstallKeypair,
-    KeypairConfirmed,
-    KeypairGone,
     Role,
     SendHandshake,
     SetPeerEndpoint,
     Touch,
-    Watch,
+)
+from nvpn.datapath.events import (
+    DataReceived,
+    DataSent,
+    HandshakeWanted,
+    KeypairConfirmed,
+    KeypairGone,
     Why,
 )
 from nvpn.errors import DropReason

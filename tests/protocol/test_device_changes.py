@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from nvpn.datapath.api import (
-    Activity,
+from nvpn.datapath.api import Activity
+from nvpn.datapath.commands import (
     CreatePeer,
-    DataReceived,
-    DataSent,
     DeletePrefix,
     DestroyPeer,
-    DeviceGone,
     DropStaged,
-    EndpointRoamed,
     EraseKeys,
-    HandshakeWanted,
     InsertPrefix,
-    KeypairConfirmed,
-    KeypairGone,
     PeerId,
     SendHandshake,
     SendKeepalive,
     SetAdmission,
     SetPeerEndpoint,
     StopSending,
+)
+from nvpn.datapath.events import (
+    DataReceived,
+    DataSent,
+    DeviceGone,
+    EndpointRoamed,
+    HandshakeWanted,
+    KeypairConfirmed,
+    KeypairGone,
     Why,
 )
 from nvpn.model.endpoint import Endpoint

@@ -7,7 +7,7 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nvpn.datapath.api import HandshakeReceived
+from nvpn.datapath.events import HandshakeReceived
 from nvpn.model.endpoint import Endpoint
 from nvpn.wire.crypto import mac, mac1_key
 from nvpn.wire.messages import MessageType

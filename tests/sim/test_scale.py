@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from nvpn.datapath.api import SendHandshake
+from nvpn.datapath.commands import SendHandshake
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PrivateKey, PublicKey

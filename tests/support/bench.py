@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import random
 
-from nvpn.datapath.api import (
-    HandshakeReceived,
-    HandshakeWanted,
-    InstallKeypair,
-    KeypairConfirmed,
-    PeerId,
-    SendHandshake,
-    Why,
-)
+from nvpn.datapath.commands import InstallKeypair, PeerId, SendHandshake
+from nvpn.datapath.events import HandshakeReceived, HandshakeWanted, KeypairConfirmed, Why
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PrivateKey, PublicKey

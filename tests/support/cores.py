@@ -5,16 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import (
     Command,
     CreatePeer,
-    Event,
     InsertPrefix,
     InstallKeypair,
     PeerId,
     Role,
     SetPeerEndpoint,
 )
+from nvpn.datapath.events import Event
 from nvpn.datapath.python.core import Core, Outgoing
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint

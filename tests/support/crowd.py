@@ -76,13 +76,13 @@ endpoint = "{self._address(1)}:51820"
         return json.loads(self._finish(self._play("ping", which, pings, INSIDE)))
 
     @contextlib.contextmanager
-    def misbehaving(self, which: slice) -> Iterator[None]:
-        """Let some do what they should not."""
-        process = self._play("misbehave", which, INSIDE)
+    def misbehaving(self, which: slice, how: str = "misbehave") -> Iterator[int]:
+        """Let some do what they should not (``stall`` or ``misbehave``), all in one process."""
+        process = self._play(how, which, INSIDE)
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "begun\n", self._finish(process)
-            yield
+            yield process.pid
             assert process.poll() is None, "they went on until now"
         finally:
             process.kill()

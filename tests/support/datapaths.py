@@ -21,17 +21,17 @@ import uvloop
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from nvpn.datapath.ancillary import CONTROL_BYTES, build_control, parse_control
-from nvpn.datapath.api import (
+from nvpn.datapath.api import Datapath
+from nvpn.datapath.commands import (
     Command,
     CreatePeer,
-    Datapath,
-    Event,
     InsertPrefix,
     InstallKeypair,
     PeerId,
     Role,
     SetPeerEndpoint,
 )
+from nvpn.datapath.events import Event
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
 from nvpn.datapath.ports import NO_OFFLOADS, Offloads
 from nvpn.datapath.python.engine import PythonDatapath

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from nvpn.datapath.api import (
-    InsertPrefix,
-    InstallKeypair,
-    Role,
-    SetAdmission,
-)
+from nvpn.datapath.commands import InsertPrefix, InstallKeypair, Role, SetAdmission
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.prefixes import Prefix
 from nvpn.wire.crypto import cookie_key, mac1_key

@@ -8,15 +8,11 @@ roaming, and none of the timers but the retry.
 
 from __future__ import annotations
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import (
     Command,
     CreatePeer,
-    Event,
-    HandshakeReceived,
-    HandshakeWanted,
     InsertPrefix,
     InstallKeypair,
-    KeypairConfirmed,
     PeerId,
     Role,
     SendHandshake,
@@ -24,6 +20,7 @@ from nvpn.datapath.api import (
     SetPeerEndpoint,
     Touch,
 )
+from nvpn.datapath.events import Event, HandshakeReceived, HandshakeWanted, KeypairConfirmed
 from nvpn.errors import ProtocolViolation
 from nvpn.model.clock import Now
 from nvpn.model.notices import Notice

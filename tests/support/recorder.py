@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nvpn.datapath.api import Activity, PeerId, Watch
+from nvpn.datapath.api import Activity, Watch
+from nvpn.datapath.commands import PeerId
 
 
 class Recorder:

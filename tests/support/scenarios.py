@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import uvloop
 
-from nvpn.datapath.api import Command, Event
+from nvpn.datapath.commands import Command
+from nvpn.datapath.events import Event
 from nvpn.model.changes import (
     Change,
 )

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from nvpn.datapath.api import Command, Event, ReplaceSockets
+from nvpn.datapath.commands import Command, ReplaceSockets
+from nvpn.datapath.events import Event
 from nvpn.datapath.python.core import Core
 from nvpn.errors import DropReason
 from nvpn.model.clock import MILLISECOND, SECOND, Now

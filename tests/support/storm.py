@@ -2,6 +2,7 @@
 
     storm.py lease ADDRESS:PORT SERVER_PUBLIC SOURCES < KEYS
     storm.py ping ADDRESS:PORT SERVER_PUBLIC SOURCES PINGS INNER < KEYS
+    storm.py stall ADDRESS:PORT SERVER_PUBLIC SOURCES INNER < KEYS
     storm.py misbehave ADDRESS:PORT SERVER_PUBLIC SOURCES INNER < KEYS
 
 KEYS are private keys in base64, a line each: ``NUMBER KEY``. Sources are 10.200.0.1 and those
@@ -15,8 +16,8 @@ addresses, why others got none, and the seconds until the last.
 JSON: how many pings were answered, how long the middle one and the slowest took in
 milliseconds, and what the second asking brought.
 
-``misbehave``: having leases, each does so in one of the ways of :data:`WAYS` until it is killed.
-Prints ``begun``.
+``stall``: having leases, each stops reading, or dies in the middle of a message. ``misbehave``:
+each does that or worse, by all of :data:`WAYS`. Both last until killed, and print ``begun``.
 """
 
 from __future__ import annotations
@@ -127,10 +128,13 @@ async def replays(client: ClientHost, inner: bytes) -> None:
         await asyncio.sleep(0.005)
 
 
-WAYS: tuple[Callable[[ClientHost, bytes], Awaitable[None]], ...] = (
+STALLS: tuple[Callable[[ClientHost, bytes], Awaitable[None]], ...] = (
     stops_reading,
-    floods,
     dies_mid_write,
+)
+WAYS = (
+    *STALLS,
+    floods,
     says_rubbish,
     claims_others,
     asks_for_others,
@@ -151,12 +155,16 @@ async def ping(clients: list[ClientHost], pings: int, inner: bytes) -> dict[str,
     return {**await ping_all(clients, pings, inner), "renewed": await lease(clients)}
 
 
-async def misbehave(clients: list[ClientHost], inner: bytes) -> None:
+async def misbehave(
+    clients: list[ClientHost],
+    inner: bytes,
+    ways: tuple[Callable[[ClientHost, bytes], Awaitable[None]], ...],
+) -> None:
     outcome = await lease(clients)
     assert not outcome["failed"], outcome["failed"]
     print("begun", flush=True)
     await asyncio.gather(
-        *(WAYS[number % len(WAYS)](client, inner) for number, client in enumerate(clients))
+        *(ways[number % len(ways)](client, inner) for number, client in enumerate(clients))
     )
 
 
@@ -192,8 +200,9 @@ async def main() -> None:
             last = client.number % int(sources) + 1
             source = bytes((10, 200, last >> 8, last & 0xFF))
         await client.up(endpoint.address, endpoint.port, source)
-    if mode == "misbehave":
-        await misbehave(clients, parse_address(sys.argv[5]))
+    if mode in ("stall", "misbehave"):
+        ways = STALLS if mode == "stall" else WAYS
+        await misbehave(clients, parse_address(sys.argv[5]), ways)
     elif mode == "ping":
         pings, inner = sys.argv[5:7]
         print(json.dumps(await ping(clients, int(pings), parse_address(inner))))

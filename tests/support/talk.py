@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from nvpn.datapath.api import SetAdmission
+from nvpn.datapath.commands import SetAdmission
 from nvpn.wire.crypto import mac
 from tests.support.cores import ipv4, ipv6
 from tests.support.datapaths import SETUPS

@@ -1,4 +1,4 @@
-//! What the protocol tells the datapath: `nvpn/datapath/api.py` in Rust.
+//! What the protocol tells the datapath: `nvpn/datapath/commands.py` in Rust.
 
 use core::fmt;
 use std::sync::Arc;

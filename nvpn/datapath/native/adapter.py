@@ -15,16 +15,10 @@ from operator import gt
 from typing import Final
 
 from nvpn._native import Engine
-from nvpn.datapath.api import (
-    Activity,
-    Command,
-    Counters,
-    Event,
-    InstallKeypair,
-    PeerId,
-    Watch,
-)
+from nvpn.datapath.api import Activity, Counters, Watch
+from nvpn.datapath.commands import Command, InstallKeypair, PeerId
 from nvpn.datapath.description import describe_datapath
+from nvpn.datapath.events import Event
 from nvpn.datapath.native.tuples import pack_command, unpack_event
 from nvpn.datapath.ports import ALL_OFFLOADS, Descriptors, Device, NoSockets, Offloads
 from nvpn.datapath.segments import probe_max_segments

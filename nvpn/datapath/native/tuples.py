@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import (
     AddPath,
     Command,
     CreatePeer,
-    DataReceived,
-    DataSent,
     DeletePrefix,
     DestroyPeer,
-    DeviceGone,
     Divert,
     DropStaged,
-    EndpointRoamed,
     EraseKeys,
-    Event,
-    HandshakeReceived,
-    HandshakeWanted,
-    InnerReceived,
     InsertPrefix,
     InstallKeypair,
-    KeypairConfirmed,
-    KeypairGone,
     RemovePath,
     ReplaceSockets,
     Role,
@@ -39,6 +29,18 @@ from nvpn.datapath.api import (
     SetPeerEndpoint,
     StopSending,
     Touch,
+)
+from nvpn.datapath.events import (
+    DataReceived,
+    DataSent,
+    DeviceGone,
+    EndpointRoamed,
+    Event,
+    HandshakeReceived,
+    HandshakeWanted,
+    InnerReceived,
+    KeypairConfirmed,
+    KeypairGone,
     Why,
 )
 from nvpn.model.endpoint import Endpoint, Source

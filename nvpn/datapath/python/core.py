@@ -17,20 +17,17 @@ from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
-from nvpn.datapath.api import (
-    Activity,
+from nvpn.datapath.api import Activity, Counters, Watch
+from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.commands import (
     AddPath,
     Command,
-    Counters,
     CreatePeer,
     DeletePrefix,
     DestroyPeer,
     Divert,
     DropStaged,
     EraseKeys,
-    Event,
-    HandshakeReceived,
-    InnerReceived,
     InsertPrefix,
     InstallKeypair,
     PeerId,
@@ -46,9 +43,8 @@ from nvpn.datapath.api import (
     SetPeerEndpoint,
     StopSending,
     Touch,
-    Watch,
 )
-from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.events import Event, HandshakeReceived, InnerReceived
 from nvpn.datapath.filter import PortFilter
 from nvpn.datapath.icmp import ErrorLimit, unreachable
 from nvpn.datapath.inner import (

@@ -16,19 +16,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from nvpn.datapath.api import (
-    Activity,
-    AddPath,
-    Command,
-    Counters,
-    DeviceGone,
-    Event,
-    PeerId,
-    RemovePath,
-    ReplaceSockets,
-    Watch,
-)
+from nvpn.datapath.api import Activity, Counters, Watch
+from nvpn.datapath.commands import AddPath, Command, PeerId, RemovePath, ReplaceSockets
 from nvpn.datapath.description import describe_datapath
+from nvpn.datapath.events import DeviceGone, Event
 from nvpn.datapath.ports import ALL_OFFLOADS, Descriptors, Device, NoSockets, Offloads
 from nvpn.datapath.python.core import Core
 from nvpn.datapath.python.inbound import Inbound

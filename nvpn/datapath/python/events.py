@@ -6,7 +6,8 @@ from collections import Counter, deque
 from itertools import islice
 from typing import Final
 
-from nvpn.datapath.api import EndpointRoamed, Event, HandshakeReceived, InnerReceived, PeerId
+from nvpn.datapath.commands import PeerId
+from nvpn.datapath.events import EndpointRoamed, Event, HandshakeReceived, InnerReceived
 from nvpn.model.endpoint import Endpoint
 from nvpn.wire.constants import HANDSHAKE_QUEUE_SIZE
 from nvpn.wire.messages import MessageType, message_type

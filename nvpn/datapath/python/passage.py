@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from nvpn.datapath.allowed_ips import AllowedIps
-from nvpn.datapath.api import DeletePrefix, Diversion, InsertPrefix, PeerId
 from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.commands import DeletePrefix, Diversion, InsertPrefix, PeerId
 from nvpn.datapath.filter import PortFilter, is_diverted
 from nvpn.datapath.inner import Inner
 from nvpn.datapath.python.peer import Peer

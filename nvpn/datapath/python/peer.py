@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from nvpn.datapath.api import (
-    Activity,
-    Counters,
+from nvpn.datapath.api import Activity, Counters, Watch
+from nvpn.datapath.commands import PeerId
+from nvpn.datapath.events import (
     DataReceived,
     DataSent,
     HandshakeWanted,
     KeypairConfirmed,
     KeypairGone,
-    PeerId,
-    Watch,
     Why,
 )
 from nvpn.datapath.keypairs import Keypair, KeypairSlots

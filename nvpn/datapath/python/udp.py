@@ -23,8 +23,8 @@ from nvpn.datapath.ancillary import (
     build_control,
     parse_control,
 )
-from nvpn.datapath.api import PeerId
 from nvpn.datapath.buffers import Bytes
+from nvpn.datapath.commands import PeerId
 from nvpn.datapath.offloads import MAX_UDP_PAYLOAD
 from nvpn.datapath.ports import Descriptors
 from nvpn.datapath.python.core import Core, Outgoing

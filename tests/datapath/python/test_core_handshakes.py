@@ -6,13 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nvpn.datapath.api import (
-    DestroyPeer,
-    EraseKeys,
-    HandshakeReceived,
-    SendHandshake,
-    SetAdmission,
-)
+from nvpn.datapath.commands import DestroyPeer, EraseKeys, SendHandshake, SetAdmission
+from nvpn.datapath.events import HandshakeReceived
 from nvpn.errors import DropReason
 from nvpn.model.keys import PublicKey
 from nvpn.wire.constants import COOKIE_REPLY_BURST

@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.datapath.api import (
-    Activity,
-    Counters,
+from nvpn.datapath.api import Activity, Counters
+from nvpn.datapath.commands import (
     CreatePeer,
-    DataReceived,
-    HandshakeReceived,
     InsertPrefix,
     PeerId,
     SendHandshake,
     SendKeepalive,
     Touch,
 )
+from nvpn.datapath.events import DataReceived, HandshakeReceived
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.prefixes import Prefix

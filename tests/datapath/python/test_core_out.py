@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from nvpn.datapath.api import (
-    DataSent,
+from nvpn.datapath.commands import (
     DestroyPeer,
     DropStaged,
     EraseKeys,
-    HandshakeWanted,
     InsertPrefix,
     InstallKeypair,
-    KeypairGone,
     PeerId,
     ReplaceSockets,
     Role,
@@ -21,8 +18,8 @@ from nvpn.datapath.api import (
     SetMtu,
     SetPeerEndpoint,
     StopSending,
-    Why,
 )
+from nvpn.datapath.events import DataSent, HandshakeWanted, KeypairGone, Why
 from nvpn.datapath.icmp import unreachable
 from nvpn.datapath.python.core import Outgoing
 from nvpn.errors import DropReason

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from nvpn.datapath.api import (
-    Activity,
-    Counters,
+from nvpn.datapath.api import Activity, Counters, Watch
+from nvpn.datapath.commands import PeerId, SendHandshake, SendKeepalive, SetPeerEndpoint, Touch
+from nvpn.datapath.events import (
     DataReceived,
     DataSent,
     EndpointRoamed,
     HandshakeWanted,
     KeypairConfirmed,
     KeypairGone,
-    PeerId,
-    SendHandshake,
-    SendKeepalive,
-    SetPeerEndpoint,
-    Touch,
-    Watch,
 )
 from nvpn.datapath.python.core import Core
 from nvpn.errors import DropReason

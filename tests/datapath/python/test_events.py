@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from nvpn.datapath.api import (
+from nvpn.datapath.commands import PeerId
+from nvpn.datapath.events import (
     DataReceived,
     DataSent,
     EndpointRoamed,
     Event,
     HandshakeReceived,
     InnerReceived,
-    PeerId,
 )
 from nvpn.datapath.python.events import EventQueue
 from tests.support.cores import endpoint
