@@ -2,7 +2,8 @@
 
 The protocol decides, the datapath moves packets. What crosses is values: *commands*
 (``commands.py``) go down in one FIFO, outgoing handshake datagrams among them, and *events*
-(``events.py``) come up. A datapath may run on the event loop or on threads of its own; nobody above can tell.
+(``events.py``) come up. A datapath may run on the event loop or on threads of its own; nobody
+above can tell.
 
 Rules both sides keep:
 

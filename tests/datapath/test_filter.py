@@ -16,7 +16,7 @@ from nvpn.datapath.events import InnerReceived
 from nvpn.datapath.filter import PortFilter, is_diverted
 from nvpn.datapath.flow import flow_of
 from nvpn.datapath.inner import parse_inner
-from nvpn.datapath.python.events import MAX_DIVERTED_OF_ONE
+from nvpn.datapath.python.event_queue import MAX_DIVERTED_OF_ONE
 from nvpn.errors import DropReason
 from nvpn.model.prefixes import Prefix
 from tests.support.cores import THEM, Ends, ipv4, ipv6

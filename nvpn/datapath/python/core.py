@@ -57,7 +57,7 @@ from nvpn.datapath.inner import (
 )
 from nvpn.datapath.keypairs import EXHAUSTED, Keypair, zero
 from nvpn.datapath.loops import OwnDatagrams
-from nvpn.datapath.python.events import EventQueue
+from nvpn.datapath.python.event_queue import EventQueue
 from nvpn.datapath.python.initiations import Initiations
 from nvpn.datapath.python.passage import Passage
 from nvpn.datapath.python.peer import Peer, Receivers

@@ -21,7 +21,7 @@ from nvpn.datapath.events import (
 )
 from nvpn.datapath.keypairs import Keypair, KeypairSlots
 from nvpn.datapath.loops import OwnDatagrams
-from nvpn.datapath.python.events import EventQueue
+from nvpn.datapath.python.event_queue import EventQueue
 from nvpn.datapath.staging import StagedPackets, StagingBudget
 from nvpn.model.endpoint import Endpoint
 

@@ -11,7 +11,7 @@ from nvpn.datapath.events import (
     HandshakeReceived,
     InnerReceived,
 )
-from nvpn.datapath.python.events import EventQueue
+from nvpn.datapath.python.event_queue import EventQueue
 from tests.support.cores import endpoint
 
 PEER = PeerId(1)
