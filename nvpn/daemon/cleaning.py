@@ -31,10 +31,10 @@ def _undo_forwarding(name: str, value: Any) -> None:
     undo_forwarding(name, value)
 
 
-def _undo_nat(name: str, value: Any) -> None:
-    from nvpn.daemon.forwarding import undo_nat
+def _undo_forwarding_table(name: str, value: Any) -> None:
+    from nvpn.daemon.forwarding import undo_forwarding_table
 
-    undo_nat(name, value)
+    undo_forwarding_table(name, value)
 
 
 def _undo_channel(name: str, value: Any) -> None:
@@ -49,7 +49,7 @@ UNDOERS: Final[Mapping[str, Callable[[str, Any], None]]] = {
     "dns": undo_dns,
     "link": _undo_link,
     "forwarding": _undo_forwarding,
-    "nat": _undo_nat,
+    "forwarding_table": _undo_forwarding_table,
     "channel": _undo_channel,
 }
 """By the kind of :class:`nvpn.daemon.leftovers.Leftovers`: ``undo(name, value)``.
@@ -63,7 +63,7 @@ _CALLED: Final = {
     "dns": "its name servers",
     "link": "its interface",
     "forwarding": "its forwarding",
-    "nat": "its address translation",
+    "forwarding_table": "its rules for what is forwarded",
     "channel": "its channel's firewall rules",
 }
 _ON_DISK: Final = frozenset({"dns"})

@@ -1,9 +1,9 @@
 """Makes the host a router for a server's clients, and puts back what it changed.
 
-This is what people write into PostUp: the kernel's forwarding switches, and masquerading in a
-table of our own. What somebody else has changed meanwhile is left as it is by then, and while
-another tunnel of ours wants to forward, forwarding stays: the last one puts back what the
-first one found.
+This is what people write into PostUp: the kernel's forwarding switches, and in a table of our
+own TCP segments that fit into the tunnel, and masquerading. What somebody else has changed
+meanwhile is left as it is by then, and while another tunnel of ours wants to forward, forwarding
+stays: the last one puts back what the first one found.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from nvpn.control.paths import LEFTOVERS_SUFFIX, state_directory
 from nvpn.daemon.firewall import Run
 from nvpn.daemon.leftovers import NAMESPACE, Leftovers
 from nvpn.errors import PlatformError
-from nvpn.model.prefixes import Prefix
-from nvpn.netconf.firewall import nat_rules, nat_table
+from nvpn.netconf.firewall import forwarding_rules, forwarding_table
 from nvpn.netconf.linux_firewall import (
     apply_ruleset,
     chains_that_drop_forwarded,
@@ -40,7 +39,7 @@ _log: Final = logging.getLogger(__name__)
 FORWARDING: Final = "forwarding"
 """The kind of leftovers: by the switch what it was before, as text."""
 
-NAT: Final = "nat"
+FORWARDING_TABLE: Final = "forwarding_table"
 """The kind of leftovers: the table of the family inet."""
 
 _SWITCHES: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -64,7 +63,7 @@ class Forwarding:
         self._run = run
         self._warn = warn
         self._before: dict[str, str] = {}
-        self._nat = ""
+        self._table = ""
         self._has_warned = False
 
     def set(self, server: ServerConfig | None) -> None:
@@ -73,23 +72,18 @@ class Forwarding:
         Raises:
             PlatformError: the host refuses.
         """
-        wants_nat = server is not None and server.nat
-        if server is not None and (server.forward or server.nat):
+        if server is not None and server.forward:
             versions = frozenset(pool.version for pool in server.pools)
             self._run(lambda: self._forward(versions))
+            self._make_table(server)
         else:
             self._run(self._put_back)
-        if wants_nat:
-            assert server is not None
-            self._translate(server.pools)
-        elif self._nat:
-            self._stop_translating()
+            self._remove_table()
 
     def close(self) -> None:
         """Put everything back. Never raises."""
         try:
-            if self._nat:
-                self._stop_translating()
+            self._remove_table()
             self._run(self._put_back)
         except PlatformError as error:
             _log.warning("%s", error)
@@ -143,24 +137,31 @@ class Forwarding:
             self._before = {}
             self._leftovers.forget(FORWARDING)
 
-    def _translate(self, sources: tuple[Prefix, ...]) -> None:
-        text = nat_rules(self._name, sources)
-        if text == self._nat:
+    def _make_table(self, server: ServerConfig) -> None:
+        text = forwarding_rules(self._name, server.pools if server.nat else ())
+        if text == self._table:
             return
         if not has_nft():
-            raise PlatformError(
-                f"translate addresses for {self._name}",
-                hint="nat = true needs nftables; install it, or write your own rule as post_up",
-            )
-        if not self._nat:
-            self._leftovers.note(NAT, nat_table(self._name))
+            if server.nat:
+                hint = "nat = true needs nftables; install it, or write your own rule as post_up"
+                raise PlatformError(f"translate addresses for {self._name}", hint=hint)
+            if not self._has_warned:
+                self._has_warned = True
+                self._warn(
+                    f"{self._name}: without nftables the segments of forwarded TCP connections"
+                    " are not made to fit into the tunnel; install it"
+                )
+            return
+        if not self._table:
+            self._leftovers.note(FORWARDING_TABLE, forwarding_table(self._name))
         self._run(lambda: apply_ruleset(text))
-        self._nat = text
+        self._table = text
 
-    def _stop_translating(self) -> None:
-        self._run(lambda: remove_table(nat_table(self._name)))
-        self._nat = ""
-        self._leftovers.forget(NAT)
+    def _remove_table(self) -> None:
+        if self._table:
+            self._run(lambda: remove_table(forwarding_table(self._name)))
+            self._table = ""
+            self._leftovers.forget(FORWARDING_TABLE)
 
     def _namespace(self) -> str:
         return str(self._leftovers.pending().get(NAMESPACE, ""))
@@ -189,9 +190,9 @@ def undo_forwarding(name: str, value: Any) -> None:
     put_back(before, _noted_by_others(name, namespace, alive_only=True))
 
 
-def undo_nat(name: str, value: Any) -> None:
+def undo_forwarding_table(name: str, value: Any) -> None:
     """Remove the table of a dead daemon. Raises PlatformError."""
-    if value == nat_table(name):
+    if value == forwarding_table(name):
         remove_table(value)
 
 

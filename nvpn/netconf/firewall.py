@@ -6,7 +6,8 @@ connections go through the tunnel (CVE-2019-14899). And it lets the answers to o
 packets carry their mark, so that a check of the reverse path looks at the way they came.
 
 The kill switch lets nothing leave the host but through the tunnel, or to the local network.
-Masquerading lets a server's clients go on to where nobody knows their addresses. The channel's
+The table of a server that forwards lets its clients' connections fit into the tunnel, and the
+clients go on to where nobody knows their addresses. The channel's
 table keeps who has nothing but an address for that from everything else.
 
 Each is one table that replaces its former self in one transaction.
@@ -61,22 +62,30 @@ def switch_table(name: str) -> str:
     return f"nvpn-{_escape(name)}/switch"
 
 
-def nat_table(name: str) -> str:
-    """What the table is called in which addresses are translated, in the family inet."""
-    return f"nvpn-{_escape(name)}/nat"
+def forwarding_table(name: str) -> str:
+    """What the table of a host that forwards is called, in the family inet."""
+    return f"nvpn-{_escape(name)}/forward"
 
 
-def nat_rules(name: str, sources: Iterable[Prefix]) -> str:
-    """What comes from these prefixes and leaves by another interface leaves as our own.
+def forwarding_rules(name: str, translated: Iterable[Prefix]) -> str:
+    """TCP connections through the tunnel begin with segments that fit into it, and what comes
+    from ``translated`` and leaves by another interface leaves as our own.
 
     ``name`` is the tunnel's interface: between its peers nothing is translated.
     """
-    rules = [
+    # The smaller of the routes there and back counts, and nft only ever lowers the figure.
+    fit = "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"
+    fits = [f'{way}ifname "{name}" {fit}' for way in ("i", "o")]
+    masquerades = [
         f'{"ip" if source.version == 4 else "ip6"} saddr {source} oifname != "{name}" masquerade'
-        for source in sources
+        for source in translated
     ]
     head = "type nat hook postrouting priority srcnat; policy accept;"
-    return _replace(nat_table(name), _block("chain postrouting", [head, *rules]))
+    return _replace(
+        forwarding_table(name),
+        _chain("forward", "forward", "mangle", "accept", fits),
+        _block("chain postrouting", [head, *masquerades]) if masquerades else "",
+    )
 
 
 def guard_rules(facts: GuardFacts) -> str:

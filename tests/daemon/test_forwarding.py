@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from functools import partial
 
 import pytest
 
 from nvpn.model.prefixes import Prefix
-from nvpn.netconf.firewall import dropping_chains, nat_rules
+from nvpn.netconf.firewall import dropping_chains, forwarding_rules
 from tests.support.machines import Machine
+from tests.support.pinging import inside
 from tests.support.world import World, wait_until
 
 FORWARD = "net.ipv4.ip_forward"
 FORWARD_6 = "net.ipv6.conf.all.forwarding"
+_ETH_P_ALL = 3
 
 
 def test_what_stays_between_clients_is_not_translated() -> None:
-    text = nat_rules("wg0", (Prefix.parse("10.8.0.0/24"), Prefix.parse("fd42::/64")))
+    text = forwarding_rules("wg0", (Prefix.parse("10.8.0.0/24"), Prefix.parse("fd42::/64")))
     assert '\t\tip saddr 10.8.0.0/24 oifname != "wg0" masquerade\n' in text
     assert '\t\tip6 saddr fd42::/64 oifname != "wg0" masquerade\n' in text
-    assert "table inet nvpn-wg0/nat {" in text
+    assert "table inet nvpn-wg0/forward {" in text
+    assert "masquerade" not in forwarding_rules("wg0", ())
 
 
 def test_only_others_chains_count_as_in_the_way() -> None:
@@ -60,6 +65,10 @@ endpoint = "192.0.2.1:51820"
     )
 
 
+def tables(machine: Machine) -> str:
+    return machine.host.run("nft", "list", "tables")
+
+
 def switches(machine: Machine) -> tuple[str, ...]:
     names = (FORWARD, FORWARD_6, "net.ipv6.conf.eth9.accept_ra")
     return tuple(machine.host.run("sysctl", "-n", name).strip() for name in names)
@@ -81,25 +90,23 @@ def test_the_last_of_several_servers_puts_back_what_the_first_one_found(
     here.nvpn("up", "./f6a.toml")
     # A router that goes on hearing the routers that it heard before.
     assert switches(here) == ("1", "1", "2")
-    assert "nvpn-f6a/nat" in here.host.run("nft", "list", "tables")
+    assert "nvpn-f6a/forward" in tables(here)
     here.nvpn("up", "./f6b.toml")
-    assert "nvpn-f6b/nat" not in here.host.run("nft", "list", "tables")
+    assert "masquerade" not in here.host.run("nft", "list", "table", "inet", "nvpn-f6b/forward")
     # Killed, and cleared up after, while the other one goes on.
     os.kill(here.pid("f6a"), signal.SIGKILL)
     wait_until(lambda: not here.has_link("f6a"), 3, "the interface is gone")
     told = here.nvpn("down", "f6a", status=None)
-    assert "its forwarding, its address translation" in told.stderr or (
-        "its address translation, its forwarding" in told.stderr
-    )
-    assert "nvpn-f6a/nat" not in here.host.run("nft", "list", "tables")
+    assert "its rules for what is forwarded, its forwarding" in told.stderr
+    assert "nvpn-f6a/forward" not in tables(here)
     assert switches(here) == ("1", "1", "2")
     # A reload brings and takes away both.
     server(here, "f6b", 9, "nat = true")
     here.nvpn("reload", "f6b")
-    assert "nvpn-f6b/nat" in here.host.run("nft", "list", "tables")
+    assert "masquerade" in here.host.run("nft", "list", "table", "inet", "nvpn-f6b/forward")
     server(here, "f6b", 9, "")
     here.nvpn("reload", "f6b")
-    assert "nvpn-f6b/nat" not in here.host.run("nft", "list", "tables")
+    assert "nvpn-f6b/forward" not in tables(here)
     assert switches(here) == before
     server(here, "f6b", 9, "nat = true")
     here.nvpn("reload", "f6b")
@@ -121,3 +128,93 @@ def test_a_firewall_that_drops_what_is_forwarded_is_named(world: World) -> None:
     told = here.nvpn("up", "./f6c.toml").stderr
     assert "dropped by ip filter FORWARD of this host's firewall" in told
     here.nvpn("down", "f6c")
+
+
+def sniffer(machine: Machine) -> socket.socket:
+    """All that arrives on a machine, without the headers of its links."""
+    opened = inside(
+        machine.host.netns,
+        lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL)),
+    )
+    opened.settimeout(10)
+    return opened
+
+
+def next_syn_segment(heard: socket.socket, sender: str, version: int) -> int:
+    """The maximum segment size in the next SYN that came from an address."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    header, protocol, source = {4: (20, 9, 12), 6: (40, 6, 8)}[version]
+    address = socket.inet_pton(family, sender)
+    while True:
+        packet, (_, _, direction, *_) = heard.recvfrom(2048)
+        tcp = packet[header:]
+        if (
+            direction != socket.PACKET_OUTGOING
+            and packet[0] >> 4 == version
+            and packet[protocol] == socket.IPPROTO_TCP
+            and packet[source : source + len(address)] == address
+            and tcp[13] & 2
+        ):
+            assert tcp[20:22] == b"\x02\x04"  # Linux has this option first
+            return int.from_bytes(tcp[22:24], "big")
+
+
+@pytest.mark.root
+def test_a_connection_through_a_tunnel_has_segments_that_fit_into_it(world: World) -> None:
+    """From networks of 1500 bytes on both sides, neither of which knows of the tunnel's 1420."""
+    client, here, beyond = (Machine(world, name) for name in "abc")
+    world.link(client.host, here.host)
+    world.link(here.host, beyond.host)
+    server(
+        here,
+        "g1s",
+        8,
+        f"""
+forward = true
+[[peer]]
+public_key = "{client.public_key}"
+allowed_ips = ["10.8.0.2/32", "fd42:8::2/128"]
+endpoint = "10.77.1.1:51820"
+""",
+    )
+    client.write(
+        f"""
+[interface]
+private_key = "PRIVATE"
+address = ["10.8.0.2/24", "fd42:8::2/64"]
+listen_port = 51820
+mtu = 1500
+
+[[peer]]
+public_key = "{here.public_key}"
+allowed_ips = ["10.8.0.0/24", "10.77.2.0/24", "fd42:8::/64", "fd77:2::/64"]
+""",
+        "g1c.toml",
+    )
+    beyond.host.run("ip", "route", "add", "10.8.0.0/24", "via", "10.77.2.1")
+    beyond.host.run("ip", "route", "add", "fd42:8::/64", "via", "fd77:2::1")
+    client.nvpn("up", "./g1c.toml")
+    here.nvpn("up", "./g1s.toml")
+    # The client would have to wait for somebody whose place it does not know.
+    assert here.host.ping("10.8.0.2", count=1) == (1, 1)
+
+    for version, ours, theirs, fits in (
+        (4, "10.8.0.2", "10.77.2.2", 1380),
+        (6, "fd42:8::2", "fd77:2::2", 1360),
+    ):
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        new = partial(socket.socket, family, socket.SOCK_STREAM)
+        with (
+            inside(beyond.host.netns, new) as listener,
+            sniffer(beyond) as there,
+            sniffer(client) as back,
+        ):
+            listener.bind((theirs, 0))
+            listener.listen()
+            for wanted, asked in ((1400, fits), (500, 500)):  # nothing is ever raised
+                with inside(client.host.netns, new) as opened:
+                    opened.settimeout(10)
+                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, wanted)
+                    opened.connect(listener.getsockname())
+                assert next_syn_segment(there, ours, version) == asked
+                assert next_syn_segment(back, theirs, version) == fits
