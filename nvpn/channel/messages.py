@@ -17,6 +17,7 @@ from nvpn.channel.schema import (
     MaxCount,
     MaxLength,
     Message,
+    Part,
     Request,
     answer_of,
     decode,
@@ -31,6 +32,7 @@ __all__ = [
     "CAPABILITY_LEASE",
     "MAX_NAME",
     "MAX_SENTENCE",
+    "MAX_SERVERS",
     "Done",
     "Enrol",
     "Enrolled",
@@ -41,6 +43,7 @@ __all__ = [
     "LeaseRequest",
     "MalformedMessage",
     "Message",
+    "OtherServer",
     "Release",
     "Request",
     "Settings",
@@ -54,6 +57,9 @@ MAX_NAME: Final = 64
 
 MAX_SENTENCE: Final = 300
 """Characters of why something is refused."""
+
+MAX_SERVERS: Final = 7
+"""Beside the one that speaks."""
 
 Name = Annotated[str, MaxLength(MAX_NAME)]
 Version = Annotated[str, MaxLength(32)]
@@ -147,17 +153,29 @@ class Release(Request[Done]):
     """Give the leased addresses back."""
 
 
+@dataclass(frozen=True, slots=True)
+class OtherServer(Part):
+    """Another server that knows the same clients. ``name`` is what it calls itself."""
+
+    public_key: PublicKey
+    name: Name
+    endpoints: Annotated[tuple[HostPort, ...], MaxCount(8)]
+
+
 @message("enrolled")
 @dataclass(frozen=True, slots=True)
 class Enrolled(Message):
     """The key is a client's from now on.
 
     ``keepalive``: the persistent keepalive that the server wishes for, in seconds; 0: none.
+    ``server`` is what it calls itself, ``servers`` are others to go to when it is away.
     """
 
     name: Name
     endpoints: Annotated[tuple[HostPort, ...], MaxCount(8)] = ()
     keepalive: Annotated[int, Between(0, 65535)] = 0
+    server: Name = ""
+    servers: Annotated[tuple[OtherServer, ...], MaxCount(MAX_SERVERS)] = ()
 
 
 @message("enrol")

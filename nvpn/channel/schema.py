@@ -46,6 +46,12 @@ class Request(Message, Generic[Answer]):
     __slots__ = ()
 
 
+class Part:
+    """Base of what stands in a message several times: frozen dataclasses without a word."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class MaxLength:
     """Of a text, in characters."""
@@ -85,11 +91,54 @@ class _Codec:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fields:
+    """Those of a dataclass, as members of an object."""
+
+    codecs: Mapping[str, _Codec]
+    required: frozenset[str]
+
+    @classmethod
+    def of(cls, kind: type) -> _Fields:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        own = fields(typing.cast(Any, kind))
+        return cls(
+            {field.name: _codec(hints[field.name]) for field in own},
+            frozenset(
+                field.name
+                for field in own
+                if field.default is MISSING and field.default_factory is MISSING
+            ),
+        )
+
+    def to_json(self, value: object) -> dict[str, Any]:
+        """Raises ValueError: which field, and what is wrong with it."""
+        members = {}
+        for name, codec in self.codecs.items():
+            try:
+                members[name] = codec.to_json(getattr(value, name))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from None
+        return members
+
+    def from_json(self, members: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises ValueError: which field."""
+        values = {}
+        for name, codec in self.codecs.items():
+            if name in members:
+                try:
+                    values[name] = codec.from_json(members[name])
+                except (TypeError, ValueError):
+                    raise ValueError(name) from None
+            elif name in self.required:
+                raise ValueError(f"no {name}")
+        return values
+
+
+@dataclass(frozen=True, slots=True)
 class _Schema:
     word: str
     kind: type[Message]
-    codecs: Mapping[str, _Codec]
-    required: frozenset[str]
+    fields: _Fields
     answer: type[Message] | None
 
 
@@ -109,19 +158,7 @@ def message(word: str) -> Callable[[type[_M]], type[_M]]:
     def declare(kind: type[_M]) -> type[_M]:
         if word in _BY_WORD:
             raise TypeError(f"there is a message {word!r} already")
-        hints = typing.get_type_hints(kind, include_extras=True)
-        own = fields(typing.cast(Any, kind))
-        schema = _Schema(
-            word,
-            kind,
-            {field.name: _codec(hints[field.name]) for field in own},
-            frozenset(
-                field.name
-                for field in own
-                if field.default is MISSING and field.default_factory is MISSING
-            ),
-            _answer(kind),
-        )
+        schema = _Schema(word, kind, _Fields.of(kind), _answer(kind))
         _BY_WORD[word] = _BY_KIND[kind] = schema
         return kind
 
@@ -142,12 +179,10 @@ def encode(value: Message) -> bytes:
         ValueError: a value is out of the bounds of its field, or all together too long.
     """
     schema = _BY_KIND[type(value)]
-    body: dict[str, Any] = {_TYPE: schema.word}
-    for name, codec in schema.codecs.items():
-        try:
-            body[name] = codec.to_json(getattr(value, name))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{schema.word}: {name}: {error}") from None
+    try:
+        body = {_TYPE: schema.word, **schema.fields.to_json(value)}
+    except ValueError as error:
+        raise ValueError(f"{schema.word}: {error}") from None
     encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     if len(encoded) > MAX_BODY:
         raise ValueError(f"{schema.word}: a message has at most {MAX_BODY} bytes")
@@ -172,16 +207,10 @@ def decode(body: bytes) -> Message:
     schema = _BY_WORD.get(word) if isinstance(word, str) else None
     if schema is None:
         raise MalformedMessage("of an unknown type")
-    values = {}
-    for name, codec in schema.codecs.items():
-        if name in given:
-            try:
-                values[name] = codec.from_json(given[name])
-            except (TypeError, ValueError):
-                raise MalformedMessage(f"{schema.word}: {name}") from None
-        elif name in schema.required:
-            raise MalformedMessage(f"{schema.word}: no {name}")
-    return schema.kind(**values)
+    try:
+        return schema.kind(**schema.fields.from_json(given))
+    except ValueError as error:
+        raise MalformedMessage(f"{schema.word}: {error}") from None
 
 
 def _refuse_constant(constant: str) -> None:
@@ -226,6 +255,8 @@ def _codec(hint: Any) -> _Codec:
         return _spelled_codec(Interface, str, Interface.parse, _MAX_PREFIX_TEXT)
     if hint is PublicKey:
         return _spelled_codec(PublicKey, str, PublicKey.from_base64, _MAX_KEY_TEXT)
+    if isinstance(hint, type) and issubclass(hint, Part):
+        return _part_codec(hint)
     raise TypeError(f"{hint!r} has no place in a message")
 
 
@@ -267,6 +298,22 @@ def _tuple_codec(item: _Codec, count: int) -> _Codec:
         lambda value: [item.to_json(each) for each in check(value, type(value) is tuple)],
         lambda value: tuple(item.from_json(each) for each in check(value, type(value) is list)),
     )
+
+
+def _part_codec(kind: type[Part]) -> _Codec:
+    members = _Fields.of(kind)
+
+    def to_json(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"expected {kind.__name__}")
+        return members.to_json(value)
+
+    def from_json(value: Any) -> Any:
+        if type(value) is not dict:
+            raise ValueError("expected an object")
+        return kind(**members.from_json(value))
+
+    return _Codec(to_json, from_json)
 
 
 def _spelled_codec(

@@ -99,6 +99,12 @@ def split_endpoint(text: str, *, bare_ipv6: bool = False) -> tuple[str, str]:
     return host, port
 
 
+def parse_endpoint(text: str) -> HostPort:
+    """``vpn.example:51820``, ``192.0.2.1:51820`` or ``[2001:db8::1]:51820``."""
+    host, port = split_endpoint(text)
+    return make_endpoint(host, parse_port(port))
+
+
 def make_endpoint(host: str, port: int) -> HostPort:
     """An endpoint whose host can be resolved at all."""
     if not 1 <= port <= MAX_PORT:

@@ -49,14 +49,12 @@ class ConnectionHooks:
         hooks: Callable[[], Hooks],
         show: Callable[[str], None],
         namespace: int = -1,
-        seconds: float = HOOK_SECONDS,
     ) -> None:
         self._name = name
         self._loop = loop
         self._hooks = hooks
         self._show = show
         self._namespace = namespace
-        self._seconds = seconds
         # Of each peer that waits, in the order in which they began to; none is empty.
         self._waiting: dict[PublicKey, deque[_Moment]] = {}
         self._count = 0
@@ -150,7 +148,7 @@ class ConnectionHooks:
                     show=self._show,
                     # A command may hold a secret, which the log is not to have.
                     announce=_keep,
-                    limit=self._seconds,
+                    limit=HOOK_SECONDS,
                     namespace=self._namespace,
                     variables=self._variables(event),
                 )

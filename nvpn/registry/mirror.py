@@ -14,6 +14,7 @@ from nvpn.model.keys import PublicKey
 from nvpn.registry.model import Client, Invitation
 from nvpn.registry.records import (
     AddressLease,
+    AnnouncedServer,
     NameHolder,
     ServerAddress,
     Value,
@@ -41,6 +42,7 @@ class Mirror:
         self.clients: Final[dict[PublicKey, Client]] = {}
         self.invitations: Final[dict[PublicKey, Invitation]] = {}
         self.leases: Final[dict[bytes, AddressLease]] = {}
+        self.servers: Final[dict[PublicKey, AnnouncedServer]] = {}
         self.removals = 0
         """How many records went: as long as it is the same, no address has become free."""
         # Addresses of one client, and whose an address was last (they may differ).
@@ -151,6 +153,8 @@ class Mirror:
                     del self._last_holders[address]
         elif isinstance(value, Invitation):
             del self.invitations[value.public_key]
+        elif isinstance(value, AnnouncedServer):
+            del self.servers[value.server.public_key]
         elif isinstance(value, AddressLease):
             del self.leases[value.address]
             held = self._held[value.client]
@@ -165,6 +169,8 @@ class Mirror:
                 self._last_holders.setdefault(address, value.public_key)
         elif isinstance(value, Invitation):
             self.invitations[value.public_key] = value
+        elif isinstance(value, AnnouncedServer):
+            self.servers[value.server.public_key] = value
         elif isinstance(value, AddressLease):
             self.leases[value.address] = value
             self._held.setdefault(value.client, set()).add(value.address)

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Union
 
-from nvpn.config.model import AddressRange, Reservation
+from nvpn.config.model import AddressRange, HostPort, Reservation
 from nvpn.errors import Refused
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.prefixes import Interface, Prefix
@@ -25,6 +25,15 @@ class FilePeer:
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """Who serves the clients of this store, as it says itself. ``endpoints`` are never empty."""
+
+    public_key: PublicKey
+    name: str
+    endpoints: tuple[HostPort, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrySettings:
     """What may be leased, and for how long.
 
@@ -36,6 +45,7 @@ class RegistrySettings:
         lease_seconds: how long a lease is good without being renewed.
         server: what tells this server from others on the same store, the same after a
             restart: its public key, say.
+        announced: what the others are told of us; None: nothing.
     """
 
     pools: tuple[Prefix, ...]
@@ -44,6 +54,7 @@ class RegistrySettings:
     reservations: tuple[Reservation, ...] = ()
     lease_seconds: int = 86_400
     server: str = ""
+    announced: Server | None = None
 
 
 class Origin(enum.Enum):

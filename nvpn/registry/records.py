@@ -7,6 +7,7 @@
     invitation/<public key, hex>    for whom, until when, who came; never the secret
     lease/<address>                 who holds it, a client or a server: so an address is given
                                     once
+    server/<public key, hex>        where a server is, and when it said so
 
 Fields that are not known are left out, so that later versions may add some. A record that
 cannot be read is None to us, but is there: nobody else gets its key.
@@ -20,17 +21,20 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
+from nvpn.config.values import MAX_ENDPOINTS, parse_endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import format_address, parse_address
-from nvpn.registry.model import Client, Invitation, Origin
+from nvpn.registry.model import Client, Invitation, Origin, Server
 from nvpn.registry.store import Put
 
 CLIENT: Final = "client/"
 NAME: Final = "name/"
 INVITATION: Final = "invitation/"
 LEASE: Final = "lease/"
+SERVER: Final = "server/"
 
 _MAX_TEXT: Final = 1024
+_MAX_SERVER_NAME: Final = 64
 _MAX_NUMBER: Final = 2**63 - 1
 _MAX_SECONDS: Final = 2**32 - 1
 
@@ -65,8 +69,16 @@ class NameHolder(NamedTuple):
     client: PublicKey
 
 
+@dataclass(frozen=True, slots=True)
+class AnnouncedServer:
+    """``announced_at`` is Unix nanoseconds by its own clock."""
+
+    server: Server
+    announced_at: int
+
+
 Value = Union[  # noqa: UP007 - on Python 3.10, too
-    Client, Invitation, AddressLease, ServerAddress, NameHolder
+    Client, Invitation, AddressLease, ServerAddress, NameHolder, AnnouncedServer
 ]
 
 
@@ -88,6 +100,11 @@ def lease_key(address: bytes) -> str:
 def name_key(name: str) -> str:
     """Where the holder of a name is kept."""
     return NAME + quote(name, safe="")
+
+
+def server_key(server: PublicKey) -> str:
+    """Where a server announces itself."""
+    return SERVER + server.hex
 
 
 def put_client(client: Client, *, expires_at: int | None = None) -> Put:
@@ -147,6 +164,19 @@ def put_lease(lease: AddressLease) -> Put:
 def put_server_address(own: ServerAddress) -> Put:
     """Keep a server's own address from being leased."""
     return _put(lease_key(own.address), {"owner": own.owner})
+
+
+def put_server(one: AnnouncedServer, *, expires_at: int) -> Put:
+    """Announce a server."""
+    return _put(
+        server_key(one.server.public_key),
+        {
+            "name": one.server.name,
+            "endpoints": [str(place) for place in one.server.endpoints],
+            "announced_at": one.announced_at,
+        },
+        expires_at,
+    )
 
 
 def read(key: str, value: bytes) -> Value | None:
@@ -218,12 +248,23 @@ def _read_lease(rest: str, fields: dict[str, Any]) -> AddressLease | ServerAddre
     )
 
 
+def _read_server(rest: str, fields: dict[str, Any]) -> AnnouncedServer:
+    name = _field(fields, "name", str)
+    endpoints = tuple(map(parse_endpoint, _strings(fields, "endpoints")))
+    if len(name) > _MAX_SERVER_NAME or not 1 <= len(endpoints) <= MAX_ENDPOINTS:
+        raise ValueError("server")
+    server = Server(PublicKey.from_hex(rest), name, endpoints)
+    return AnnouncedServer(server, _field(fields, "announced_at", int))
+
+
 def _key_of(value: Value) -> str | None:
     """The one key under which it may be; None: any."""
     if isinstance(value, Client):
         return client_key(value.public_key)
     if isinstance(value, Invitation):
         return invitation_key(value.public_key)
+    if isinstance(value, AnnouncedServer):
+        return server_key(value.server.public_key)
     return None if isinstance(value, NameHolder) else lease_key(value.address)
 
 
@@ -260,4 +301,5 @@ _READERS: Final[tuple[tuple[str, Callable[[str, dict[str, Any]], Value]], ...]] 
     (NAME, _read_name),
     (INVITATION, _read_invitation),
     (LEASE, _read_lease),
+    (SERVER, _read_server),
 )

@@ -33,8 +33,10 @@ from nvpn.registry.model import (
     Origin,
     RegistryChange,
     RegistrySettings,
+    Server,
 )
 from nvpn.registry.records import client_key, invitation_key
+from nvpn.registry.servers import Servers
 from nvpn.registry.store import Delete, Store
 from nvpn.registry.telling import is_welcome
 
@@ -73,6 +75,7 @@ class Registry:
         )
         self._admissions: Final = Admissions(self._ledger, file_peers)
         self._leasing: Final = Leasing(self._ledger, self._admissions, settings)
+        self._servers: Final = Servers(self._ledger, settings)
         self._next_cleaning = 0
 
     async def open(self) -> None:
@@ -93,6 +96,7 @@ class Registry:
         """
         self._admissions.configure(file_peers)
         self._leasing.configure(settings)
+        self._servers.configure(settings)
         await self._clean()
 
     # --- invitations ------------------------------------------------------------------------
@@ -156,7 +160,9 @@ class Registry:
         await self._leasing.return_leases()
 
     async def expire(self) -> None:
-        """End what is over. Silent when the store is away: it is tried again later."""
+        """End what is over, and announce ourselves. Silent when the store is away: it is tried
+        again later.
+        """
         now = self._ledger.clocks()
         await self._leasing.expire(now)
         if now.boot >= self._next_cleaning:
@@ -206,6 +212,10 @@ class Registry:
         """What this client holds."""
         return self._leasing.lease_of(client)
 
+    def other_servers(self) -> tuple[Server, ...]:
+        """Those of the same store that were there in the last week, the next after us first."""
+        return self._servers.others()
+
     def routed(self, key: PublicKey, prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
         """Those that this server, too, would lease to this client.
 
@@ -224,7 +234,9 @@ class Registry:
     # --- details ----------------------------------------------------------------------------
 
     async def _clean(self) -> None:
-        """End what may not be held any more, and forget what nobody asks about."""
+        """Announce ourselves, end what may not be held any more, and forget what nobody asks
+        about.
+        """
         mirror, wall = self._ledger.mirror, self._ledger.clocks().wall
         old = [
             invitation_key(one.public_key)
@@ -243,6 +255,7 @@ class Registry:
         ]
         self._next_cleaning = self._ledger.clocks().boot + CLEANING_INTERVAL
         try:
+            await self._servers.announce()
             await self._leasing.sweep()
             for key in old:
                 await self._ledger.commit((mirror.unchanged(key),), (Delete(key),))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from nvpn.channel.messages import (
     LeaseRequest,
     MalformedMessage,
     Message,
+    OtherServer,
     Release,
     Settings,
     answer_of,
@@ -49,14 +51,16 @@ TOO_LONG = Settings(
     search=("x" * 253,) * 8,
 )
 
-ALL = (
+SOUTH = OtherServer(KEY, "south", ("south.example:51820", "[2001:db8::2]:51820"))
+ENROLLED = Enrolled("laptop", ("vpn.example:51820",), 25, "north", (SOUTH,))
+ALL: tuple[tuple[Message, list[str]], ...] = (
     (Hello("laptop", "0.1.0", ("lease", "enrol")), ["name", "version", "capabilities"]),
     (LeaseRequest("laptop", "0.1.0", (Interface.parse("10.8.0.7"),)), ["name", "version"]),
     (SETTINGS, ["addresses"]),
     (Release(), []),
     (Done(), []),
     (Enrol(KEY, "laptop", "0.1.0"), ["public_key", "name", "version"]),
-    (Enrolled("laptop", ("vpn.example:51820",), 25), ["name"]),
+    (ENROLLED, ["name"]),
     (Goodbye("stopping"), []),
     (Failure("exhausted", "there is no address left"), ["code", "sentence"]),
 )
@@ -91,12 +95,28 @@ def test_this_is_what_they_look_like_on_the_wire() -> None:
         b'{"type":"enrol","public_key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",'
         b'"name":"laptop","version":"0.1.0"}'
     )
+    assert encode(ENROLLED) == (
+        b'{"type":"enrolled","name":"laptop","endpoints":["vpn.example:51820"],"keepalive":25,'
+        b'"server":"north","servers":[{"public_key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",'
+        b'"name":"south","endpoints":["south.example:51820","[2001:db8::2]:51820"]}]}'
+    )
     assert encode(Release()) == b'{"type":"release"}'
 
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
     assert decode(b'{"type":"done","since":[{"a":null}],"when":1e3}') == Done()
     assert decode(b' {"name" : "n" , "type" : "enrolled"} ') == Enrolled("n")
+
+
+def test_so_they_are_in_a_part_of_one() -> None:
+    body = json.loads(encode(ENROLLED))
+    body["servers"][0]["of"] = {"a": "later version"}
+    assert decode(json.dumps(body).encode()) == ENROLLED
+    for name in ("public_key", "name", "endpoints"):
+        less = json.loads(encode(ENROLLED))
+        del less["servers"][0][name]
+        with pytest.raises(MalformedMessage, match="enrolled: servers"):
+            decode(json.dumps(less).encode())
 
 
 def test_each_request_says_what_answers_it() -> None:
@@ -132,6 +152,14 @@ def test_each_request_says_what_answers_it() -> None:
         b'{"type":"enrolled","name":"n","endpoints":"a:1"}',
         b'{"type":"enrolled","name":"n","endpoints":[1]}',
         b'{"type":"enrolled","name":"n","endpoints":["a:1"' + b',"a:1"' * 8 + b"]}",
+        b'{"type":"enrolled","name":"n","servers":{}}',
+        b'{"type":"enrolled","name":"n","servers":[null]}',
+        b'{"type":"enrolled","name":"n","servers":[["public_key","name","endpoints"]]}',
+        json.dumps({**json.loads(encode(ENROLLED)), "servers": [{"name": "n"}]}).encode(),
+        json.dumps(
+            {"type": "enrolled", "name": "n"}
+            | {"servers": json.loads(encode(ENROLLED))["servers"] * 8}
+        ).encode(),
         b'{"type":"settings","addresses":["10.0.0.1/33"]}',
         b'{"type":"settings","addresses":["10.0.0.1/-1"]}',
         b'{"type":"settings","addresses":["fe80::1%eth0/64"]}',
@@ -164,7 +192,8 @@ _JSON = st.recursive(
 )
 _FIELDS = [
     "name", "version", "capabilities", "wanted", "addresses", "routes", "dns", "search", "mtu",
-    "lease_seconds", "endpoints", "public_key", "keepalive", "reason", "code", "sentence",
+    "lease_seconds", "endpoints", "public_key", "keepalive", "servers", "reason", "code",
+    "sentence",
 ]  # fmt: skip
 _WORDS = [json.loads(encode(value))["type"] for value, _ in ALL]
 
@@ -205,6 +234,9 @@ def test_broken_messages_raise_nothing_else(body: bytes, data: Any) -> None:
         Goodbye(7),  # type: ignore[arg-type]
         Enrolled("n", keepalive=-1),
         Enrolled("n", endpoints=["a:1"]),  # type: ignore[arg-type]
+        Enrolled("n", servers=(SOUTH,) * 8),
+        Enrolled("n", servers=(KEY,)),  # type: ignore[arg-type]
+        Enrolled("n", servers=(dataclasses.replace(SOUTH, name="two\nlines"),)),
         TOO_LONG,
         Settings(("10.0.0.1/24",)),  # type: ignore[arg-type]
     ],

@@ -122,7 +122,7 @@ def test_a_resolver_that_hangs_holds_nobody_up_and_no_more_than_eight_threads() 
     async def test() -> None:
         def hang(wanted: HostPort) -> tuple[Endpoint, ...]:
             running.append(1)
-            release.wait(10)
+            release.wait(60)
             raise OSError("timed out")
 
         peers = {
@@ -139,6 +139,7 @@ def test_a_resolver_that_hangs_holds_nobody_up_and_no_more_than_eight_threads() 
         resolver.want(peers)
 
         missing = await resolver.wait(0.1)
+        await until(lambda: len(running) >= AT_ONCE)
 
         assert set(missing) == set(peers)
         assert set(missing.values()) == {"no answer yet"}
@@ -203,7 +204,7 @@ def test_a_slot_is_taken_until_its_thread_is_done_whoever_gave_up_waiting() -> N
     async def test() -> None:
         def hang(wanted: HostPort) -> tuple[Endpoint, ...]:
             running.append(1)
-            release.wait(10)
+            release.wait(60)
             return places("192.0.2.1")
 
         resolver = EndpointResolver(
@@ -221,6 +222,7 @@ def test_a_slot_is_taken_until_its_thread_is_done_whoever_gave_up_waiting() -> N
                 }
             )
             await resolver.wait(0.05)
+        await until(lambda: len(running) >= AT_ONCE)
         assert len(running) == AT_ONCE
         release.set()
         await until(lambda: len(resolver.known) == 10)
@@ -300,7 +302,7 @@ def test_an_address_serves_while_a_name_beside_it_hangs() -> None:
     async def test() -> None:
         def hang(wanted: HostPort) -> tuple[Endpoint, ...]:
             if not wanted.is_literal:
-                release.wait(10)
+                release.wait(60)
             return look_up(HostPort("192.0.2.7", 1))
 
         resolver = EndpointResolver(

@@ -8,30 +8,33 @@ from pathlib import Path
 
 import pytest
 
+from nvpn.daemon import hooks
 from nvpn.daemon.hooks import run_hooks
 from nvpn.errors import PlatformError
 from tests.support.groups import wait_until_none_lives
+from tests.support.virtual_loop import SkippingLoop
 
 
-def test_one_that_does_not_end_in_time_is_ended_with_all_that_it_started() -> None:
+def test_one_that_does_not_end_in_time_is_ended_with_all_that_it_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hooks, "_GRACE_SECONDS", 30.0)
+    loop = SkippingLoop()
     said: list[str] = []
 
-    async def run() -> None:
-        await run_hooks(
-            "PreDown",
-            ("echo $$; trap 'echo asked; exit' TERM; sleep 1000 & wait",),
-            "wg0",
-            show=said.append,
-            limit=0.3,
-        )
+    def show(line: str) -> None:
+        said.append(line)
+        if line == "ready":
+            loop.skip(60)
 
+    command = "trap 'echo asked; exit' TERM; echo $$; echo ready; sleep 1000 & wait"
     with pytest.raises(PlatformError) as raised:
-        asyncio.run(run())
+        loop.play(run_hooks("PreDown", (command,), "wg0", show=show, limit=60))
 
     assert str(raised.value) == (
-        "cannot run PreDown hook 1 of wg0; it has not ended after 0.3 seconds"
+        "cannot run PreDown hook 1 of wg0; it has not ended after 60 seconds"
     )
-    assert said[2:] == ["asked"]
+    assert said[2:] == ["ready", "asked"]
     wait_until_none_lives(int(said[1]))
 
 
@@ -39,7 +42,12 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
     said: list[str] = []
     command = "head -c 100000 /dev/zero | tr '\\0' x"
 
-    asyncio.run(run_hooks("PreUp", (command,), "wg0", show=said.append, limit=None))
+    async def run() -> None:
+        await run_hooks("PreUp", (command,), "wg0", show=said.append, limit=None)
+        while sum(map(len, said[1:])) < 100_000:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
     assert max(len(line) for line in said) == 4096
     assert sum(len(line) for line in said[1:]) == 100_000

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.daemon.whereabouts import Whereabouts
@@ -13,6 +12,7 @@ from nvpn.model.changes import Plan, SetCandidates, SetEndpoint
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.resilience.registry import Breakers
+from tests.support.virtual_loop import play_virtually
 
 ALICE, BOB = PublicKey(bytes([1]) * 32), PublicKey(bytes([2]) * 32)
 HERE, THERE, ELSEWHERE = (Endpoint.parse(f"192.0.2.{number}:1") for number in (1, 2, 3))
@@ -66,10 +66,6 @@ class World:
         return plan
 
 
-def run(test: Callable[[], Awaitable[Any]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
 def test_every_place_of_a_peer_is_told_once_the_first_among_them() -> None:
     async def test() -> None:
         world = World()
@@ -84,7 +80,7 @@ def test_every_place_of_a_peer_is_told_once_the_first_among_them() -> None:
         assert await world.want({BOB: (HERE,)}) == (SetCandidates(ALICE, ()),)
         world.whereabouts.close()
 
-    run(test)
+    play_virtually(test)
 
 
 def test_a_peer_whose_name_moved_is_moved_and_called() -> None:
@@ -100,7 +96,7 @@ def test_a_peer_whose_name_moved_is_moved_and_called() -> None:
         assert world.backend.places[BOB] == ELSEWHERE, "it roamed, and knows better"
         world.whereabouts.close()
 
-    run(test)
+    play_virtually(test)
 
 
 def test_many_names_that_resolve_at_once_are_one_change_of_paths() -> None:
@@ -117,4 +113,4 @@ def test_many_names_that_resolve_at_once_are_one_change_of_paths() -> None:
         await asyncio.sleep(0.3)
         assert world.moved == 1
 
-    run(test)
+    play_virtually(test)

@@ -9,7 +9,7 @@ from tests.support.world import wait_until
 
 def wait_until_none_lives(group: int) -> None:
     """Fail if a process group lives on; what was killed is given a moment to die."""
-    wait_until(lambda: not _living(group), 2, f"nothing of group {group} lives")
+    wait_until(lambda: not _living(group), 30, f"nothing of group {group} lives")
 
 
 def _living(group: int) -> list[str]:

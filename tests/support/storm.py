@@ -17,7 +17,7 @@ JSON: how many pings were answered, how long the middle one and the slowest took
 milliseconds, and what the second asking brought.
 
 ``stall``: having leases, each stops reading, or dies in the middle of a message. ``misbehave``:
-each does that or worse, by all of :data:`WAYS`. Both last until killed, and print ``begun``.
+each does worse, in one of the ways of :data:`WAYS`. Both last until killed, and print ``begun``.
 """
 
 from __future__ import annotations
@@ -64,11 +64,16 @@ async def lease(clients: list[ClientHost]) -> dict[str, Any]:
 # --- how one stalls -------------------------------------------------------------------------
 
 
-async def stops_reading(client: ClientHost, inner: bytes) -> None:
-    """Asks for more and more, and takes nothing off its device."""
+async def stops_reading(client: ClientHost, inner: bytes, pause: float = 0.05) -> None:
+    """Takes nothing off its device, and asks now and then, as TCP would."""
     while True:
         await client.tunnel.send(echo_request(client.address, inner, bytes(1000)))
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(pause)
+
+
+async def asks_without_reading(client: ClientHost, inner: bytes) -> None:
+    """The same, a thousand times a second."""
+    await stops_reading(client, inner, 0.001)
 
 
 async def floods(client: ClientHost, inner: bytes) -> None:
@@ -133,8 +138,9 @@ STALLS: tuple[Callable[[ClientHost, bytes], Awaitable[None]], ...] = (
     dies_mid_write,
 )
 WAYS = (
-    *STALLS,
+    asks_without_reading,
     floods,
+    dies_mid_write,
     says_rubbish,
     claims_others,
     asks_for_others,

@@ -1,13 +1,19 @@
-"""An event loop whose time passes only when there is nothing else to do, and then at once."""
+"""Event loops whose time is the test's.
+
+That of :class:`VirtualLoop` passes only when there is nothing else to do, and then at once;
+that of :class:`SkippingLoop` passes as everywhere, and faster where a test says so.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from nvpn.model.clock import SECOND, Now
+
+T = TypeVar("T")
 
 _LONGEST = 30 * 86400.0
 
@@ -58,3 +64,25 @@ def virtual_loop() -> VirtualLoop:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return loop
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """For scenarios with real processes, which no test should have to guess the speed of."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+        super().__init__()
+
+    def time(self) -> float:
+        return super().time() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        """All that waits for less than that has waited long enough."""
+        self._skipped += seconds
+
+    def play(self, scenario: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end, which is the loop's, too."""
+        try:
+            return self.run_until_complete(scenario)
+        finally:
+            self.close()

@@ -18,7 +18,7 @@ from nvpn import __version__
 from nvpn.backend.userspace import UserspaceBackend
 from nvpn.channel.messages import Enrol, Enrolled, Goodbye, GoodbyeReason, Hello
 from nvpn.config.model import HostPort
-from nvpn.config.values import make_endpoint, parse_port, split_endpoint
+from nvpn.config.values import parse_endpoint
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.daemon.leasing.joining import Enrolment
 from nvpn.daemon.leasing.port import our_name
@@ -185,8 +185,7 @@ def _usable(texts: tuple[str, ...]) -> tuple[HostPort, ...]:
     usable = []
     for text in texts:
         try:
-            host, port = split_endpoint(text)
-            usable.append(make_endpoint(host, parse_port(port)))
+            usable.append(parse_endpoint(text))
         except ValueError:
             continue
     return tuple(dict.fromkeys(usable))

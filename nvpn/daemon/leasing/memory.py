@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nvpn.config.model import HostPort
-from nvpn.config.values import MAX_ENDPOINTS, make_endpoint, parse_port, split_endpoint
+from nvpn.config.values import MAX_ENDPOINTS, parse_endpoint
 from nvpn.daemon.atomic_file import write_atomically
 from nvpn.daemon.leasing.told import MAX_ADDRESSES, Told
 from nvpn.model.keys import PublicKey
@@ -79,10 +79,5 @@ def _parse(document: Any) -> LeaseMemory:
     return LeaseMemory(
         PublicKey.from_base64(document["server"]),
         tuple(map(Interface.parse, addresses)),
-        tuple(map(_parse_endpoint, endpoints)),
+        tuple(map(parse_endpoint, endpoints)),
     )
-
-
-def _parse_endpoint(text: str) -> HostPort:
-    host, port = split_endpoint(text)
-    return make_endpoint(host, parse_port(port))

@@ -17,10 +17,8 @@ from nvpn.config.values import (
     MAX_ENDPOINTS,
     MIN_MTU,
     MIN_MTU_IPV6,
-    make_endpoint,
     parse_domain,
-    parse_port,
-    split_endpoint,
+    parse_endpoint,
 )
 from nvpn.errors import Refused
 from nvpn.model.keys import PublicKey
@@ -239,8 +237,7 @@ class _Taker:
         taken: dict[HostPort, None] = {}
         for text in given:
             try:
-                host, port = split_endpoint(text)
-                place = make_endpoint(host, parse_port(port))
+                place = parse_endpoint(text)
             except ValueError:
                 self._leave_out("an endpoint", "it is none")
                 continue

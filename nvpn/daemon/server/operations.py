@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from nvpn.backend.api import TunnelBackend
 from nvpn.config.findings import quote
 from nvpn.config.model import HostPort, ServerConfig
-from nvpn.config.values import make_endpoint, parse_port, split_endpoint
+from nvpn.config.values import parse_endpoint
 from nvpn.control.server import Operation
 from nvpn.daemon.server.offered import OPERATIONS
 from nvpn.errors import ControlError, Refused
@@ -213,8 +213,7 @@ def _invitation(invitation: Invitation, wall: int) -> dict[str, Any]:
 
 def _endpoint(text: str) -> HostPort:
     try:
-        host, port = split_endpoint(text)
-        return make_endpoint(host, parse_port(port))
+        return parse_endpoint(text)
     except ValueError as error:
         message = f"{error}, in the endpoint {quote(text)}"
         raise ControlError(errno.EINVAL, message) from None
