@@ -131,7 +131,7 @@ def plan_changes(plan: Plan, now: TunnelSnapshot) -> tuple[KernelChanges, Tunnel
     device = _Device(now)
     device.play(plan)
     wanted = device.finish(now)
-    changes = difference(now, wanted, place_again=device.placed)
+    changes = difference(now, wanted, place_again=device.placed, anew=device.removed)
     if device.moves_port:
         changes = replace(changes, listen_port=device.listen_port)
     return changes, wanted
@@ -142,17 +142,24 @@ def difference(
     wanted: TunnelSnapshot,
     *,
     place_again: Collection[PublicKey] = (),
+    anew: Collection[PublicKey] = (),
 ) -> KernelChanges:
     """The changes that lead from one to the other.
 
     Args:
         place_again: peers whose endpoint is set even if it is the same, so that the kernel
             forgets from which of our addresses it is reached.
+        anew: peers that are removed, and begin anew if they are wanted.
     """
-    before = {peer.public_key: peer for peer in now.peers}
     after = {peer.public_key for peer in wanted.peers}
+    gone = [
+        peer.public_key
+        for peer in now.peers
+        if peer.public_key not in after or peer.public_key in anew
+    ]
+    before = {peer.public_key: peer for peer in now.peers if peer.public_key not in anew}
     routed = {prefix for peer in wanted.peers for prefix in peer.allowed_ips}
-    peers = [PeerChange(key, remove=True) for key in before if key not in after]
+    peers = [PeerChange(key, remove=True) for key in gone]
     for peer in wanted.peers:
         if peer.public_key not in before:
             peers.append(_new_peer(peer))
@@ -234,6 +241,7 @@ class _Device:
         self.fwmark = now.fwmark
         self.moves_port = False
         self.placed: set[PublicKey] = set()
+        self.removed: set[PublicKey] = set()
         self.peers = {
             peer.public_key: _Peer(
                 peer.owner,
@@ -315,6 +323,7 @@ class _Device:
     def _remove_peer(self, key: PublicKey) -> None:
         peer = self.peers.pop(key, None)
         if peer is not None:
+            self.removed.add(key)
             for prefix in peer.allowed_ips:
                 del self._holders[prefix]
 

@@ -146,6 +146,15 @@ def test_what_moves_to_another_peer_does_not_begin_the_list_of_the_first_anew() 
     assert not kernel.peers[B].allowed_ips
 
 
+def test_a_peer_that_one_plan_removes_and_adds_begins_anew() -> None:
+    kernel = kernel_with(AddPeer(A), SetEndpoint(A, FAR), AddAllowedIp(A, prefix("10.0.0.0/8")))
+    kernel.peers[A].last_handshake = 1
+    change(kernel, RemovePeer(A), AddPeer(A), AddAllowedIp(A, prefix("10.0.0.0/8")))
+    peer = kernel.peers[A]
+    assert (peer.last_handshake, peer.endpoint) == (0, None)
+    assert list(peer.allowed_ips) == [prefix("10.0.0.0/8")]
+
+
 def test_port_zero_asks_for_another_port_and_the_same_one_for_nothing() -> None:
     kernel = kernel_with(SetListenPort(5))
     change(kernel, SetListenPort(5))
