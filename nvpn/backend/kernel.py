@@ -1,37 +1,32 @@
 """The Linux kernel's WireGuard as a backend: it moves the packets, we tell it where to.
 
 What the kernel does not know is kept here: what peers are called, who owns them, where else
-they may be. What it does not tell is found by looking every two seconds, on a thread, for
-tens of thousands of peers take a while to list.
+they may be. What it does not tell is found by looking every two seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from nvpn.backend.kernel_channel import ChannelPlace, ChannelWireguard, KernelChannel
 from nvpn.backend.kernel_kept import Candidates, KeptOfPeers
-from nvpn.backend.kernel_plans import Wireguard, apply_plan, plan_nudge, refused, wipe
-from nvpn.backend.kernel_watch import KernelWatch
+from nvpn.backend.kernel_plans import Wireguard, refused
+from nvpn.backend.kernel_thread import KernelThread
 from nvpn.errors import ControlError, DropReason, PlatformError
-from nvpn.model.changes import Plan, SetEndpoint, SetPrivateKey
+from nvpn.model.changes import Plan, SetPrivateKey
 from nvpn.model.clock import Now, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.ports import PortPolicy
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
-from nvpn.netconf.kernel_changes import KernelChanges, PeerChange
 from nvpn.transport.udp import has_way
 
 _log: Final = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks at the kernel's interface."""
@@ -80,8 +75,18 @@ class KernelBackend:
         self.name = name
         self._index = index
         self._wireguard = ChannelWireguard(wireguard)
+        self._kept = KeptOfPeers()
+        self._kernel = KernelThread(
+            name, index, self._wireguard, self._kept, loop=loop, clocks=clocks
+        )
         self._channel = KernelChannel(
-            name, index, self._wireguard, channel_place, loop=loop, ask=self._ask, clocks=clocks
+            name,
+            index,
+            self._wireguard,
+            channel_place,
+            loop=loop,
+            ask=self._kernel.ask,
+            clocks=clocks,
         )
         self._raise_link = raise_link
         self._let_go = let_go
@@ -90,11 +95,8 @@ class KernelBackend:
         self._loop = loop
         self._reason = reason
         self._on_failure = on_failure
-        self._clocks = clocks
         self._has_way = has_way
-        self._kept = KeptOfPeers()
         self._candidates = Candidates()
-        self._watch = KernelWatch()
         self._listeners: list[Callable[[Notice], None]] = []
         # As of the last look, without keys and allowed IPs.
         self._seen = TunnelSnapshot(name)
@@ -103,8 +105,6 @@ class KernelBackend:
         self._has_begun = False
         self._closed = False
         self._changing = asyncio.Lock()
-        # One thread, so that what is asked of the kernel is done in that order.
-        self._kernel = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn(self._look_on())
 
@@ -117,9 +117,7 @@ class KernelBackend:
             ControlError: EADDRINUSE, EINVAL, EPERM, …; nothing was changed then.
         """
         async with self._changing:
-            self._expect_open()
-            wanted = await self._ask(lambda: self._apply_there(plan))
-            self._kept.keep(wanted)
+            self._kept.keep(await self._kernel.apply(plan))
             self._make_ours()
             await self._look()
             if any(isinstance(change, SetPrivateKey) for change in plan):
@@ -152,9 +150,7 @@ class KernelBackend:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        # After what the thread does now, which may use the descriptor.
-        await self._loop.run_in_executor(self._kernel, self._wireguard.close)
-        self._kernel.shutdown(wait=False, cancel_futures=True)
+        await self._kernel.close()
         try:
             self._let_go(self._claim is None)
         except PlatformError as error:
@@ -202,7 +198,7 @@ class KernelBackend:
             ControlError: the port cannot be bound; the link stays down.
         """
         async with self._changing:
-            self._expect_open()
+            self._kernel.expect_open()
             if not self._has_begun:
                 try:
                     self._raise_link()
@@ -299,7 +295,7 @@ class KernelBackend:
 
     async def _look(self) -> None:
         """See what the kernel has now, and tell what happened. Raises ControlError."""
-        self._seen, self._seen_peers, notices = await self._ask(self._look_there)
+        self._seen, self._seen_peers, notices = await self._kernel.look()
         await self._channel.note(self._seen_peers.values())
         if not self._has_begun:
             return
@@ -319,19 +315,11 @@ class KernelBackend:
             return False
         return not self._has_way(seen.endpoint, self._seen.fwmark)
 
-    def _look_there(
-        self,
-    ) -> tuple[TunnelSnapshot, dict[PublicKey, PeerSnapshot], list[Notice]]:
-        seen = self._wireguard.get(self._index, brief=True)
-        peers = {peer.public_key: peer for peer in seen.peers}
-        return seen, peers, self._watch.look(seen, self._clocks())
-
     async def _try_elsewhere(self, peer: PublicKey) -> None:
         """Go on to the next of the peer's candidates."""
         following = self._candidates.take_next(peer, self.endpoint_of(peer))
         if following is not None:
-            change = PeerChange(peer, update_only=True, endpoint=following)
-            await self._ask(lambda: self._change_there(change))
+            await self._kernel.move(peer, following)
 
     def _complete(self, now: TunnelSnapshot) -> TunnelSnapshot:
         """With what the kernel does not know."""
@@ -344,10 +332,6 @@ class KernelBackend:
 
     # --- changes ----------------------------------------------------------------------
 
-    def _expect_open(self) -> None:
-        if self._closed:
-            raise ControlError(errno.ENODEV, f"{self.name} is shutting down")
-
     def _make_ours(self) -> None:
         if self._claim is None:
             return
@@ -357,45 +341,10 @@ class KernelBackend:
             raise refused(error, self.name) from None
         self._claim = None
 
-    async def _ask(self, call: Callable[[], _T]) -> _T:
-        """What the call returns, made on the kernel's thread. Raises ControlError."""
-        self._expect_open()
-        try:
-            return await self._loop.run_in_executor(self._kernel, call)
-        except PlatformError as error:
-            raise refused(error, self.name) from None
-
-    def _apply_there(self, plan: Plan) -> TunnelSnapshot:
-        now = self._wireguard.get(self._index)
-        try:
-            wanted = apply_plan(self._wireguard, self._index, plan, self._kept.complete(now))
-        finally:
-            wipe(now)
-        self._watch.expect_moves(change.peer for change in plan if isinstance(change, SetEndpoint))
-        return wanted
-
-    def _change_there(self, *peers: PeerChange) -> None:
-        self._wireguard.set(self._index, KernelChanges(peers=peers))
-        self._watch.expect_moves(
-            change.public_key for change in peers if change.endpoint is not None
-        )
-
     async def _place_again(self) -> None:
         async with self._changing:
-            placed = await self._ask(self._place_again_there)
+            placed = await self._kernel.place_again()
         self._nudge(peer.public_key for peer in placed if peer.session_age is not None)
-
-    def _place_again_there(self) -> list[PeerSnapshot]:
-        """Set the endpoints that there are: only so the kernel forgets its own addresses."""
-        now = self._wireguard.get(self._index, brief=True)
-        placed = [peer for peer in now.peers if peer.endpoint is not None]
-        self._change_there(
-            *(
-                PeerChange(peer.public_key, update_only=True, endpoint=peer.endpoint)
-                for peer in placed
-            )
-        )
-        return placed
 
     def _nudge(self, peers: Iterable[PublicKey]) -> None:
         """Have the kernel send something to peers, which begins a session with those without."""
@@ -411,11 +360,7 @@ class KernelBackend:
         }
         self._nudged.clear()
         async with self._changing:
-            await self._ask(lambda: self._nudge_there(peers))
-
-    def _nudge_there(self, peers: Mapping[PublicKey, int]) -> None:
-        for changes in plan_nudge(peers):
-            self._change_there(*changes)
+            await self._kernel.nudge(peers)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
