@@ -174,7 +174,9 @@ def _join(args: argparse.Namespace, invitation: InvitationText) -> Path:
         write_config(path, format_config(invitation, joining.key, enrolment))
         joining.forget()
     invitation.secret.wipe()
-    write_complaint(f"joined as {enrolment.name}; the configuration is {path}\n")
+    servers = 1 + len(enrolment.servers)
+    several = f", a client of {servers} servers" if servers > 1 else ""
+    write_complaint(f"joined as {enrolment.name}{several}; the configuration is {path}\n")
     return path
 
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nvpn.config.model import HostPort
 from nvpn.registry.mirror import Mirror
-from nvpn.registry.model import Client, Invitation, Origin
+from nvpn.registry.model import Client, Invitation, Origin, Server
 from nvpn.registry.records import (
     AddressLease,
+    AnnouncedServer,
     NameHolder,
     ServerAddress,
     Value,
@@ -19,6 +21,7 @@ from nvpn.registry.records import (
     put_invitation,
     put_lease,
     put_name,
+    put_server,
     put_server_address,
     read,
 )
@@ -29,6 +32,9 @@ KEY = key_of(1)
 CLIENT = Client(KEY, 'a "b"/ä', Origin.JOINED, 1, "host", 2, (address("fd42::1"),), key_of(2), 3)
 INVITATION = Invitation(KEY, "x", 1, 2, 3, (key_of(2), key_of(3)), 4)
 LEASE = AddressLease(address("10.8.0.2"), KEY, 1, 60, 2, "server")
+SERVER = AnnouncedServer(
+    Server(KEY, "nörd", (HostPort("vpn.example", 51820), HostPort("2001:db8::1", 443))), 5
+)
 WRITTEN: list[tuple[Value, Put]] = [
     (CLIENT, put_client(CLIENT)),
     (INVITATION, put_invitation(INVITATION)),
@@ -38,6 +44,7 @@ WRITTEN: list[tuple[Value, Put]] = [
         ServerAddress(address("10.8.0.1"), "server"),
         put_server_address(ServerAddress(address("10.8.0.1"), "server")),
     ),
+    (SERVER, put_server(SERVER, expires_at=9)),
 ]
 
 
@@ -67,6 +74,24 @@ def test_what_nobody_here_writes_is_not_read(value: Value, put: Put, strange: st
     for name in [name for name, before in fields.items() if type(before) is type(strange)]:
         odd = json.dumps({**fields, name: strange}).encode()
         assert read(put.key, odd) is None, name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "x" * 65},
+        {"endpoints": []},
+        {"endpoints": ["vpn.example:51820"] * 9},
+        {"endpoints": ["vpn.example"]},
+        {"endpoints": ["vpn example:51820"]},
+        {"endpoints": ["vpn.example:0"]},
+        {"endpoints": ["\x1b[2J:51820"]},
+    ],
+    ids=str,
+)
+def test_a_server_that_nobody_could_be_told_of_is_not_read(fields: dict[str, object]) -> None:
+    put = put_server(SERVER, expires_at=9)
+    assert read(put.key, json.dumps({**json.loads(put.value), **fields}).encode()) is None
 
 
 def test_a_lease_of_ten_thousand_years_is_not_read() -> None:
@@ -103,5 +128,5 @@ def test_whatever_comes_the_mirror_follows(news: list[tuple[str, bytes, bool, bo
     fresh = Mirror()
     fresh.apply(Changes(len(news), tuple(there.values()), whole=True), watched=True)
     assert (mirror.clients, mirror.leases) == (fresh.clients, fresh.leases)
-    assert mirror.invitations == fresh.invitations
+    assert (mirror.invitations, mirror.servers) == (fresh.invitations, fresh.servers)
     assert mirror.apply(Changes(len(news) + 1, tuple(there.values()), whole=True)) == []

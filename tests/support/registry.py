@@ -42,6 +42,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self.expiries: dict[str, int | None] = {}
         self.revision = 0
         self.stores: list[MemoryStore] = []
         self.commits = 0
@@ -58,6 +59,7 @@ class Shelf:
         for edit in edits:
             if isinstance(edit, Put):
                 self.records[edit.key] = Record(edit.key, edit.value, self.revision)
+                self.expiries[edit.key] = edit.expires_at
             else:
                 self.records.pop(edit.key, None)
         written = tuple(self.records[one.key] for one in edits if isinstance(one, Put))

@@ -22,6 +22,7 @@ from nvpn.config.values import parse_endpoint
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.daemon.leasing.joining import Enrolment
 from nvpn.daemon.leasing.port import our_name
+from nvpn.daemon.leasing.servers import take_servers, usable_name
 from nvpn.daemon.places import arrange, look_up
 from nvpn.daemon.threads import run_in_thread
 from nvpn.datapath.choice import Choice, create_datapath
@@ -104,7 +105,13 @@ async def _enrol(
             answer = await _ask(backend, invitation, public_key)
         finally:
             await backend.close()
-    return Enrolment(answer.name, _usable(answer.endpoints), answer.keepalive)
+    return Enrolment(
+        answer.name,
+        _usable(answer.endpoints),
+        answer.keepalive,
+        usable_name(answer.server),
+        take_servers(answer.servers, (invitation.server, public_key)),
+    )
 
 
 async def _ask(

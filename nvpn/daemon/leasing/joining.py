@@ -10,16 +10,19 @@ import errno
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from nvpn.config.model import HostPort
 from nvpn.config.toml_text import format_pair
+from nvpn.config.values import MAX_ENDPOINTS
 from nvpn.config.writing import sync_directory
 from nvpn.daemon.atomic_file import write_atomically
+from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.errors import PlatformError
-from nvpn.model.keys import KEY_LENGTH, PrivateKey
+from nvpn.model.keys import KEY_LENGTH, PrivateKey, PublicKey
 from nvpn.registry.invitation_text import InvitationText
 
 _PREFIX: Final = ".joining-"
@@ -34,11 +37,17 @@ _HEADER: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What the server says to its new client."""
+    """What the server says to its new client.
+
+    ``name`` is the client's, ``server`` the server's own, empty where it is no peer's.
+    ``servers`` are those to go to when it is away.
+    """
 
     name: str
     endpoints: tuple[HostPort, ...]
     keepalive: int
+    server: str = ""
+    servers: tuple[FurtherServer, ...] = ()
 
 
 class Joining:
@@ -113,17 +122,13 @@ class Joining:
 
 def format_config(invitation: InvitationText, key: PrivateKey, enrolment: Enrolment) -> str:
     """The client's configuration. It holds its private key."""
-    endpoints = _endpoints(invitation, enrolment)
-    lines = [_HEADER + "[interface]", format_pair("private_key", key.reveal_base64()), ""]
-    lines += ["[[peer]]", format_pair("name", "server")]
-    lines.append(format_pair("public_key", invitation.server.base64))
-    if len(endpoints) == 1:
-        lines.append(format_pair("endpoint", endpoints[0]))
-    else:
-        lines.append(format_pair("endpoints", endpoints))
-    lines.append(format_pair("server", True))
+    first, *others = _names(enrolment)
+    lines = [_HEADER + "[interface]", format_pair("private_key", key.reveal_base64())]
+    lines += _peer(first, invitation.server, _endpoints(invitation, enrolment))
     if enrolment.keepalive:
         lines.append(format_pair("persistent_keepalive", enrolment.keepalive))
+    for name, one in zip(others, enrolment.servers, strict=True):
+        lines += _peer(name, one.public_key, one.endpoints)
     return "\n".join(lines) + "\n"
 
 
@@ -141,10 +146,26 @@ def write_config(path: Path, text: str) -> None:
         raise _refused(f"write {path}", error) from None
 
 
-def _endpoints(invitation: InvitationText, enrolment: Enrolment) -> list[str]:
+def _names(enrolment: Enrolment) -> list[str]:
+    """What the servers are to be called, the one that invites first."""
+    if not enrolment.servers:
+        return ["server"]
+    names = [enrolment.server, *(one.name for one in enrolment.servers)]
+    if all(names) and len(set(names)) == len(names):
+        return names
+    return ["server", *(f"server-{number}" for number in range(2, len(names) + 1))]
+
+
+def _peer(name: str, key: PublicKey, endpoints: Sequence[HostPort]) -> list[str]:
+    places = [str(place) for place in endpoints[:MAX_ENDPOINTS]]
+    where = ("endpoint", places[0]) if len(places) == 1 else ("endpoints", places)
+    lines = ["", "[[peer]]", format_pair("name", name), format_pair("public_key", key.base64)]
+    return [*lines, format_pair(*where), format_pair("server", True)]
+
+
+def _endpoints(invitation: InvitationText, enrolment: Enrolment) -> tuple[HostPort, ...]:
     """Where it was found comes first: that is known to work from here."""
-    places: dict[HostPort, None] = dict.fromkeys(invitation.endpoints + enrolment.endpoints)
-    return [str(place) for place in places][:8]
+    return tuple(dict.fromkeys(invitation.endpoints + enrolment.endpoints))
 
 
 def _open_alone(path: Path) -> int:

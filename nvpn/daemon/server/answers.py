@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -12,7 +11,8 @@ from nvpn.channel.messages import Done, Enrol, Enrolled, LeaseRequest, Release, 
 from nvpn.config.model import ServerConfig
 from nvpn.daemon import events
 from nvpn.daemon.channel_port import ChannelPort
-from nvpn.daemon.server.terms import settings_for
+from nvpn.daemon.leasing.port import our_name
+from nvpn.daemon.server.terms import settings_for, with_servers
 from nvpn.model.keys import PublicKey
 from nvpn.registry.model import Refusal, RegistryRefused
 from nvpn.registry.registry import Registry
@@ -88,7 +88,7 @@ class Answers:
                 lease,
                 registry.remaining(lease),
                 name=self._name_of(peer),
-                server=_our_name(),
+                server=our_name(),
             )
         finally:
             self._asking.discard(peer)
@@ -108,12 +108,14 @@ class Answers:
             client = await registry.enrol(peer, request.public_key, request.name)
         await self._in_force()
         self._on_enrolled(peer)
-        return Enrolled(
+        answer = Enrolled(
             name=client.name,
             endpoints=tuple(map(str, terms.endpoints)),
             # Whoever is to go when it is silent is not to be kept from being silent.
             keepalive=0 if terms.idle_timeout else KEEPALIVE,
+            server=our_name(),
         )
+        return with_servers(answer, registry.other_servers())
 
     @contextlib.contextmanager
     def _telling_refusals(self, peer: PublicKey) -> Iterator[None]:
@@ -124,8 +126,3 @@ class Answers:
             # A client may ask in vain many times a second.
             _log.debug("refused: %s", error, extra={"peer": peer.short})
             raise
-
-
-def _our_name() -> str:
-    name = socket.gethostname()
-    return name if name.isprintable() else ""

@@ -101,7 +101,7 @@ class ServerService:
         self._file_keys = frozenset(peer.public_key for peer in config.peers)
         self.registry: Final = Registry(
             store,
-            registry_settings(config, self._called),
+            registry_settings(config, self._public_key),
             file_peers=file_peers(config),
             clocks=clocks,
             random=random,
@@ -148,11 +148,6 @@ class ServerService:
         self._idle = IdleReleaser(self.registry, backend, clocks)
         self._alarm = make_alarm(around.loop, self._due)
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def _called(self) -> str:
-        """What tells us from others on the same store."""
-        return self._config.name if self._public_key is None else self._public_key.base64
 
     @property
     def _terms(self) -> ServerConfig:
@@ -203,7 +198,7 @@ class ServerService:
         told = []
         try:
             await self.registry.reconfigure(
-                registry_settings(config, self._called), file_peers(config)
+                registry_settings(config, self._public_key), file_peers(config)
             )
         except NvpnError as error:
             told.append(str(error))
@@ -219,6 +214,8 @@ class ServerService:
     async def _open_later(self) -> None:
         backoff = Backoff(self._breakers.policies.retry.without_limit(), self._random)
         while True:
+            # A reload may have changed it.
+            backoff.policy = self._breakers.policies.retry.without_limit()
             delay = backoff.next_delay()
             assert delay is not None  # without a limit
             await asyncio.sleep(min(delay, _LONGEST_PAUSE) / SECOND)
@@ -361,6 +358,7 @@ class ServerService:
             "clients": len(registry.clients()),
             "leases": len(registry.holders()),
             "open_invitations": states.count("open"),
+            "other_servers": [one.name for one in registry.other_servers()],
         }
 
     # --- the end ----------------------------------------------------------------------------

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from nvpn.channel.messages import MAX_NAME, Settings
-from nvpn.config.model import ServerConfig, TunnelConfig
+from nvpn.channel.messages import (
+    MAX_NAME,
+    MAX_SERVERS,
+    Enrolled,
+    OtherServer,
+    Settings,
+    encode,
+)
+from nvpn.config.model import ServerConfig, StoreKind, TunnelConfig
+from nvpn.daemon.leasing.port import our_name
 from nvpn.model.keys import PublicKey
-from nvpn.registry.model import FilePeer, Lease, RegistrySettings
+from nvpn.registry.model import FilePeer, Lease, RegistrySettings, Server
 
 _MAX_SECONDS: Final = 2**32 - 1
 
 
-def registry_settings(config: TunnelConfig, server: str) -> RegistrySettings:
-    """What may be leased.
+def registry_settings(config: TunnelConfig, key: PublicKey | None) -> RegistrySettings:
+    """What may be leased, and who we are to others on the same store.
 
     Args:
-        server: what tells us from others on the same store: our public key.
+        key: our public key, if we have one.
     """
     terms = config.server
     assert terms is not None
+    is_shared = terms.store.kind is not StoreKind.FILE
+    announced = None
+    if is_shared and key is not None and terms.endpoints:
+        announced = Server(key, our_name(), terms.endpoints)
     return RegistrySettings(
         pools=terms.pools,
         own=config.interface.addresses,
         reserved=terms.reserved,
         reservations=terms.reservations,
         lease_seconds=terms.lease_time,
-        server=server,
+        server=config.name if key is None else key.base64,
+        announced=announced,
     )
 
 
@@ -64,6 +78,23 @@ def settings_for(
         name=name[:MAX_NAME],
         server=server[:MAX_NAME],
     )
+
+
+def with_servers(answer: Enrolled, servers: Sequence[Server]) -> Enrolled:
+    """The answer with as many of these servers as one message has room for."""
+    told = tuple(
+        OtherServer(one.public_key, one.name, tuple(map(str, one.endpoints)))
+        for one in servers[:MAX_SERVERS]
+    )
+    while told:
+        try:
+            whole = replace(answer, servers=told)
+            encode(whole)
+        except ValueError:
+            told = told[:-1]
+        else:
+            return whole
+    return answer
 
 
 def _told(terms: ServerConfig) -> tuple[object, ...]:
