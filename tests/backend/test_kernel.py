@@ -1,4 +1,4 @@
-"""The kernel as a backend: plans played out, refusals taken back, events found by looking."""
+"""The kernel as a backend: it comes to the same as ours, and has what the kernel has not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvpn.backend.kernel import KernelBackend
-from nvpn.backend.kernel_plans import apply_plan
-from nvpn.backend.kernel_watch import KernelWatch
 from nvpn.errors import ControlError, PlatformError
 from nvpn.model.changes import (
     AddAllowedIp,
@@ -26,7 +24,6 @@ from nvpn.model.changes import (
     SetCandidates,
     SetEndpoint,
     SetFwmark,
-    SetListenPort,
     SetName,
     SetPersistentKeepalive,
     SetPresharedKey,
@@ -37,7 +34,7 @@ from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.ports import PortPolicy
-from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
+from nvpn.model.snapshot import PeerSnapshot
 from tests.support.fake_kernel import FakeKernel
 from tests.support.memory_tunnel import MemoryTunnel
 from tests.support.scenarios import ELSEWHERE, PSK, A, B, C, play, prefix
@@ -45,20 +42,36 @@ from tests.support.scenarios import ELSEWHERE, PSK, A, B, C, play, prefix
 KEY = PrivateKey(b"\x05" * 32)
 NOT_FAR = Endpoint.parse("192.0.2.2:51820")
 FAR = Endpoint.parse("[2001:db8::1]:51820")
+BEGIN = 1_700_000_000 * SECOND
 
 
-def kernel_with(*plan: Change) -> FakeKernel:
-    kernel = FakeKernel()
-    apply_plan(kernel, 7, plan, kernel.get(7))
-    kernel.changes.clear()
-    return kernel
+class Clock:
+    def __init__(self) -> None:
+        self.second = 0
+
+    def __call__(self) -> Now:
+        return Now(self.second * SECOND, BEGIN + self.second * SECOND)
 
 
-def change(kernel: FakeKernel, *plan: Change) -> None:
-    apply_plan(kernel, 7, plan, kernel.get(7))
-
-
-# --- plans ------------------------------------------------------------------------------
+def backend_over(
+    kernel: FakeKernel,
+    *,
+    clock: Clock | None = None,
+    let_go: list[bool] | None = None,
+    nowhere: Sequence[Endpoint] = (),
+) -> KernelBackend:
+    return KernelBackend(
+        name="wg0",
+        index=7,
+        wireguard=kernel,
+        raise_link=kernel.raise_link,
+        let_go=(let_go if let_go is not None else []).append,
+        mtu=1420,
+        loop=asyncio.get_running_loop(),
+        reason="because",
+        clocks=clock or Clock(),
+        has_way=lambda endpoint, fwmark: endpoint not in nowhere,
+    )
 
 
 def some_change() -> st.SearchStrategy[Change]:
@@ -114,206 +127,6 @@ def test_plans_come_to_the_same_as_with_our_own_backend(plans: list[list[Change]
         await theirs.close()
 
     play(scenario)
-
-
-def test_a_peer_that_stays_as_it_is_is_not_mentioned() -> None:
-    plan = (
-        AddPeer(A),
-        SetPresharedKey(A, PSK),
-        SetPersistentKeepalive(A, 5),
-        AddAllowedIp(A, prefix("10.0.0.0/8")),
-        AddPeer(B),
-    )
-    kernel = kernel_with(SetPrivateKey(KEY), *plan)
-    change(kernel, SetPrivateKey(KEY), ReplacePeers(), *plan, SetFwmark(7))
-    (told,) = kernel.changes
-    assert (told.peers, told.fwmark) == ((), 7)
-
-
-def test_what_moves_to_another_peer_does_not_begin_the_list_of_the_first_anew() -> None:
-    kernel = kernel_with(
-        AddPeer(A),
-        AddAllowedIp(A, prefix("10.0.0.0/8")),
-        AddAllowedIp(A, prefix("10.1.0.0/16")),
-        AddPeer(B),
-    )
-    change(kernel, AddAllowedIp(B, prefix("10.1.0.0/16")))
-    (told,) = kernel.changes
-    assert [peer.public_key for peer in told.peers] == [B]
-    change(kernel, RemoveAllowedIp(B, prefix("10.1.0.0/16")))
-    assert kernel.changes[-1].peers[0].replace_allowed_ips
-    assert list(kernel.peers[A].allowed_ips) == [prefix("10.0.0.0/8")]
-    assert not kernel.peers[B].allowed_ips
-
-
-def test_a_peer_that_one_plan_removes_and_adds_begins_anew() -> None:
-    kernel = kernel_with(AddPeer(A), SetEndpoint(A, FAR), AddAllowedIp(A, prefix("10.0.0.0/8")))
-    kernel.peers[A].last_handshake = 1
-    change(kernel, RemovePeer(A), AddPeer(A), AddAllowedIp(A, prefix("10.0.0.0/8")))
-    peer = kernel.peers[A]
-    assert (peer.last_handshake, peer.endpoint) == (0, None)
-    assert list(peer.allowed_ips) == [prefix("10.0.0.0/8")]
-
-
-def test_port_zero_asks_for_another_port_and_the_same_one_for_nothing() -> None:
-    kernel = kernel_with(SetListenPort(5))
-    change(kernel, SetListenPort(5))
-    change(kernel, SetListenPort(0))
-    assert [told.listen_port for told in kernel.changes] == [None, 0]
-
-
-def test_what_the_kernel_refuses_in_the_middle_is_taken_back() -> None:
-    kernel = kernel_with(
-        SetPrivateKey(KEY),
-        AddPeer(A),
-        SetPresharedKey(A, PSK),
-        AddAllowedIp(A, prefix("10.0.0.0/8")),
-        AddPeer(B),
-    )
-    before = kernel.get(7)
-    kernel.refuses.add(C)
-    with pytest.raises(ControlError) as refusal:
-        change(
-            kernel,
-            SetPrivateKey(None),
-            SetFwmark(1),
-            RemovePeer(B),
-            SetPresharedKey(A, None),
-            RemoveAllowedIp(A, prefix("10.0.0.0/8")),
-            AddPeer(C),
-        )
-    assert refusal.value.errno == errno.ENOMEM
-    after = kernel.get(7)
-    assert settings_of(after.peers) == settings_of(before.peers)
-    assert (after.private_key, after.fwmark) == (KEY, 0)
-
-
-@pytest.mark.parametrize(
-    ("impossible", "number"),
-    [
-        (SetListenPort(65536), errno.EINVAL),
-        (SetPersistentKeepalive(A, -1), errno.EINVAL),
-        (SetEndpoint(A, Endpoint(b"", 0, path=3)), errno.EAFNOSUPPORT),
-        (SetCandidates(A, (Endpoint(b"", 0, path=3),)), errno.EAFNOSUPPORT),
-    ],
-)
-def test_an_impossible_plan_is_refused_before_its_first_change(
-    impossible: Change, number: int
-) -> None:
-    kernel = FakeKernel()
-    with pytest.raises(ControlError) as refusal:
-        change(kernel, AddPeer(A), impossible)
-    assert refusal.value.errno == number
-    assert kernel.changes == []
-
-
-# --- the watch --------------------------------------------------------------------------
-
-
-def seen(
-    *, handshake: int = 0, tx: int = 0, endpoint: Endpoint | None = ELSEWHERE
-) -> TunnelSnapshot:
-    return TunnelSnapshot(
-        "wg0", peers=(PeerSnapshot(A, endpoint=endpoint, last_handshake=handshake, tx_bytes=tx),)
-    )
-
-
-BEGIN = 1_700_000_000 * SECOND
-
-
-class Looker:
-    def __init__(self) -> None:
-        self.watch = KernelWatch()
-
-    def look(self, second: float, snapshot: TunnelSnapshot) -> list[NoticeKind]:
-        at = int(second * SECOND)
-        return [notice.kind for notice in self.watch.look(snapshot, Now(at, BEGIN + at))]
-
-
-def test_a_new_date_is_a_handshake_and_another_place_is_roaming() -> None:
-    looker = Looker()
-    assert looker.look(0, seen()) == []
-    assert looker.look(2, seen(handshake=BEGIN + SECOND)) == [NoticeKind.HANDSHAKE_COMPLETED]
-    assert looker.look(4, seen(handshake=BEGIN + SECOND)) == []
-    assert looker.look(6, seen(handshake=BEGIN + SECOND, endpoint=FAR)) == [NoticeKind.ROAMED]
-    looker.watch.expect_moves([A])
-    assert looker.look(8, seen(handshake=BEGIN + SECOND, endpoint=NOT_FAR)) == []
-
-
-def test_a_session_that_was_there_before_us_is_told_once() -> None:
-    looker = Looker()
-    assert looker.look(0, seen(handshake=BEGIN - SECOND)) == [NoticeKind.HANDSHAKE_COMPLETED]
-    assert looker.look(2, seen(handshake=BEGIN - SECOND)) == []
-
-
-def test_a_session_of_a_peer_that_was_removed_is_told_as_ended() -> None:
-    looker = Looker()
-    assert looker.look(0, seen(handshake=BEGIN - SECOND)) == [NoticeKind.HANDSHAKE_COMPLETED]
-    assert looker.look(2, TunnelSnapshot("wg0")) == [NoticeKind.SESSION_ENDED]
-    assert looker.look(4, TunnelSnapshot("wg0")) == []
-    assert looker.look(6, seen()) == []
-    assert looker.look(8, TunnelSnapshot("wg0")) == [], "it had none"
-
-
-def test_initiations_without_an_answer_are_told_and_then_given_up() -> None:
-    looker = Looker()
-    told = {
-        second: looker.look(second, seen(tx=148 * (second // 5))) for second in range(0, 140, 2)
-    }
-    notices = [(second, kind) for second, kinds in told.items() for kind in kinds]
-    unanswered = [second for second, kind in notices if kind is NoticeKind.HANDSHAKE_UNANSWERED]
-    given_up = [second for second, kind in notices if kind is NoticeKind.HANDSHAKE_GIVEN_UP]
-    assert 12 <= unanswered[0] <= 24
-    assert len(given_up) == 1
-    assert 90 <= given_up[0] <= 102
-
-
-def test_a_session_that_is_used_while_it_is_young_is_no_question() -> None:
-    looker = Looker()
-    looker.look(0, seen(handshake=BEGIN))
-    assert not any(
-        looker.look(second, seen(handshake=BEGIN, tx=second)) for second in range(2, 134, 2)
-    )
-    late = [kind for second in range(134, 170, 2) for kind in looker.look(second, seen(handshake=BEGIN, tx=second))]  # fmt: skip  # noqa: E501
-    assert set(late) == {NoticeKind.HANDSHAKE_UNANSWERED}
-
-
-def test_an_old_session_that_is_not_used_is_no_question_either() -> None:
-    looker = Looker()
-    looker.look(0, seen(handshake=BEGIN, tx=7))
-    assert not any(looker.look(second, seen(handshake=BEGIN, tx=7)) for second in range(2, 600, 2))
-
-
-# --- the backend ------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.second = 0
-
-    def __call__(self) -> Now:
-        return Now(self.second * SECOND, BEGIN + self.second * SECOND)
-
-
-def backend_over(
-    kernel: FakeKernel,
-    *,
-    clock: Clock | None = None,
-    let_go: list[bool] | None = None,
-    nowhere: Sequence[Endpoint] = (),
-) -> KernelBackend:
-    return KernelBackend(
-        name="wg0",
-        index=7,
-        wireguard=kernel,
-        raise_link=kernel.raise_link,
-        let_go=(let_go if let_go is not None else []).append,
-        mtu=1420,
-        loop=asyncio.get_running_loop(),
-        reason="because",
-        clocks=clock or Clock(),
-        has_way=lambda endpoint, fwmark: endpoint not in nowhere,
-    )
 
 
 def test_the_snapshot_has_what_the_kernel_knows_and_what_it_does_not() -> None:
