@@ -40,10 +40,12 @@ class EtcdStore:
     Args:
         prefix: of every key; a slash is put between it and ours.
         breaker: called for each use; the one of this etcd.
-        retry: how often a request is tried.
+        retry: called for each use; how often a request is tried.
         clocks: both clocks.
         random: so many random bytes.
     """
+
+    is_shared: Final = True
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class EtcdStore:
         prefix: str,
         *,
         breaker: Callable[[], Breaker],
-        retry: RetryPolicy,
+        retry: Callable[[], RetryPolicy],
         clocks: Callable[[], Now],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -100,7 +102,7 @@ class EtcdStore:
         return await call(
             in_turn,
             breaker=self._breaker(),
-            retry=self._retry,
+            retry=self._retry(),
             clock=lambda: self._clocks().boot,
             random=self._random,
         )

@@ -69,7 +69,7 @@ def store_at(
         EtcdGateway(config),
         config.prefix,
         breaker=lambda: known.get("etcd"),
-        retry=known.policies.retry,
+        retry=lambda: known.policies.retry,
         clocks=read_clocks,
     )
 

@@ -52,7 +52,7 @@ def store_at(server: asyncio.Server) -> EtcdStore:
         EtcdGateway(StoreConfig(StoreKind.ETCD, (f"http://{host}:{port}",), "/nvpn/wg0")),
         "/nvpn/wg0",
         breaker=lambda: breakers.get("etcd"),
-        retry=HASTY.retry,
+        retry=lambda: HASTY.retry,
         clocks=read_clocks,
     )
 

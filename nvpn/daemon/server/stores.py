@@ -38,6 +38,6 @@ def make_store(name: str, config: StoreConfig, breakers: Breakers) -> Store:
         EtcdGateway(config),
         config.prefix,
         breaker=lambda: breakers.get(ETCD),
-        retry=breakers.policies.retry,
+        retry=lambda: breakers.policies.retry,
         clocks=read_clocks,
     )
