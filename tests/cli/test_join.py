@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from nvpn.channel.messages import Enrol, Enrolled
+from nvpn.channel.messages import Enrol, Enrolled, OtherServer
 from nvpn.config.load import load
 from nvpn.config.model import HostPort
 from nvpn.daemon.leasing import enrolment
@@ -34,13 +34,14 @@ class Server:
     secret: PrivateKey = field(default_factory=new_key)
     admitted: list[PublicKey] = field(default_factory=list)
     refusal: Refused | None = None
+    others: tuple[OtherServer, ...] = ()
     text: str = ""
 
     async def admit(self, peer: PublicKey, request: Enrol) -> Enrolled:
         if self.refusal is not None:
             raise self.refusal
         self.admitted.append(request.public_key)
-        return Enrolled("laptop", ("vpn.example:51820",), 25)
+        return Enrolled("laptop", ("vpn.example:51820",), 25, "north", self.others)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def running() -> Iterator[Server]:
 def server(running: Server) -> Server:
     running.admitted.clear()
     running.refusal = None
+    running.others = ()
     return running
 
 
@@ -81,6 +83,7 @@ def test_a_guest_makes_its_own_key_and_gets_a_configuration(
     assert done.err == f"joined as laptop; the configuration is {path}\n"
     config = load(path)
     (peer,) = config.peers
+    assert peer.name == "server"
     assert config.interface.private_key is not None
     assert server.admitted == [config.interface.private_key.public()]
     assert peer.server
@@ -88,6 +91,18 @@ def test_a_guest_makes_its_own_key_and_gets_a_configuration(
     assert peer.endpoints[1:] == (HostPort("vpn.example", 51820),)
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["f7vpn.toml"]
+
+
+def test_a_guest_is_told_of_how_many_servers_it_knows(server: Server, tmp_path: Path) -> None:
+    server.others = (OtherServer(new_key().public(), "south", ("south.example:51820",)),)
+    done = join(tmp_path, server.text, "--name", "f7two")
+
+    path = tmp_path / "f7two.toml"
+    told = f"joined as laptop, a client of 2 servers; the configuration is {path}\n"
+    assert (done.status, done.err) == (0, told)
+    first, second = load(path).peers
+    assert (first.name, second.name) == ("north", "south")
+    assert first.server and second.server
 
 
 def test_what_mail_made_of_an_invitation_is_read_from_standard_input(

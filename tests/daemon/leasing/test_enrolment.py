@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nvpn.channel.messages import Enrol, Enrolled
+from nvpn.channel.messages import Enrol, Enrolled, OtherServer
 from nvpn.config.load import load
 from nvpn.config.model import HostPort
 from nvpn.daemon import places
@@ -17,6 +17,7 @@ from nvpn.daemon.leasing.joining import (
     format_config,
     write_config,
 )
+from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.errors import PlatformError, Refused, Unavailable
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
@@ -38,6 +39,42 @@ def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
 
     assert asyncio.run(run()) == Enrolment("laptop-2", (HostPort("vpn.example", 51820),), 25)
     assert asked == [(secret.public(), own)]
+
+
+def test_of_the_servers_that_a_server_names_what_can_be_used_is_taken() -> None:
+    secret, own, south = new_key(), new_key().public(), new_key().public()
+    places = ("south.example:51820", "nonsense", "127.0.0.1:22", "[fe80::1]:1", "[2001:db8::2]:1")
+    bad = ("", ":", "a b:51820", "south.example:0", "0.0.0.0:51820", "224.0.0.1:51820")
+
+    async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
+        others = (
+            OtherServer(own, "ourselves", places),
+            OtherServer(key, "the one that speaks", places),
+            OtherServer(south, "south", places),
+            OtherServer(south, "again", ("elsewhere.example:51820",)),
+            OtherServer(new_key().public(), "nowhere", bad),
+            OtherServer(new_key().public(), "", ()),
+            OtherServer(east := new_key().public(), " ", ("192.0.2.7:51820",)),
+        )
+        easts.append(east)
+        return Enrolled("laptop", server=str(new_key().public()), servers=others)
+
+    easts: list[PublicKey] = []
+
+    async def run() -> Enrolment:
+        nonlocal key
+        async with inviting_server(secret.public(), admit) as (key, place):
+            return await enrol(invitation_to(key, secret, place), own)
+
+    key = own
+    enrolment = asyncio.run(run())
+    assert enrolment.servers == (
+        FurtherServer(
+            south, "south", (HostPort("south.example", 51820), HostPort("2001:db8::2", 1))
+        ),
+        FurtherServer(easts[0], "", (HostPort("192.0.2.7", 51820),)),
+    )
+    assert enrolment.server == "", "what may be a key is no name"
 
 
 @pytest.fixture
@@ -224,6 +261,35 @@ def test_the_configuration_of_a_client_is_one_that_nvpn_reads(
     assert peer.persistent_keepalive == 25
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["nvpn0.toml"]
+
+
+@pytest.mark.parametrize(
+    ("told", "written"),
+    [
+        (("north", "south", "east"), ["north", "south", "east"]),
+        (("vpn", "vpn", "east"), ["server", "server-2", "server-3"]),
+        (("north", "", "east"), ["server", "server-2", "server-3"]),
+        (("", "south", "east"), ["server", "server-2", "server-3"]),
+        (('a "b" \\', "ä", "\U0001f980" * 64), ['a "b" \\', "ä", "\U0001f980" * 64]),
+    ],
+)
+def test_each_server_is_a_peer_of_the_configuration_the_one_that_invited_first(
+    tmp_path: Path, told: tuple[str, str, str], written: list[str]
+) -> None:
+    places = tuple(HostPort(f"host{number}.example", 51820) for number in range(8))
+    keys = [new_key().public() for _ in range(2)]
+    invitation = invitation_to(new_key().public(), new_key(), *places)
+    others = (FurtherServer(keys[0], told[1], places), FurtherServer(keys[1], told[2], places[:1]))
+    enrolment = Enrolment("laptop", (HostPort("vpn.example", 51820),), 25, told[0], others)
+    path = tmp_path / "nvpn0.toml"
+    write_config(path, format_config(invitation, new_key(), enrolment))
+
+    config = load(path)
+    assert config.warnings == ()
+    assert [peer.name for peer in config.peers] == written
+    assert [peer.public_key for peer in config.peers] == [invitation.server, *keys]
+    assert [peer.endpoints for peer in config.peers] == [places, places, places[:1]]
+    assert all(peer.server for peer in config.peers)
 
 
 def test_a_configuration_is_never_written_over_another(tmp_path: Path) -> None:

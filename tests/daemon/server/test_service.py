@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from nvpn.channel.messages import (
     Goodbye,
     GoodbyeReason,
     LeaseRequest,
+    OtherServer,
     Release,
     Settings,
 )
@@ -43,6 +45,8 @@ from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.model.snapshot import PeerSnapshot
+from nvpn.registry.model import Server
+from nvpn.registry.records import AnnouncedServer, put_server, read, server_key
 from nvpn.resilience.registry import Breakers
 from tests.support.memory_tunnel import MemoryTunnel
 from tests.support.registry import Clocks, MemoryStore, Shelf
@@ -293,6 +297,29 @@ def test_who_is_revoked_and_could_come_back_by_its_invitation_is_told_of() -> No
                     assert way_back["uses_left"] == 1
                 else:
                     assert way_back is None  # it is used up
+
+    play(scenario)
+
+
+def test_who_joins_hears_of_the_other_servers_of_the_same_store() -> None:
+    shared = replace(TERMS, store=StoreConfig(StoreKind.ETCD, ("http://192.0.2.1",), "/nvpn"))
+
+    async def scenario() -> None:
+        shelf = Shelf()
+        south = Server(BOB, "south", (HostPort("south.example", 51820),))
+        await MemoryStore(shelf).commit((), [put_server(AnnouncedServer(south, 0), expires_at=1)])
+        async with Stage(config_of(shared), shelf) as stage:
+            await stage.ring()  # which is due at once
+            told = read(key := server_key(OURS.public()), shelf.records[key].value)
+            assert isinstance(told, AnnouncedServer)
+            assert told.server.endpoints == TERMS.endpoints
+            made = await stage.service.registry.invite("ada", expires_at=stage.clocks().wall * 2)
+            enrolled = await stage.port.ask(made.invitation.public_key, Enrol(ADA, "host", "1"))
+            assert isinstance(enrolled, Enrolled)
+            assert enrolled.servers == (OtherServer(BOB, "south", ("south.example:51820",)),)
+            assert enrolled.server == socket.gethostname()
+            assert stage.service.describe()["other_servers"] == ["south"]
+            assert stage.look(BOB) is None  # that it is a server makes it no peer
 
     play(scenario)
 
