@@ -49,7 +49,7 @@ def test_of_the_servers_that_a_server_names_what_can_be_used_is_taken() -> None:
     async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
         others = (
             OtherServer(own, "ourselves", places),
-            OtherServer(key, "the one that speaks", places),
+            OtherServer(speaking[0], "the one that speaks", places),
             OtherServer(south, "south", places),
             OtherServer(south, "again", ("elsewhere.example:51820",)),
             OtherServer(new_key().public(), "nowhere", bad),
@@ -59,14 +59,14 @@ def test_of_the_servers_that_a_server_names_what_can_be_used_is_taken() -> None:
         easts.append(east)
         return Enrolled("laptop", server=str(new_key().public()), servers=others)
 
+    speaking: list[PublicKey] = []
     easts: list[PublicKey] = []
 
     async def run() -> Enrolment:
-        nonlocal key
         async with inviting_server(secret.public(), admit) as (key, place):
+            speaking.append(key)
             return await enrol(invitation_to(key, secret, place), own)
 
-    key = own
     enrolment = asyncio.run(run())
     assert enrolment.servers == (
         FurtherServer(
