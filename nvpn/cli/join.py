@@ -14,6 +14,7 @@ from nvpn.errors import ConfigError, PlatformError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from nvpn.daemon.leasing.joining import Enrolment, Joining
+    from nvpn.model.keys import PublicKey
     from nvpn.registry.invitation_text import InvitationText
 
 _SCHEME: Final = "nvpn:"
@@ -154,6 +155,26 @@ def _why_taken(name: str, directory: Path) -> str:
     return ""
 
 
+def _refuse_a_second(directory: Path, server: PublicKey) -> None:
+    """Two tunnels to one server would have the same routes: whoever wants them names the other.
+
+    Raises:
+        ConfigError: there is a configuration with this server, as an earlier join wrote it.
+    """
+    from nvpn.config.load import examine
+
+    for file in sorted(directory.glob("*.toml")):
+        config = examine(file).config
+        peers = () if config is None else config.peers
+        if any(peer.server and peer.public_key == server for peer in peers):
+            raise ConfigError(
+                "this host is a client of that server already",
+                file=str(file),
+                hint=f"bring it up with: nvpn up {file}; or remove it; or name a second tunnel:"
+                " --name IF",
+            )
+
+
 # --- joining ----------------------------------------------------------------------------
 
 
@@ -166,6 +187,8 @@ def _join(args: argparse.Namespace, invitation: InvitationText) -> Path:
     option = "--output" if args.output else "--name"
     if given:
         _choose_name(given, "", directory, option)
+    else:
+        _refuse_a_second(directory, invitation.server)
     with Joining(directory, invitation) as joining:
         name = _choose_name(given, joining.interface, directory, option)
         path = directory / f"{name}.toml"

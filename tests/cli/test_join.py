@@ -166,6 +166,21 @@ def test_without_an_answer_the_key_stays_for_the_next_try(
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_second_tunnel_to_a_server_is_made_only_by_name(server: Server, tmp_path: Path) -> None:
+    assert join(tmp_path, server.text, "--name", "f7one").status == 0
+    server.admitted.clear()
+
+    done = join(tmp_path, server.text)
+
+    first = tmp_path / "f7one.toml"
+    assert done.status == 1
+    assert f"{first}: this host is a client of that server already" in done.err
+    assert f"nvpn up {first}" in done.err
+    assert server.admitted == []
+    assert list(tmp_path.iterdir()) == [first]
+    assert join(tmp_path, server.text, "--name", "f7two").status == 0
+
+
 def texts() -> dict[str, tuple[str, str]]:
     place = HostPort("192.0.2.1", 51820)
     good = format_invitation(invitation_to(new_key().public(), new_key(), place))

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from nvpn.model.keys import PrivateKey
+from nvpn.config.model import HostPort
+from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.registry.invitation_text import format_invitation
+from tests.support.inviting import invitation_to
 from tests.support.machines import Machine
 
 SECRET = PrivateKey(bytes(range(100, 132)))
@@ -30,6 +33,9 @@ allowed_ips = ["10.9.0.2/32"]
 
 POOL = 'pool = "10.9.0.0/24"\n'
 GOOD_CONF = f"[Interface]\nPrivateKey = {SECRET.reveal_base64()}\n"
+INVITATION = format_invitation(
+    invitation_to(PublicKey.from_base64(PEER), SECRET, HostPort("192.0.2.1", 51820))
+)
 
 KERNELS_BACKEND = "the kernel's backend where it has none"
 SWITCH_IPV6 = "sysctl -qw net.ipv6.conf.all.disable_ipv6={}"
@@ -387,5 +393,10 @@ MISTAKES = [
     ),
     Mistake("an invitation by what is no server", "nvpn invite laptop -i run0"),
     Mistake("an invitation that is none", "nvpn join hello"),
+    Mistake(
+        "an invitation by a server that we have joined",
+        "nvpn join invitation --config .",
+        {"invitation": INVITATION} | config(("[[peer]]", "[[peer]]\nserver = true")),
+    ),
     Mistake("a client of what is no server", "nvpn client revoke bob -i run0"),
 ]
