@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nvpn.channel.acquaintance import FIRST_LOOK
 from nvpn.channel.frames import FrameKind, cut
 from nvpn.channel.messages import (
     Done,
@@ -28,108 +22,12 @@ from nvpn.channel.messages import (
     Settings,
     encode,
 )
-from nvpn.daemon.channel_handlers import MAX_SERVED_AT_ONCE
-from nvpn.daemon.channel_port import ChannelPort, PeerRefused
+from nvpn.daemon.channel_port import PeerRefused
 from nvpn.errors import Refused, Unavailable
-from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
-from nvpn.model.notices import Notice, NoticeKind
-from nvpn.model.prefixes import Interface
+from nvpn.model.notices import NoticeKind
+from tests.support.channel_nodes import LEASE, SETTINGS, A, B, C, Node, couple, give_settings
 from tests.support.virtual_loop import play_virtually, virtual_loop
-
-A, B, C = (PublicKey(bytes([n]) * 32) for n in (0xAA, 0xBB, 0xCC))
-SETTINGS = Settings((Interface.parse("10.8.0.7/24"),), name="laptop")
-LEASE = LeaseRequest("laptop", "0.1.0")
-
-Lose = Callable[[bytes], bool]
-
-
-class Plug:
-    """A backend as a port knows it: one end of cables to others."""
-
-    def __init__(self, key: PublicKey) -> None:
-        self.key = key
-        self.name = "wg0"
-        self.others: dict[PublicKey, Plug] = {}
-        self.sent: list[tuple[PublicKey, bytes]] = []
-        self.lose: Lose = lambda datagram: False
-        self.data_at: dict[PublicKey, int] = {}
-        self.only: frozenset[PublicKey] | None = None
-        self._listener: Callable[[Notice], None] = lambda notice: None
-        self._received: Callable[[PublicKey, bytes], None] | None = None
-
-    def join(self, *others: Plug) -> None:
-        for other in others:
-            self.others[other.key] = other
-            other.others[self.key] = self
-
-    def tell(self, kind: NoticeKind, peer: PublicKey) -> None:
-        self._listener(Notice(kind, peer, 0))
-
-    # What a port calls.
-
-    def subscribe(self, listener: Callable[[Notice], None]) -> None:
-        self._listener = listener
-
-    def has_peer(self, peer: PublicKey) -> bool:
-        return peer in self.others
-
-    def open_channel(
-        self,
-        received: Callable[[PublicKey, bytes], None],
-        *,
-        only: frozenset[PublicKey] | None = None,
-    ) -> None:
-        self._received, self.only = received, only
-
-    def close_channel(self) -> None:
-        self._received = None
-
-    def send_channel(self, peer: PublicKey, payload: bytes) -> None:
-        assert len(payload) <= 1192
-        self.sent.append((peer, payload))
-        other = self.others[peer]
-        if not self.lose(payload):
-            virtual_loop().call_later(0.01, other.hear, self.key, payload)
-
-    def hear(self, peer: PublicKey, payload: bytes) -> None:
-        if self._received is not None:
-            self._received(peer, payload)
-
-    def data_received_at(self, peer: PublicKey) -> int:
-        return self.data_at.get(peer, 0)
-
-
-class Node:
-    """A port and its plug."""
-
-    def __init__(self, key: PublicKey, *, is_open: bool = True, **options: Any) -> None:
-        self.plug = Plug(key)
-        self.key = key
-        self.name = f"node {key.short}"
-        numbers = itertools.count(int.from_bytes(bytes(key)[:2], "big") << 32)
-        loop = virtual_loop()
-        self.port = ChannelPort(
-            self.plug,  # type: ignore[arg-type]
-            loop=loop,
-            introduce=lambda: Hello(self.name, "0.1.0", ("lease",)),
-            random=lambda size: (next(numbers) % (1 << 8 * size)).to_bytes(size, "big"),
-            clocks=loop.clocks,
-            **options,
-        )
-        if is_open:
-            self.port.open()
-
-
-def couple(**options: Any) -> tuple[Node, Node]:
-    alice, bob = Node(A, **options), Node(B)
-    alice.plug.join(bob.plug)
-    return alice, bob
-
-
-async def give_settings(peer: PublicKey, request: LeaseRequest) -> Settings:
-    return SETTINGS
-
 
 # --- asking and serving -----------------------------------------------------------------
 
@@ -345,107 +243,6 @@ def test_answers_of_another_kind_are_not_taken() -> None:
     play_virtually(scenario)
 
 
-def test_as_many_are_served_at_once_as_there_is_room_for_and_all_in_the_end() -> None:
-    async def scenario() -> None:
-        server = Node(A)
-        most = 0
-
-        async def lease(peer: PublicKey, request: LeaseRequest) -> Settings:
-            nonlocal most
-            most = max(most, server.port.statistics()["requests_served"])
-            await asyncio.sleep(0.2)
-            return SETTINGS
-
-        server.port.serve(LeaseRequest, lease)
-        clients = [Node(PublicKey(n.to_bytes(32, "big"))) for n in range(1, 601)]
-        server.plug.join(*(client.plug for client in clients))
-        answers = await asyncio.gather(*(client.port.ask(A, LEASE) for client in clients))
-        assert answers == [SETTINGS] * 600
-        assert most == MAX_SERVED_AT_ONCE
-        assert server.port.statistics()["busy"] >= 600 - MAX_SERVED_AT_ONCE
-
-    play_virtually(scenario)
-
-
-def test_a_peer_that_asks_a_thousand_times_a_second_delays_nobody() -> None:
-    async def scenario() -> None:
-        alice, bob = couple()
-        hostile = Node(C)
-        bob.plug.join(hostile.plug)
-        served = []
-
-        async def lease(peer: PublicKey, request: LeaseRequest) -> Settings:
-            served.append(peer)
-            return SETTINGS
-
-        bob.port.serve(LeaseRequest, lease)
-
-        async def flood() -> None:
-            for number in range(3000):
-                (datagram,) = cut(FrameKind.REQUEST, number.to_bytes(8, "big"), encode(LEASE))
-                bob.plug.hear(C, datagram)
-                bob.plug.hear(C, b"\1\1\0\2" + datagram[4:])
-                bob.plug.hear(C, datagram[:-1])
-                await asyncio.sleep(0.001)
-
-        flooding = asyncio.ensure_future(flood())
-        for _ in range(20):
-            began = virtual_loop().time()
-            assert await alice.port.ask(B, LEASE) == SETTINGS
-            assert virtual_loop().time() - began < 0.03
-            await asyncio.sleep(0.1)
-        await flooding
-        assert served.count(C) < 20 + 30 + 1
-        assert len([1 for peer, _ in bob.plug.sent if peer == C]) < 20 + 30 + 1
-
-    play_virtually(scenario)
-
-
-_WHOLE = [
-    datagram
-    for kind, message in (
-        (FrameKind.REQUEST, Hello("x", "1", ("a",))),
-        (FrameKind.REQUEST, LEASE),
-        (FrameKind.REQUEST, Enrol(C, "x", "1")),
-        (FrameKind.RESPONSE, SETTINGS),
-        (FrameKind.NOTICE, Goodbye("stopping")),
-    )
-    for datagram in cut(kind, bytes(8), encode(message))
-]
-
-
-@given(
-    st.lists(
-        st.binary(max_size=60)
-        | st.builds(
-            lambda datagram, at, put: datagram[:at] + put + datagram[at + len(put) :],
-            st.sampled_from(_WHOLE),
-            st.integers(0, 120),
-            st.binary(max_size=8),
-        ),
-        max_size=10,
-    )
-)
-@settings(max_examples=60)
-def test_whatever_a_peer_sends_it_is_no_bug_and_it_is_served_on(datagrams: list[bytes]) -> None:
-    async def scenario() -> None:
-        alice, bob = couple()
-        bob.port.serve(LeaseRequest, give_settings)
-        for datagram in datagrams:
-            bob.plug.hear(A, datagram)
-        await asyncio.sleep(1)
-        assert bob.port.statistics()["requests_served"] == 0
-        assert await alice.port.ask(B, LEASE) == SETTINGS
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ChannelPort, "_log_bug", _fail)
-        play_virtually(scenario)
-
-
-def _fail(port: ChannelPort, peer: PublicKey | None, error: Exception) -> None:
-    raise AssertionError("a peer caused a bug") from error
-
-
 # --- notices, opening, closing ----------------------------------------------------------
 
 
@@ -537,92 +334,5 @@ def test_opening_again_changes_with_whom() -> None:
         alice.port.open()
         assert alice.port.is_open
         assert alice.plug.only is None
-
-    play_virtually(scenario)
-
-
-# --- getting to know peers --------------------------------------------------------------
-
-
-async def live(node: Node, peer: PublicKey, *, sessions: int, data: bool = True) -> None:
-    """Sessions of two minutes, in which data comes or not."""
-    for _ in range(sessions):
-        node.plug.tell(NoticeKind.HANDSHAKE_COMPLETED, peer)
-        if data:
-            node.plug.data_at[peer] = virtual_loop().clocks().boot + SECOND
-        await asyncio.sleep(120)
-
-
-def test_a_stock_peer_sees_one_datagram_and_then_none_for_an_hour() -> None:
-    async def scenario() -> None:
-        alice, stock = Node(A), Node(B, is_open=False)
-        alice.plug.join(stock.plug)
-        await live(alice, B, sessions=10, data=False)
-        assert alice.plug.sent == []
-        await live(alice, B, sessions=1)
-        assert len(alice.plug.sent) == 1
-        await live(alice, B, sessions=29)
-        assert len(alice.plug.sent) == 1
-        await live(alice, B, sessions=2)
-        assert len(alice.plug.sent) == 2
-        await live(alice, B, sessions=58)
-        assert len(alice.plug.sent) == 2
-        assert alice.port.acquaintance(B) is None
-        assert alice.port.statistics()["introductions_asked"] == 2
-
-    play_virtually(scenario)
-
-
-def test_peers_that_speak_get_to_know_each_other_by_one_question() -> None:
-    async def scenario() -> None:
-        alice, bob = couple()
-        await live(alice, B, sessions=1)
-        assert alice.port.acquaintance(B) == Hello(f"node {B.short}", "0.1.0", ("lease",))
-        assert bob.port.acquaintance(A) == Hello(f"node {A.short}", "0.1.0", ("lease",))
-        await live(bob, A, sessions=5)
-        assert (len(alice.plug.sent), len(bob.plug.sent)) == (1, 1)
-
-        alice.plug.tell(NoticeKind.SESSION_EXPIRED, B)
-        assert alice.port.acquaintance(B) is None
-        await live(alice, B, sessions=1)
-        assert alice.port.acquaintance(B) is not None
-
-    play_virtually(scenario)
-
-
-def test_a_peer_that_was_removed_is_not_asked() -> None:
-    async def scenario() -> None:
-        alice, _ = couple()
-        alice.plug.tell(NoticeKind.HANDSHAKE_COMPLETED, B)
-        alice.plug.data_at[B] = virtual_loop().clocks().boot
-        del alice.plug.others[B]
-        await asyncio.sleep(3 * FIRST_LOOK / SECOND)
-        assert alice.plug.sent == []
-        alice.plug.tell(NoticeKind.SESSION_ENDED, B)
-        assert alice.port.acquaintance(B) is None
-
-    play_virtually(scenario)
-
-
-def test_a_peer_that_says_goodbye_is_not_asked() -> None:
-    async def scenario() -> None:
-        alice, bob = couple()
-        alice.plug.tell(NoticeKind.HANDSHAKE_COMPLETED, B)
-        bob.port.tell(A, Goodbye("stopping"))
-        alice.plug.data_at[B] = virtual_loop().clocks().boot + SECOND
-        await asyncio.sleep(120)
-        assert alice.plug.sent == []
-        await live(alice, B, sessions=1)
-        assert len(alice.plug.sent) == 1
-
-    play_virtually(scenario)
-
-
-def test_who_is_none_of_ours_is_not_asked() -> None:
-    async def scenario() -> None:
-        alice, _ = couple()
-        alice.port.open(frozenset({C}))
-        await live(alice, B, sessions=2)
-        assert alice.plug.sent == []
 
     play_virtually(scenario)
