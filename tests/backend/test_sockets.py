@@ -16,7 +16,8 @@ from nvpn.model.changes import (
 )
 from nvpn.transport.udp import UdpSockets, open_udp
 from tests.support.memory_tunnel import MemoryTunnel
-from tests.support.scenarios import A, apply, descriptors, free_port, is_free, play
+from tests.support.ports import free_port, free_ports, is_free
+from tests.support.scenarios import A, apply, descriptors, play
 
 
 def test_the_port_is_bound_only_while_the_link_is_up_and_remembered_while_it_is_not() -> None:
@@ -59,10 +60,10 @@ def test_a_random_port_is_chosen_when_the_link_comes_up_and_stays() -> None:
 def test_a_changed_port_moves_the_sockets_and_closes_the_old_ones() -> None:
     async def scenario() -> None:
         tunnel = MemoryTunnel()
+        first, second = free_ports(2)
+        await apply(tunnel, SetListenPort(first))
         await tunnel.backend.bring_up()
         before = descriptors()
-        first = tunnel.backend.listen_port
-        second = free_port()
         await apply(tunnel, SetListenPort(second))
         assert is_free(first)
         assert not is_free(second)

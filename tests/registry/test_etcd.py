@@ -8,6 +8,7 @@ import ipaddress
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,7 +35,8 @@ from nvpn.registry.store import Changes, Condition, Delete, Put
 from nvpn.resilience.breaker import BreakerState
 from nvpn.resilience.policy import BreakerPolicy, Policies, RetryPolicy
 from nvpn.resilience.registry import Breakers
-from tests.support.etcd import Etcd, free_ports, needs_etcd
+from tests.support.etcd import Etcd, needs_etcd
+from tests.support.ports import free_ports
 from tests.support.registry import admit_all, key_of, settings_of
 from tests.support.tcp_relay import Relay
 
@@ -91,7 +93,7 @@ async def until(true: Callable[[], object]) -> None:
         while not true():
             await asyncio.sleep(0.005)
 
-    await asyncio.wait_for(look(), 10)
+    await asyncio.wait_for(look(), 60)
 
 
 def test_a_commit_is_done_once_and_told_to_everybody(etcd: Etcd, prefix: str) -> None:
@@ -172,7 +174,7 @@ def test_the_next_server_is_asked_where_one_is_dead(etcd: Etcd, prefix: str) -> 
         await store.commit((), [Put("a", b"2")])
         await until(lambda: told)
 
-    (dead,) = free_ports(1)
+    (dead,) = free_ports(1, socket.SOCK_STREAM)
     run(lambda: store_at(f"http://127.0.0.1:{dead}", etcd.url, prefix=prefix), story=story)
 
 
@@ -198,7 +200,7 @@ def test_an_answer_that_is_lost_was_still_only_one_commit(etcd: Etcd, prefix: st
             assert not commit.done
             assert commit.changes.records[0].value == b"theirs"
 
-    (store_port,) = free_ports(1)
+    (store_port,) = free_ports(1, socket.SOCK_STREAM)
     run(lambda: store_at(f"http://127.0.0.1:{store_port}", prefix=prefix), story=story)
 
 
@@ -222,7 +224,7 @@ def test_after_a_gap_that_was_compacted_everything_is_told(etcd: Etcd, prefix: s
             await other.commit((), [Put("d", b"1")])
             await until(lambda: told[-1].records[0].key == "d")
 
-    (store_port,) = free_ports(1)
+    (store_port,) = free_ports(1, socket.SOCK_STREAM)
     run(
         lambda: store_at(f"http://127.0.0.1:{store_port}", prefix=prefix),
         lambda: store_at(etcd.url, prefix=prefix),
@@ -242,7 +244,7 @@ def test_where_nobody_answers_one_is_told_so_and_soon_without_asking(prefix: str
         (snapshot,) = breakers.snapshots(read_clocks().boot)
         assert (snapshot.name, snapshot.state) == ("etcd", BreakerState.OPEN)
 
-    (dead,) = free_ports(1)
+    (dead,) = free_ports(1, socket.SOCK_STREAM)
     run(lambda: store_at(f"http://127.0.0.1:{dead}", breakers=breakers), story=story)
 
 
@@ -376,7 +378,7 @@ def test_an_etcd_killed_in_a_storm_gives_no_address_twice(tmp_path: Path) -> Non
     etcd.start()
     etcd.wait()
     try:
-        asyncio.run(asyncio.wait_for(storm(etcd, clients=500), 60))
+        asyncio.run(asyncio.wait_for(storm(etcd, clients=500), 240))
     finally:
         etcd.kill()
 

@@ -77,7 +77,7 @@ def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> No
             await store.load()
         store.watch(heard.append)
         await asyncio.sleep(0.02)
-        await asyncio.wait_for(store.close(), 2)
+        await asyncio.wait_for(store.close(), 20)
         assert heard == []
         server.close()
         await server.wait_closed()
@@ -85,13 +85,13 @@ def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> No
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("seconds", [0.0, 10.0])
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
 def test_an_answer_without_an_end_is_given_up(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(etcd_gateway, "MAX_ANSWER", 1 << 20)
     monkeypatch.setattr(etcd_gateway, "MAX_LINE", 1 << 20)
-    monkeypatch.setattr(etcd_gateway, "WHOLE_SECONDS", 0.1 if seconds else 10.0)
+    monkeypatch.setattr(etcd_gateway, "WHOLE_SECONDS", 0.1 if seconds else 60.0)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -111,7 +111,7 @@ def test_an_answer_without_an_end_is_given_up(
         heard: list[Changes] = []
         store.watch(heard.append)
         await asyncio.sleep(0.02)
-        await asyncio.wait_for(store.close(), 2)
+        await asyncio.wait_for(store.close(), 20)
         assert heard == []
         server.close()
 

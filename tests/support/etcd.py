@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.ports import free_ports
+
 UNPACKED: Final = "/usr/local/lib/nvpn-peers/etcd/usr/bin/etcd"
 PROGRAM: Final = UNPACKED if Path(UNPACKED).exists() else shutil.which("etcd")
 
@@ -40,7 +42,7 @@ class Etcd:
         self._directory = directory
         self._options = options
         self._within = within
-        self.port, self._peer_port = free_ports(2)
+        self.port, self._peer_port = free_ports(2, socket.SOCK_STREAM)
         self.url = f"{scheme}://{listen}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,9 +69,9 @@ class Etcd:
 
     def wait(self) -> None:
         """Until it answers."""
-        for _ in range(500):
+        for _ in range(3000):
             try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                with socket.create_connection(("127.0.0.1", self.port), timeout=30):
                     return
             except OSError:
                 assert self._process is not None and self._process.poll() is None, self.log()
@@ -79,7 +81,7 @@ class Etcd:
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Speak to the gateway without any code of ours."""
         request = urllib.request.Request(self.url + path, json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
 
@@ -91,12 +93,3 @@ class Etcd:
 
     def log(self) -> str:
         return (self._directory / "log").read_text()
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -34,7 +33,7 @@ def play(scenario: Callable[[], Any]) -> None:
         if hasattr(asyncio, "Runner")
         else _OldRunner() as runner
     ):
-        runner.run(asyncio.wait_for(scenario(), 20))
+        runner.run(asyncio.wait_for(scenario(), 60))
 
 
 class _OldRunner:
@@ -93,18 +92,3 @@ class Recorder:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        return cast(int, probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
