@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +39,7 @@ class Cluster:
 
     def up(self, place: int) -> None:
         server = self.servers[place]
+        doors = [self.door(client, place) for client in self.clients]
         server.write(
             f"""
 [interface]
@@ -45,6 +49,7 @@ listen_port = 51820
 
 [server]
 pool = ["10.8.0.0/24"]
+endpoint = {json.dumps(doors)}
 store = "etcd"
 etcd = ["http://10.77.{self._stores[place]}.2:{self.etcd.port}"]
 etcd_prefix = "/nvpn/office"
@@ -62,18 +67,19 @@ reset_timeout = 0.5
         return f"10.77.{self._doors[client.name][place]}.1:51820"
 
     def join(self, client: Machine, place: int) -> None:
-        """By one server; and its file learns of the other, as people would write it."""
+        """By one server, which tells of the other."""
         server = self.servers[place]
         arguments = ("-i", self.interface(server), "--endpoint", self.door(client, place))
         invited = server.nvpn("invite", client.name, *arguments).stdout.strip()
-        client.nvpn("join", invited, "--config", str(client.etc), "--name", "wg0", "--no-up")
-        other = 1 - place
-        with (client.etc / "wg0.toml").open("a") as file:
-            file.write(
-                f'\n[[peer]]\nname = "other"\npublic_key = "{self.servers[other].public_key}"\n'
-                f'endpoint = "{self.door(client, other)}"\nserver = true\n'
-            )
-        client.nvpn("up", "./wg0.toml")
+        joined = client.nvpn("join", invited, "--config", str(client.etc), "--name", "wg0")
+        assert "a client of 2 servers" in joined.stderr
+
+    def know_each_other(self) -> bool:
+        told = (
+            json.loads(server.nvpn("show", self.interface(server), "--json").stdout)
+            for server in self.servers
+        )
+        return all(one["interfaces"][0]["server"]["other_servers"] for one in told)
 
     def allowed_ips(self, place: int) -> dict[str, str]:
         server = self.servers[place]
@@ -103,6 +109,7 @@ def test_a_client_goes_to_the_other_server_with_its_address_and_an_etcd_may_die(
     ada, bob = cluster.clients
     cluster.up(0)
     cluster.up(1)
+    wait_until(cluster.know_each_other, 3, "the servers know each other")
     cluster.join(ada, 0)
     cluster.join(bob, 1)
     before = leased(ada)
@@ -127,7 +134,7 @@ def test_a_client_goes_to_the_other_server_with_its_address_and_an_etcd_may_die(
     assert not answers(bob, "10.8.0.2")
 
     # A server goes: its client is at the other one at once, with its address.
-    server.nvpn("down", cluster.interface(server))
+    os.kill(server.pid(cluster.interface(server)), signal.SIGTERM)
     wait_until(lambda: answers(ada, "10.8.0.2"), 5, "ada reaches the other server")
     assert leased(ada) == before
     assert cluster.allowed_ips(1) == {key_of(ada): f"{before}/32"}
