@@ -7,7 +7,7 @@ function __nvpn_words
         if test $skip = 1
             set skip 0
         else if string match -q -- '-*' $word
-            contains -- $word --allowed-ips --config --dns --endpoint --expires --interface --keepalive --log-level --name --output --png --public-key --seconds --svg --tunnel --uses -i -o; and set skip 1
+            contains -- $word --allowed-ips --config --dns --endpoint --expires --interface --keepalive --log-level --name --output --png --public-key --seconds --svg --uses -i -o; and set skip 1
         else
             echo $word
         end
@@ -57,6 +57,16 @@ end
 function __nvpn_tunnels
     __nvpn_interfaces
     __nvpn_files
+end
+
+# Whom `nvpn client list` or `nvpn peer list` knows, of the tunnel that -i names.
+function __nvpn_listed
+    set -l words (commandline -opc)
+    set -l interface
+    if set -l at (contains -i -- -i $words; or contains -i -- --interface $words)
+        set interface -i $words[(math $at + 1)]
+    end
+    command nvpn $argv[1] list --names $interface 2>/dev/null
 end
 
 # What may follow `nvpn set INTERFACE`.
@@ -141,7 +151,7 @@ complete -c nvpn -n '__nvpn_is 0 peer' -a rm -d 'Remove a peer from the file and
 complete -c nvpn -n '__nvpn_is 0 peer' -a qr -d 'Show a configuration as a QR code'
 complete -c nvpn -n '__nvpn_is any peer' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any peer add' -s h -l help -d 'Show this help'
-complete -c nvpn -n '__nvpn_is any peer add' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer add' -s i -l interface -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one tunnel in /etc/nvpn and /etc/wireguard'
 complete -c nvpn -n '__nvpn_is any peer add' -l from-pool -d 'A client of the server, for good: for a phone that has WireGuard but not nvpn'
 complete -c nvpn -n '__nvpn_is any peer add' -l public-key -x -d 'Its public key, when it has one already'
 complete -c nvpn -n '__nvpn_is any peer add' -l psk -d 'Make a preshared key for the two of us as well'
@@ -156,10 +166,12 @@ complete -c nvpn -n '__nvpn_is any peer add' -l force -d 'Show the code although
 complete -c nvpn -n '__nvpn_is any peer add' -l qr -d 'Show it as a QR code'
 complete -c nvpn -n '__nvpn_is any peer add' -s o -l output -r -F -d 'Write it to a new file that only you can read, instead of standard output'
 complete -c nvpn -n '__nvpn_is any peer list' -s h -l help -d 'Show this help'
-complete -c nvpn -n '__nvpn_is any peer list' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer list' -s i -l interface -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one tunnel in /etc/nvpn and /etc/wireguard'
 complete -c nvpn -n '__nvpn_is any peer list' -l json -d 'JSON, without any secret'
+complete -c nvpn -n '__nvpn_is any peer list' -l names -d 'Names alone, or keys of those that have none'
 complete -c nvpn -n '__nvpn_is any peer rm' -s h -l help -d 'Show this help'
-complete -c nvpn -n '__nvpn_is any peer rm' -l tunnel -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is any peer rm' -s i -l interface -x -a '(__nvpn_tunnels)' -d 'Whose peer; needless with only one tunnel in /etc/nvpn and /etc/wireguard'
+complete -c nvpn -n '__nvpn_is 0 peer rm' -a '(__nvpn_listed peer)'
 complete -c nvpn -n '__nvpn_is any peer qr' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any peer qr' -l png -r -F -d 'The configuration as a QR code, in a new PNG that only you can read'
 complete -c nvpn -n '__nvpn_is any peer qr' -l svg -r -F -d 'The configuration as a QR code, in a new SVG that only you can read'
@@ -184,11 +196,14 @@ complete -c nvpn -n '__nvpn_is 0 client' -a rename -d 'Call a client something e
 complete -c nvpn -n '__nvpn_is any client' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any client list' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any client list' -l json -d 'JSON, without any secret'
+complete -c nvpn -n '__nvpn_is any client list' -l names -d 'Names of clients alone, or keys without a name'
 complete -c nvpn -n '__nvpn_is any client list' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
 complete -c nvpn -n '__nvpn_is any client revoke' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any client revoke' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
+complete -c nvpn -n '__nvpn_is 0 client revoke' -a '(__nvpn_listed client)'
 complete -c nvpn -n '__nvpn_is any client rename' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any client rename' -s i -l interface -x -a '(__nvpn_interfaces)' -d 'The server’s interface; needless with only one server on this host'
+complete -c nvpn -n '__nvpn_is 0 client rename' -a '(__nvpn_listed client)'
 complete -c nvpn -n '__nvpn_is any genkey' -s h -l help -d 'Show this help'
 complete -c nvpn -n '__nvpn_is any genkey' -s o -l output -r -F -d 'Write to a new file that only you can read, instead of standard output'
 complete -c nvpn -n '__nvpn_is any genkey' -l pair -d 'Print the public key too: below the private key, or alone with -o'

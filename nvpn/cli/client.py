@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="action", metavar="ACTION", required=True, title="Actions", parser_class=_ActionParser
     )
     listing = actions.add_parser(_LIST.name, help=_LIST.summary)
-    listing.add_argument("--json", action="store_true", help="JSON, without any secret")
+    form = listing.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="JSON, without any secret")
+    form.add_argument(
+        "--names", action="store_true", help="Names of clients alone, or keys without a name"
+    )
     revoking = actions.add_parser(_REVOKE.name, help=_REVOKE.summary)
     revoking.add_argument("client", metavar="NAME|KEY", help="Its name, or its public key")
     renaming = actions.add_parser(_RENAME.name, help=_RENAME.summary)
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """0 once it is done. Raises NvpnError."""
     interface = choose_server(args.interface)
     if args.action == "list":
-        _list(interface, as_json=args.json)
+        _list(interface, as_json=args.json, names_alone=args.names)
     elif args.action == "revoke":
         _revoke(interface, args.client)
     else:
@@ -84,10 +88,14 @@ class _ActionParser(Parser):
 # --- what is done -----------------------------------------------------------------------
 
 
-def _list(interface: str, *, as_json: bool) -> None:
+def _list(interface: str, *, as_json: bool, names_alone: bool) -> None:
     told = ask_server(interface, "nvpn_clients")
     if as_json:
         write_output(json.dumps({"interface": interface, **told}, indent=2) + "\n")
+        return
+    if names_alone:
+        names = (clean(one["name"]) or one["public_key"] for one in told["clients"])
+        write_output("".join(f"{name}\n" for name in names))
         return
     now = int(time.time())
     clients = [_client_row(one, now) for one in told["clients"]]

@@ -153,7 +153,11 @@ def _describe_add(parser: argparse.ArgumentParser) -> None:
 
 def _describe_list(parser: argparse.ArgumentParser) -> None:
     _add_tunnel(parser)
-    parser.add_argument("--json", action="store_true", help="JSON, without any secret")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="JSON, without any secret")
+    form.add_argument(
+        "--names", action="store_true", help="Names alone, or keys of those that have none"
+    )
 
 
 def _describe_remove(parser: argparse.ArgumentParser) -> None:
@@ -170,10 +174,13 @@ def _describe_qr(parser: argparse.ArgumentParser) -> None:
 
 def _add_tunnel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tunnel",
+        "-i",
+        "--interface",
+        dest="tunnel",
         metavar="FILE|IF",
-        help="Whose peer; needless with only one in /etc/nvpn and /etc/wireguard",
+        help="Whose peer; needless with only one tunnel in /etc/nvpn and /etc/wireguard",
     )
+    parser.add_argument("--tunnel", help=argparse.SUPPRESS)  # what it was called at first
 
 
 def _add_pictures(parser: argparse.ArgumentParser, what: str) -> None:

@@ -41,10 +41,10 @@ def choose_file(tunnel: str | None, *, searched: tuple[Path, ...] = SEARCHED) ->
         return find(next(iter(names)), searched=searched)
     places = " and ".join(map(str, searched))
     if not names:
-        raise ConfigError(f"there is no tunnel in {places}", hint="name its file: --tunnel FILE")
+        raise ConfigError(f"there is no tunnel in {places}", hint="name its file: -i FILE")
     raise ConfigError(
         f"there are several tunnels in {places}: {', '.join(sorted(names))}",
-        hint=f"say which: --tunnel {min(names)}",
+        hint=f"say which: -i {min(names)}",
     )
 
 
@@ -78,7 +78,7 @@ def find_peer(config: TunnelConfig, name_or_key: str) -> PeerConfig:
     raise ConfigError(
         "there is no such peer",
         file=str(config.path),
-        hint=f"see: nvpn peer list --tunnel {config.path}",
+        hint=f"see: nvpn peer list -i {config.path}",
     )
 
 

@@ -26,6 +26,9 @@ def list_peers(args: argparse.Namespace) -> int:
     heard = None if running is None else {peer.public_key: peer for peer in running.peers}
     if args.json:
         write_output(_format_json(config, heard))
+    elif args.names:
+        names = (clean(peer.name) or peer.public_key.base64 for peer in config.peers)
+        write_output("".join(f"{name}\n" for name in names))
     elif config.peers:
         write_output(_format_rows(config, heard))
     else:

@@ -35,7 +35,7 @@ def client(name: str, key: str, **other: Any) -> dict[str, Any]:
         "lease_seconds": 7200,
         "is_leased": True,
         "is_connected": True,
-        "last_handshake": int(time.time()) - 12,
+        "last_handshake": int(time.time()) - 8000,
         "endpoint": "192.0.2.7:1",
         **other,
     }
@@ -46,7 +46,7 @@ def invitation(name: str, state: str) -> dict[str, Any]:
         "name": name,
         "public_key": GUEST,
         "made_at": 1,
-        "expires_at": int(time.time()) + 7205,
+        "expires_at": int(time.time()) + 8000,
         "uses": 2,
         "uses_left": 1,
         "state": state,
@@ -67,6 +67,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedSe
         yield made
 
 
+def test_names_alone_are_of_clients_and_those_without_one_have_their_key(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["nvpn_clients"]["clients"].append(client("", SERVER))
+    done = here(capsys, "client", "list", "--names")
+
+    assert (done.status, done.out) == (0, f"laptop\nphone\n{SERVER}\n")
+
+
 def test_clients_and_open_invitations_are_listed(
     server: PlayedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +85,7 @@ def test_clients_and_open_invitations_are_listed(
     rows = [row.split() for row in done.out.splitlines()]
     assert rows == [
         ["CLIENT", "ADDRESSES", "LEASE", "HANDSHAKE", "STATE", "KEY"],
-        ["laptop", "10.8.0.7/24", "2", "h", "12", "s", "ago", "connected", LAPTOP],
+        ["laptop", "10.8.0.7/24", "2", "h", "2", "h", "ago", "connected", LAPTOP],
         ["phone", "-", "-", "never", "away", PHONE],
         [],
         ["INVITATION", "LEFT", "USES", "STATE", "KEY"],
@@ -244,6 +253,16 @@ def test_a_phone_may_be_led_through_the_server_whole(
     assert "AllowedIPs = 0.0.0.0/0, ::/0" in done.out
     assert "Endpoint = 192.0.2.1:7" in done.out
     assert "DNS" not in done.out
+
+
+def test_a_phone_finds_the_server_at_the_port_that_it_listens_on(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["nvpn_lease_peer"] = LEASED
+    done = here(capsys, "peer", "add", "phone", "--from-pool", "--endpoint", "vpn.example")
+
+    assert done.status == 0
+    assert "Endpoint = vpn.example:51820\n" in done.out
 
 
 def test_a_phone_that_gets_no_configuration_is_no_client(

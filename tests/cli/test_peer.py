@@ -185,6 +185,15 @@ def test_list_shows_the_file_in_its_order(place: Place) -> None:
     assert rows[2][3] == "10.8.0.3/32, fd08::2/128"
 
 
+def test_names_alone_are_listed_and_keys_of_those_without_one(place: Place) -> None:
+    place.add("phone", "--public-key", NEW)
+
+    done = place.peer("list", "--names", "--tunnel", str(place.file))  # the same as -i
+
+    first = "bob" if place.file.suffix == ".toml" else BOB
+    assert (done.status, done.out) == (0, f"{first}\nphone\n")
+
+
 def test_list_speaks_json_and_tells_no_secret(place: Place) -> None:
     place.add("phone", "--public-key", NEW, "--psk", "-o", str(place.directory / "psk"))
 

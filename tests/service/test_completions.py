@@ -27,6 +27,9 @@ PROGRAM = f"""#!/bin/sh
 case "$*" in
     'show interfaces') echo 'wg7 vpn' ;;
     'show wg7 peers') echo '{PEER}' ;;
+    'client list --names') printf '%s\\n' laptop 'my phone' ;;
+    'client list --names -i vpn') echo tablet ;;
+    'peer list --names') echo office ;;
     *) exit 1 ;;
 esac
 """
@@ -132,8 +135,20 @@ def test_the_words_of_set_are_offered_where_they_make_sense(typist: Typist) -> N
 def test_verbs_of_verbs_are_offered_and_what_follows_them(typist: Typist) -> None:
     assert typist.offered("nvpn peer ") == {"add", "list", "rm", "qr"}
     assert typist.offered("nvpn peer add phone --q") == {"--qr"}
-    assert typist.offered("nvpn peer list --tunnel w") == {"wg7", "wg7.toml"}
+    assert typist.offered("nvpn peer list -i w") == {"wg7", "wg7.toml"}
     assert typist.offered("nvpn peer --nosuch") == set()
+
+
+@once
+def test_clients_and_peers_are_offered_by_name_where_one_is_meant(typist: Typist) -> None:
+    quoted = "my phone" if typist.shell is shells.fish else "my\\ phone"
+    assert typist.offered("nvpn client revoke ") == {"laptop", quoted}
+    assert typist.offered("nvpn client revoke my") == {quoted}
+    assert typist.offered("nvpn client rename -i vpn ") == {"tablet"}
+    assert typist.offered("nvpn client rename laptop ") == set()
+    assert typist.offered("nvpn peer rm o") == {"office"}
+    # Of what does not run, or is not for us, nobody says anything.
+    assert typist.offered("nvpn peer rm -i wg7 ") == set()
 
 
 @once

@@ -332,18 +332,18 @@ MISTAKES = [
     # --- peers and files ------------------------------------------------------------------
     Mistake(
         "a peer's name that is taken",
-        "nvpn peer add bob --tunnel wg0.toml --endpoint vpn.example.com",
+        "nvpn peer add bob -i wg0.toml --endpoint vpn.example.com",
         config(),
     ),
-    Mistake("a peer that nobody knows", "nvpn peer rm alice --tunnel wg0.toml", config()),
+    Mistake("a peer that nobody knows", "nvpn peer rm alice -i wg0.toml", config()),
     Mistake(
         "an endpoint for a new peer that is none",
-        "nvpn peer add alice --tunnel wg0.toml --endpoint host:99999",
+        "nvpn peer add alice -i wg0.toml --endpoint host:99999",
         config(),
     ),
     Mistake(
         "a disk that is full",
-        f"nvpn peer add alice --tunnel full/wg0.toml --public-key {OTHER}",
+        f"nvpn peer add alice -i full/wg0.toml --public-key {OTHER}",
         config(),
         within=in_place(
             "mkdir -p full && mount -t tmpfs -o size=8k none full && cp -p wg0.toml full"

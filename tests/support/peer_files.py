@@ -73,7 +73,7 @@ class Place:
         return Done(status, *texts)
 
     def add(self, *arguments: str) -> Done:
-        return self.peer("add", *arguments, "--tunnel", str(self.file))
+        return self.peer("add", *arguments, "-i", str(self.file))
 
     def client(self, *arguments: str) -> TunnelConfig:
         """The configuration that ``add`` printed, as it is read."""
