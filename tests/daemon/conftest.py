@@ -8,8 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from nvpn.model.keys import PrivateKey
 from tests.support.machines import Machine
 from tests.support.world import World, new_world
+
+PEER = PrivateKey(bytes(range(32))).public().base64
+CONFIG = f"""
+[interface]
+private_key = "PRIVATE"
+address = ["10.9.0.1/24", "fd09::1/64"]
+
+[[peer]]
+name = "bob"
+public_key = "{PEER}"
+endpoint = "127.0.0.1:5"
+allowed_ips = ["10.9.0.2/32", "10.20.0.0/16", "fd09::2/128", "fd20::/48"]
+"""
 
 
 @pytest.fixture
