@@ -23,16 +23,18 @@ from nvpn.control.server import Operation
 from nvpn.daemon import events
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.daemon.server.answers import Answers
+from nvpn.daemon.server.expiry import Expiry
 from nvpn.daemon.server.farewells import Farewells
 from nvpn.daemon.server.guests import Guests
 from nvpn.daemon.server.idle import IdleReleaser
+from nvpn.daemon.server.opening import open_at_once, open_later
 from nvpn.daemon.server.operations import ServerOperations
 from nvpn.daemon.server.roster import Roster, everybody, hand_back
 from nvpn.daemon.server.terms import file_peers, registry_settings, tells_otherwise
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError, Unavailable
 from nvpn.model.changes import Change, Plan, RemoveAllowedIp, RemovePeer
-from nvpn.model.clock import SECOND, Now, read_clocks
+from nvpn.model.clock import Now, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.registry.model import (
@@ -46,16 +48,10 @@ from nvpn.registry.model import (
 )
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Store
-from nvpn.resilience.backoff import Backoff
+from nvpn.resilience.policy import RetryPolicy
 from nvpn.resilience.registry import Breakers
 
 _log: Final = logging.getLogger(__name__)
-
-OPENING_SECONDS: Final = 3.0
-"""How long a start waits for a store that does not answer."""
-
-_LONGEST_PAUSE: Final = 5 * SECOND
-"""Between two attempts to open a store, whatever the patience of the rest: clients wait."""
 
 RETURN_SECONDS: Final = 0.5
 _CLOSING_SECONDS: Final = 0.5
@@ -143,10 +139,15 @@ class ServerService:
         self._is_open = False
         self._is_stopping = False
         self._is_closed = False
-        self._is_expiring = False
         self._names: dict[PublicKey, str] = {}
         self._idle = IdleReleaser(self.registry, backend, clocks)
-        self._alarm = make_alarm(around.loop, self._due)
+        self._expiry = Expiry(
+            self.registry,
+            loop=around.loop,
+            is_serving=lambda: self._is_open and not self._is_stopping,
+            spawn=self._spawn,
+            make_alarm=make_alarm,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -165,12 +166,9 @@ class ServerService:
         Raises:
             PlatformError, Refused: there will be no registry.
         """
-        # A disk may be slow, but nothing else has the file then.
         is_far = self._terms.store.kind is not StoreKind.FILE
-        try:
-            await asyncio.wait_for(self.registry.open(), OPENING_SECONDS if is_far else None)
-        except (Unavailable, asyncio.TimeoutError) as error:
-            why = str(error) or "it does not answer"
+        why = await open_at_once(self.registry, is_far=is_far)
+        if why:
             self._around.warn(
                 f"{self._config.name} cannot serve clients yet: {self._where}: {why};"
                 " trying on in the background"
@@ -205,36 +203,24 @@ class ServerService:
         # Whom the file named, and names no more, may be a client still.
         self._roster.add(everybody(self.registry, lambda key: key in self._file_keys))
         await self._roster.in_force()
-        self._set_alarm()
+        self._expiry.look()
         if self._is_open and tells_otherwise(before, self._terms):
             holders = [lease.client for lease in self.registry.leases()]
             await self._farewells.say_to_all(holders, GoodbyeReason.SETTINGS_CHANGED)
         return told
 
     async def _open_later(self) -> None:
-        backoff = Backoff(self._breakers.policies.retry.without_limit(), self._random)
-        while True:
-            # A reload may have changed it.
-            backoff.policy = self._breakers.policies.retry.without_limit()
-            delay = backoff.next_delay()
-            assert delay is not None  # without a limit
-            await asyncio.sleep(min(delay, _LONGEST_PAUSE) / SECOND)
-            try:
-                await self.registry.open()
-            except Unavailable as error:
-                _log.info("%s: %s", self._where, error)
-            except NvpnError as error:
-                _log.error("no client is served: %s", error)
-                return
-            else:
-                break
-        await self._begin()
-        _log.info("clients are served now: %s", self._where)
+        def retry() -> RetryPolicy:
+            return self._breakers.policies.retry
+
+        if await open_later(self.registry, self._where, retry, self._random):
+            await self._begin()
+            _log.info("clients are served now: %s", self._where)
 
     async def _begin(self) -> None:
         self._is_open = True
         await self._roster.in_force()
-        self._set_alarm()
+        self._expiry.look()
 
     def _our_key(self) -> PublicKey:
         """Also if somebody has just given us another. Raises ControlError."""
@@ -247,7 +233,7 @@ class ServerService:
 
     async def _settled(self) -> None:
         """Until all that the registry has told is in force."""
-        self._set_alarm()
+        self._expiry.look()
         await self._roster.in_force()
 
     def _opened(self) -> Registry:
@@ -272,7 +258,7 @@ class ServerService:
             self._roster.tell(self._routed(LeaseGiven(key, lease.prefixes)))
         if self._is_open:
             self._tell(change)
-            self._set_alarm()
+            self._expiry.look()
         if isinstance(change, ClientRevoked):
             self._names.pop(key, None)
         if isinstance(change, LeaseEnded) and change.why in _TOLD_OF:
@@ -322,24 +308,6 @@ class ServerService:
             return self._names[key]
         now = self._backend.peer(key)
         return "" if now is None else now.name
-
-    # --- what falls due ---------------------------------------------------------------------
-
-    def _set_alarm(self) -> None:
-        if not self._is_stopping:
-            self._alarm.set(self.registry.next_expiry() if self._is_open else None)
-
-    def _due(self) -> None:
-        if self._is_open and not self._is_stopping and not self._is_expiring:
-            self._is_expiring = True
-            self._spawn(self._expire())
-
-    async def _expire(self) -> None:
-        try:
-            await self.registry.expire()
-        finally:
-            self._is_expiring = False
-        self._set_alarm()
 
     # --- for people -------------------------------------------------------------------------
 
@@ -405,7 +373,7 @@ class ServerService:
             return
         self._is_closed = True
         self._is_stopping, self._is_open = True, False
-        self._alarm.close()
+        self._expiry.close()
         self._farewells.close()
         self._guests.close()
         tasks = list(self._tasks)

@@ -432,7 +432,7 @@ def test_an_invitation_that_cannot_be_is_refused_in_a_sentence(
 def test_a_store_that_is_away_at_the_start_costs_a_warning_and_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nvpn.daemon.server.service._LONGEST_PAUSE", 1_000_000)
+    monkeypatch.setattr("nvpn.daemon.server.opening._LONGEST_PAUSE", 1_000_000)
 
     async def scenario() -> None:
         etcd = StoreConfig(StoreKind.ETCD)
