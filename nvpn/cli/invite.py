@@ -6,11 +6,17 @@ import argparse
 import contextlib
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvpn.cli.output import write_complaint, write_output
 from nvpn.cli.server_choice import add_interface_argument, ask_server, choose_server
-from nvpn.errors import PlatformError
+from nvpn.errors import NvpnError, PlatformError
+
+if TYPE_CHECKING:
+    from nvpn.cli.secrets import SecretFile
+
+_LONGEST = 10 * 366 * 86_400
+"""Seconds, as the server has it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
         if args.output not in (None, "-"):
             file = stack.enter_context(SecretFile(args.output, what="invitation"))
         told = _invite(interface, args)
-        if args.qr:
-            _draw(told["text"])
-        if file is None:
-            write_output(f"{told['text']}\n")
-        else:
-            file.fill(f"{told['text']}\n".encode())
+        try:
+            _hand_over(told["text"], file, as_code=args.qr)
+        except BaseException:
+            # Nobody has it, and its name is to be free for the next try.
+            with contextlib.suppress(NvpnError):
+                ask_server(interface, "nvpn_invitation_revoke", invitation=told["public_key"])
+            raise
     write_complaint(_explain(told))
     return 0
 
@@ -74,27 +81,28 @@ def _invite(interface: str, args: argparse.Namespace) -> dict[str, Any]:
     if args.expires is not None:
         asked["expires"] = args.expires
     if args.endpoint:
-        asked["endpoint"] = [_whole(text, interface) for text in args.endpoint]
+        from nvpn.cli.endpoint_option import read_endpoint
+        from nvpn.control import client
+
+        asked["endpoint"] = [
+            str(read_endpoint(text, lambda: client.get(interface).listen_port))
+            for text in args.endpoint
+        ]
     return ask_server(interface, "nvpn_invite", **asked)
 
 
-def _whole(endpoint: str, interface: str) -> str:
-    """With the port that the server listens on, where none is given."""
-    bare = endpoint.strip("[]")
-    has_port = ":" in endpoint and (bare.count(":") == 1 or "]:" in endpoint)
-    if has_port:
-        return endpoint
-    from nvpn.control import client
+def _hand_over(text: str, file: SecretFile | None, *, as_code: bool) -> None:
+    if as_code:
+        from nvpn.cli import qr
+        from nvpn.cli.paint import wants_colour
 
-    port = client.get(interface).listen_port
-    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+        write_output(qr.draw_on_terminal(qr.make_code(text), colour=wants_colour(sys.stdout)))
+    if file is not None:
+        file.fill(f"{text}\n".encode())
+        return
+    from nvpn.cli.secrets import hand_over
 
-
-def _draw(text: str) -> None:
-    from nvpn.cli import qr
-    from nvpn.cli.paint import wants_colour
-
-    write_output(qr.draw_on_terminal(qr.make_code(text), colour=wants_colour(sys.stdout)))
+    hand_over(text, None)
 
 
 def _explain(told: dict[str, Any]) -> str:
@@ -115,6 +123,8 @@ def _seconds(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not seconds:
         raise argparse.ArgumentTypeError("expected a time that is not over at once")
+    if seconds > _LONGEST:
+        raise argparse.ArgumentTypeError("expected a time of at most ten years")
     return seconds
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from nvpn.cli import peer_actions, qr
 from nvpn.cli.client_config import format_wgquick, free_address, guess_own_address, left_out
+from nvpn.cli.endpoint_option import read_endpoint
 from nvpn.cli.output import write_output
 from nvpn.cli.paint import is_terminal, wants_colour
 from nvpn.cli.secrets import SecretFile, hand_over
@@ -26,7 +27,6 @@ from nvpn.cli.usage import USAGE_ERROR, print_usage_error
 from nvpn.config.edit import NewPeer, open_config
 from nvpn.config.load import examine, find, load
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
-from nvpn.config.values import make_endpoint, parse_port, split_endpoint
 from nvpn.daemon.background import print_warning
 from nvpn.errors import ConfigError, ConfigErrors, PlatformError
 from nvpn.model.keys import KEY_LENGTH, PresharedKey, PrivateKey, PublicKey
@@ -125,7 +125,7 @@ def _add_known(args: argparse.Namespace) -> int:
         return USAGE_ERROR
     file = open_config(peer_actions.choose_file(args.tunnel))
     config = peer_actions.examined(file)
-    endpoint = None if args.endpoint is None else _endpoint(args.endpoint, None)
+    endpoint = None if args.endpoint is None else read_endpoint(args.endpoint, lambda: None)
     psk = PresharedKey(os.urandom(KEY_LENGTH)) if args.psk else None
     peer = NewPeer(
         args.name,
@@ -238,7 +238,7 @@ def _own_endpoint(given: str | None, config: TunnelConfig) -> HostPort:
         running = peer_actions.find_running(config.name)
         port = None if running is None else running.listen_port or None
     if given is not None:
-        return _endpoint(given, port)
+        return read_endpoint(given, lambda: port)
     host = guess_own_address()
     if host and port:
         place = HostPort(host, port)
@@ -249,18 +249,6 @@ def _own_endpoint(given: str | None, config: TunnelConfig) -> HostPort:
         file=str(config.path),
         hint="say where: --endpoint HOST:PORT",
     )
-
-
-def _endpoint(text: str, port: int | None) -> HostPort:
-    """An endpoint; its port may be missing when one is known."""
-    try:
-        bare = text.strip("[]")
-        if port is not None and (":" not in text or (bare.count(":") > 1 and "]:" not in text)):
-            return make_endpoint(bare, port)
-        host, digits = split_endpoint(text)
-        return make_endpoint(host, parse_port(digits))
-    except ValueError as error:
-        raise ConfigError(str(error), key="--endpoint") from None
 
 
 # --- where it goes ----------------------------------------------------------------------

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from nvpn.cli.client_config import format_wgquick
+from nvpn.cli.endpoint_option import read_endpoint
 from nvpn.cli.server_choice import ask_server, choose_server
 from nvpn.cli.usage import USAGE_ERROR, print_usage_error
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
-from nvpn.config.values import make_endpoint, parse_port, split_endpoint
+from nvpn.config.values import parse_endpoint
+from nvpn.control import client
 from nvpn.errors import ConfigError
 from nvpn.model.keys import KEY_LENGTH, PrivateKey, PublicKey
 from nvpn.model.name_servers import NameServers
@@ -71,7 +73,7 @@ def _config(
     )
     server = PeerConfig(
         PublicKey.from_base64(told["server"]),
-        endpoint=_endpoint(args.endpoint, told["endpoints"]),
+        endpoint=_endpoint(args.endpoint, told["endpoints"], interface),
         allowed_ips=_EVERYTHING if args.all else tuple(map(Prefix.parse, told["routes"])),
         persistent_keepalive=args.keepalive,
     )
@@ -89,15 +91,12 @@ def _name_servers(told: dict[str, Any]) -> NameServers | None:
     return NameServers(servers, search) if servers or search else None
 
 
-def _endpoint(given: str | None, known: list[str]) -> HostPort:
-    text = given or (known[0] if known else "")
-    if not text:
+def _endpoint(given: str | None, known: list[str], interface: str) -> HostPort:
+    if given:
+        return read_endpoint(given, lambda: client.get(interface).listen_port)
+    if not known:
         raise ConfigError(
             "where the peer finds the server is not known",
             hint="say where: --endpoint HOST:PORT, or give [server] an endpoint",
         )
-    try:
-        host, port = split_endpoint(text)
-        return make_endpoint(host, parse_port(port))
-    except ValueError as error:
-        raise ConfigError(str(error), key="--endpoint") from None
+    return parse_endpoint(known[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any, Final
 
@@ -41,10 +42,15 @@ def draw_on_terminal(code: Any, *, colour: bool) -> str:
 
     In ``colour`` it is black on white whatever the terminal's colours are: not every
     scanner reads it the other way round.
+
+    Raises:
+        PlatformError: the terminal is too narrow.
     """
     drawn = io.StringIO()
     encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
-    if encoding != "utf8":
+    has_blocks = encoding == "utf8"
+    _check_width(code.symbol_size()[0] * (1 if has_blocks else 2))
+    if not has_blocks:
         code.terminal(out=drawn)
         return drawn.getvalue()
     code.terminal(out=drawn, compact=True)
@@ -57,3 +63,16 @@ def draw_picture(code: Any, kind: str) -> bytes:
     drawn = io.BytesIO()
     code.save(drawn, kind=kind, scale=_SCALE)
     return drawn.getvalue()
+
+
+def _check_width(needed: int) -> None:
+    """Of a code whose lines are broken, nothing can be read."""
+    try:
+        columns = os.get_terminal_size().columns
+    except OSError:
+        return  # it is no terminal
+    if 0 < columns < needed:
+        raise PlatformError(
+            "show a QR code",
+            hint=f"it is {needed} columns wide, and this terminal {columns}: make it wider",
+        )

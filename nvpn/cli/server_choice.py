@@ -55,7 +55,7 @@ def ask_server(interface: str, operation: str, **values: str | int | list[str]) 
         PlatformError: it does not run, or is not for us.
     """
     lines = [
-        f"{key}={quote(str(value), safe='')}"
+        f"{key}={_quote(value)}"
         for key, given in values.items()
         for value in (given if isinstance(given, list) else [given])
     ]
@@ -74,11 +74,19 @@ def ask_server(interface: str, operation: str, **values: str | int | list[str]) 
     return told
 
 
+def _quote(value: str | int) -> str:
+    try:
+        return quote(str(value), safe="")
+    except UnicodeEncodeError:
+        raise ConfigError("expected text in UTF-8", hint="write it in other letters") from None
+
+
 def _is_server(name: str) -> bool:
     try:
         client.request(name, _LOOK)
-    except ControlError:
-        return False
+    except ControlError as error:
+        # Any other refusal is one of a server, whose store is away, for instance.
+        return error.errno not in (errno.EPROTO, errno.EOPNOTSUPP)
     except PlatformError as error:
         if error.errno in (errno.ENODEV, errno.ENOENT):
             return False  # the kernel's own, or gone meanwhile

@@ -96,7 +96,7 @@ def read_resilience(
 
 def _read_endpoints(table: Table, server: ServerDraft, document: Document) -> None:
     for text, place in table.texts("endpoint"):
-        endpoint = document.parse(_parse_endpoint, text, place)
+        endpoint = document.parse(values.parse_place, text, place)
         if endpoint is None:
             continue
         if len(server.endpoints) == values.MAX_ENDPOINTS:
@@ -156,22 +156,6 @@ def _parse_pool(text: str) -> Prefix:
     if pool.length < 8 or any(one.covers(pool) or pool.covers(one) for one in _NO_POOLS):
         raise ValueError("expected a network that clients can have addresses of")
     return pool
-
-
-def _parse_endpoint(text: str) -> tuple[str, int | None]:
-    """Host and port; the port may be missing, as may then the brackets."""
-    if "/" in text:
-        raise ValueError("expected a host, or one with its port, such as vpn.example.com:51820")
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if ":" in bare:
-        try:
-            parse_address(bare)
-        except ValueError:
-            bare = ""
-    if bare:
-        return values.make_endpoint(bare, 1).host, None
-    host, port = values.split_endpoint(text)
-    return values.make_endpoint(host, values.parse_port(port))
 
 
 def _parse_range(text: str) -> AddressRange:

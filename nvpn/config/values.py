@@ -105,6 +105,21 @@ def parse_endpoint(text: str) -> HostPort:
     return make_endpoint(host, parse_port(port))
 
 
+def parse_place(text: str) -> tuple[str, int | None]:
+    """Host and port of an endpoint; the port may be missing, as may then the brackets."""
+    if "/" in text:
+        raise ValueError("expected a host, or one with its port, such as vpn.example.com:51820")
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in bare:
+        try:
+            parse_address(bare)
+        except ValueError:
+            bare = ""
+    if bare:
+        return make_endpoint(bare, 1).host, None
+    return parse_endpoint(text)
+
+
 def make_endpoint(host: str, port: int) -> HostPort:
     """An endpoint whose host can be resolved at all."""
     if not 1 <= port <= MAX_PORT:

@@ -298,7 +298,7 @@ class Services:
         async def operate(lines: Sequence[str]) -> Sequence[str]:
             if self._server is None:
                 raise ControlError(
-                    errno.EINVAL, f"{self._name} is no server: its file has no [server]"
+                    errno.EOPNOTSUPP, f"{self._name} is no server: its file has no [server]"
                 )
             return await self._server.operations()[name](lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,9 @@ class PlayedServer:
         async def operate(lines: Sequence[str]) -> Sequence[str]:
             split = [line.partition("=") for line in lines]
             self.asked.append((name, [(key, unquote(value)) for key, _, value in split]))
-            answer = self.answers.get(name, ControlError(22, f"{self.name} is no server"))
+            answer = self.answers.get(
+                name, ControlError(errno.EOPNOTSUPP, f"{self.name} is no server")
+            )
             if isinstance(answer, NvpnError):
                 raise answer
             return [json.dumps(answer)]
