@@ -43,7 +43,7 @@ class ChannelSocket(Protocol):
         """To the channel's port of that address."""
 
     def receive(self) -> tuple[bytes, bytes] | None:
-        """A sender's address, and what it sent; None when there is nothing more."""
+        """A sender's address, and what it sent, or b"" if that is none; None: nothing for now."""
 
     def close(self) -> None:
         """Let go of it."""

@@ -49,16 +49,16 @@ class LinkLocalUdp:
             pass  # no room, no key yet, no such peer, no address: all of that is loss
 
     def receive(self) -> tuple[bytes, bytes] | None:
-        """A sender's address and what it sent from our port; None when there is nothing more."""
-        while True:
-            try:
-                payload, place = self._socket.recvfrom(_MAX_DATAGRAM)
-            except BlockingIOError:
-                return None
-            except OSError:
-                continue  # an ICMP error about what was sent, which ends with being told
-            if place[1] == self._port:
-                return parse_address(place[0].partition("%")[0]), payload
+        """A sender's address and what it sent, b"" from another port; None: nothing for now.
+
+        One datagram at a time, so that nobody can keep the caller in here.
+        """
+        try:
+            payload, place = self._socket.recvfrom(_MAX_DATAGRAM)
+        except OSError:
+            return None  # nothing, or an ICMP error about what was sent: the socket tells of more
+        address = parse_address(place[0].partition("%")[0])
+        return address, payload if place[1] == self._port else b""
 
     def close(self) -> None:
         """Let go of the socket. Again: nothing."""

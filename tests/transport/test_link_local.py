@@ -50,15 +50,22 @@ def test_datagrams_go_between_the_addresses_of_one_interface() -> None:
 
 
 @in_new_namespace
-def test_what_comes_from_another_port_is_passed_over() -> None:
+def test_what_comes_from_another_port_is_empty_and_keeps_nobody() -> None:
     index = make_link("f4one", "fe80::1", "fe80::2")
-    here = LinkLocalUdp(HERE, PORT, index)
+    here, there = LinkLocalUdp(HERE, PORT, index), LinkLocalUdp(THERE, PORT, index)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
         other.bind(("fe80::2", 0, 0, index))
-        other.sendto(b"from elsewhere", ("fe80::1", PORT, 0, index))
+        for _ in range(3):
+            other.sendto(b"from elsewhere", ("fe80::1", PORT, 0, index))
+    there.send(HERE, b"from there")
     assert select.select([here], [], [], 5)[0]
-    assert here.receive() is None
+    assert [here.receive() for _ in range(5)] == [
+        *[(THERE, b"")] * 3,
+        (THERE, b"from there"),
+        None,
+    ]
     here.close()
+    there.close()
 
 
 @in_new_namespace
