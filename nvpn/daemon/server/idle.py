@@ -36,10 +36,14 @@ class Peers(Protocol):
 
 
 class IdleWatch:
-    """Remembers since when each client's count stands still."""
+    """Remembers for how long each client's count has stood still.
+
+    Time in which nobody looked, because this host slept, is no silence of theirs.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[PublicKey, tuple[int, int]] = {}
+        self._looked_at = 0
 
     def look(
         self, received: Mapping[PublicKey, int], timeout: int, now: int
@@ -48,15 +52,18 @@ class IdleWatch:
 
         Args:
             received: bytes by client, of all who hold a lease; others are forgotten.
-            timeout, now: nanoseconds, ``now`` of the boot clock.
+            timeout, now: nanoseconds, ``now`` of the boot clock. Between two looks is less
+                than half of the timeout.
         """
+        passed = now - self._looked_at
+        self._looked_at = now
+        if passed > timeout // 2:
+            passed = 0
         before, self._counts = self._counts, {}
         for client, count in received.items():
-            last, since = before.get(client, (-1, now))
-            self._counts[client] = (count, since if count == last else now)
-        return tuple(
-            client for client, (_, since) in self._counts.items() if now - since >= timeout
-        )
+            last, silent = before.get(client, (-1, 0))
+            self._counts[client] = (count, silent + passed if count == last else 0)
+        return tuple(client for client, (_, silent) in self._counts.items() if silent >= timeout)
 
 
 class IdleReleaser:

@@ -17,21 +17,34 @@ TIMEOUT = 60 * SECOND
 
 def test_a_client_that_sends_nothing_is_idle_after_the_timeout() -> None:
     watch = IdleWatch()
-    assert watch.look({A: 100, B: 100}, TIMEOUT, 0) == ()
+    for second in (0, 20, 40):
+        assert watch.look({A: 100, B: 100}, TIMEOUT, second * SECOND) == ()
     assert watch.look({A: 100, B: 132}, TIMEOUT, 59 * SECOND) == ()
     assert watch.look({A: 100, B: 132}, TIMEOUT, 60 * SECOND) == (A,)
+    assert watch.look({A: 100, B: 132}, TIMEOUT, 89 * SECOND) == (A,)
     assert watch.look({A: 100, B: 132}, TIMEOUT, 118 * SECOND) == (A,)
     assert watch.look({A: 100, B: 132}, TIMEOUT, 119 * SECOND) == (A, B)
 
 
 def test_a_client_that_came_back_begins_anew() -> None:
     watch = IdleWatch()
-    watch.look({A: 100}, TIMEOUT, 0)
-    assert watch.look({A: 100}, TIMEOUT, 90 * SECOND) == (A,)
-    assert watch.look({}, TIMEOUT, 91 * SECOND) == ()
-    assert watch.look({A: 100}, TIMEOUT, 92 * SECOND) == ()
+    for second in (0, 30):
+        assert watch.look({A: 100}, TIMEOUT, second * SECOND) == ()
+    assert watch.look({A: 100}, TIMEOUT, 60 * SECOND) == (A,)
+    assert watch.look({}, TIMEOUT, 61 * SECOND) == ()
+    assert watch.look({A: 100}, TIMEOUT, 62 * SECOND) == ()
     # Its peer was made anew: the count is another one.
-    assert watch.look({A: 0}, TIMEOUT, 152 * SECOND) == ()
+    for second in (92, 121):
+        assert watch.look({A: 0}, TIMEOUT, second * SECOND) == ()
+    assert watch.look({A: 0}, TIMEOUT, 151 * SECOND) == ()
+    assert watch.look({A: 0}, TIMEOUT, 152 * SECOND) == (A,)
+
+
+def test_what_this_host_slept_through_is_nobodys_silence() -> None:
+    watch = IdleWatch()
+    for second in (0, 15, 30, 45, 7200, 7214):
+        assert watch.look({A: 100}, TIMEOUT, second * SECOND) == ()
+    assert watch.look({A: 100}, TIMEOUT, 7215 * SECOND) == (A,)
 
 
 class Counts:
@@ -56,8 +69,13 @@ def test_leases_of_the_silent_end_and_those_for_good_do_not() -> None:
             for client in (silent, talkative):
                 await office.registry.lease(client)
             counts.received = {silent: 10, talkative: 10, phone: 0}
-            await idle.release(60)
-            office.clocks.pass_by(61)
+
+            async def wait() -> None:
+                for _ in range(3):
+                    await idle.release(60)
+                    office.clocks.pass_by(21)
+
+            await wait()
             counts.received[talkative] = 42
             office.heard()
             await idle.release(60)
@@ -65,7 +83,7 @@ def test_leases_of_the_silent_end_and_those_for_good_do_not() -> None:
             assert isinstance(ended, LeaseEnded)
             assert (ended.key, ended.why) == (silent, Ending.IDLE)
             office.store.is_away = True
-            office.clocks.pass_by(61)
+            await wait()
             await idle.release(60)  # the store is away: later
             office.store.is_away = False
             await idle.release(60)
