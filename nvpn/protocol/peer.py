@@ -1,15 +1,14 @@
-"""One peer: what it is configured with, its sessions' names, and what its timers do.
+"""One peer: what it is configured with, what it tells us, and what its timers do.
 
 Sans-IO: what arrives comes in with the time, what follows goes into the context as
 commands and notices. The keys of a session leave for the datapath as soon as they are
-made; of each keypair only the index and the birth are kept.
+made.
 
 Source: WireGuard paper, section 6; where it is silent, the Linux kernel module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from nvpn.datapath.commands import (
@@ -18,7 +17,6 @@ from nvpn.datapath.commands import (
     DestroyPeer,
     DropStaged,
     EraseKeys,
-    InstallKeypair,
     PeerId,
     Role,
     SendHandshake,
@@ -28,7 +26,7 @@ from nvpn.datapath.commands import (
 )
 from nvpn.datapath.events import HandshakeReceived, KeypairConfirmed, KeypairGone, Why
 from nvpn.errors import ProtocolViolation
-from nvpn.model.clock import MILLISECOND, SECOND, Now
+from nvpn.model.clock import MILLISECOND, Now
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PresharedKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
@@ -36,24 +34,9 @@ from nvpn.protocol.context import Context
 from nvpn.protocol.handshake import ReceivedInitiation, SessionKeys
 from nvpn.protocol.liveness import Liveness
 from nvpn.protocol.negotiation import Negotiation
+from nvpn.protocol.sessions import Sessions
 from nvpn.protocol.timers import Moment, PeerTimers, Timer
-from nvpn.wire.constants import (
-    REJECT_AFTER_TIME,
-    REKEY_AFTER_TIME,
-    REKEY_AFTER_TIME_RECEIVING,
-)
 from nvpn.wire.messages import CookieReply, Response
-
-# A wish for a handshake may have been on its way up while new keys went down. One about
-# a session younger than this was about the session before it. A wish is uttered once, so
-# that none may be taken for old by mistake: a datapath on a thread of its own may have
-# looked at the clock after us, hence the second.
-_AGE_TO_WANT: Final[Mapping[Why, int]] = {
-    Why.NO_KEY: REJECT_AFTER_TIME - SECOND,
-    Why.OLD_SENDING: REKEY_AFTER_TIME - SECOND,
-    Why.OLD_RECEIVING: REKEY_AFTER_TIME_RECEIVING - SECOND,
-    Why.MANY_MESSAGES: 0,
-}
 
 MAX_CANDIDATES: Final = 8
 """Places beside its endpoint where a peer is looked for."""
@@ -76,10 +59,9 @@ class Peer:
     __slots__ = (
         "_candidates",
         "_context",
-        "_current",
-        "_keypairs",
         "_liveness",
         "_negotiation",
+        "_sessions",
         "_timers",
         "endpoint",
         "id",
@@ -97,10 +79,7 @@ class Peer:
         self._timers: Final = PeerTimers(self)
         self._liveness: Final = Liveness(context, self._timers, peer_id)
         self._negotiation: Final = Negotiation(context, self._timers, public_key)
-        # Births of the keypairs that the datapath has, by our index; None for those that
-        # may not send any more.
-        self._keypairs: Final[dict[int, int | None]] = {}
-        self._current: int | None = None
+        self._sessions: Final = Sessions(context, peer_id)
         context.commands.append(CreatePeer(peer_id))
 
     def __repr__(self) -> str:
@@ -124,7 +103,7 @@ class Peer:
     @property
     def session_born_at(self) -> int | None:
         """When the session that we send in was derived; None when there is none."""
-        return None if self._current is None else self._keypairs.get(self._current)
+        return self._sessions.born_at
 
     # --- configuration ----------------------------------------------------------------
 
@@ -169,9 +148,9 @@ class Peer:
         self._negotiation.allow_at_once()
         self._note(Moment.STOPPED, now.boot)
         self._liveness.stop()
-        if self._keypairs:
+        if self._sessions:
             self._tell(NoticeKind.SESSION_ENDED, now.wall)
-        self._retire_keypairs(EraseKeys(self.id))
+        self._sessions.retire(EraseKeys(self.id))
         self._order(DropStaged(self.id))
 
     def change_identity(self, now: Now) -> None:
@@ -181,7 +160,7 @@ class Peer:
         negotiation.end(now)
         negotiation.allow_at_once()
         negotiation.weak = False
-        self._retire_keypairs(StopSending(self.id))
+        self._sessions.retire(StopSending(self.id))
         if wanted and self._context.static is not None:
             negotiation.seek(forget_source=False)
             self._note(Moment.INITIATION_DUE, now.boot)
@@ -194,13 +173,9 @@ class Peer:
         self._negotiation.wipe()
         self._note(Moment.STOPPED, now.boot)
         self._context.timers.forget(self._timers)
-        if self._keypairs:
+        if self._sessions:
             self._tell(NoticeKind.SESSION_ENDED, now.wall)
-        # INVARIANT: the FIFO lets the datapath destroy these before it could install
-        # their numbers again.
-        for index in self._keypairs:
-            self._context.indices.release(index)
-        self._keypairs.clear()
+        self._sessions.forget()
         self._order(DestroyPeer(self.id))
 
     def wipe(self) -> None:
@@ -232,7 +207,6 @@ class Peer:
         keys = self._negotiation.consume_response(response)
         self._hear(event, now)
         self._install(Role.INITIATOR, keys, now)
-        self._current = keys.our_index
         self._complete(now, now.wall)
 
     def receive_cookie(self, reply: CookieReply, now: Now) -> None:
@@ -247,10 +221,8 @@ class Peer:
 
     def want_handshake(self, why: Why, now: Now) -> None:
         """The datapath needs a new session."""
-        born_at = self.session_born_at
-        if born_at is not None and now.boot - born_at < _AGE_TO_WANT[why]:
-            return
-        self.initiate(now)
+        if not self._sessions.is_too_young_for(why, now):
+            self.initiate(now)
 
     def initiate(self, now: Now, *, forget_source: bool = False) -> None:
         """Seek a session until there is one, or until the attempts are used up.
@@ -281,7 +253,9 @@ class Peer:
         born_at = self.session_born_at
         if born_at is not None and now.boot < born_at + _SETTLED_AFTER:
             return False
-        is_awaited = self._is_in_session(now) or negotiation.wanted or self.persistent_keepalive
+        is_awaited = (
+            self._sessions.may_send(now) or negotiation.wanted or self.persistent_keepalive
+        )
         possible = context.up and context.static is not None and self.endpoint is not None
         if not is_awaited or not possible or negotiation.weak:
             return False
@@ -294,18 +268,12 @@ class Peer:
 
     def confirm(self, event: KeypairConfirmed, now: Now) -> None:
         """The peer used the session that it began: both have the keys."""
-        # One that was retired meanwhile may be confirmed by an event that was under way.
-        if self._keypairs.get(event.our_index) is not None:
-            self._current = event.our_index
+        if self._sessions.confirm(event.our_index):
             self._complete(now, now.wall - (now.boot - event.at))
 
     def lose(self, event: KeypairGone) -> None:
         """The datapath has dropped a keypair."""
-        if event.our_index in self._keypairs:
-            del self._keypairs[event.our_index]
-            self._context.indices.release(event.our_index)
-            if self._current == event.our_index:
-                self._current = None
+        self._sessions.lose(event.our_index)
 
     def roam(self, endpoint: Endpoint, now: Now) -> None:
         """An authentic packet came from elsewhere; the datapath sends there already."""
@@ -370,15 +338,9 @@ class Peer:
     def _erase_keys(self, now: Now) -> None:
         # A pending initiation is not touched: none outlives its retry.
         self._note(Moment.KEYS_ERASED, now.boot)
-        if self._keypairs:
-            self._retire_keypairs(EraseKeys(self.id))
+        if self._sessions:
+            self._sessions.retire(EraseKeys(self.id))
             self._tell(NoticeKind.SESSION_EXPIRED, now.wall)
-
-    def _retire_keypairs(self, order: StopSending | EraseKeys) -> None:
-        self._current = None
-        if self._keypairs:
-            self._keypairs.update(dict.fromkeys(self._keypairs))
-            self._order(order)
 
     # --- handshakes -------------------------------------------------------------------
 
@@ -392,7 +354,7 @@ class Peer:
         if message is None:
             return
         forget_source = self._negotiation.forgets_source
-        also = self._elsewhere() if forget_source or not self._is_in_session(now) else ()
+        also = self._elsewhere() if forget_source or not self._sessions.may_send(now) else ()
         self._order(SendHandshake(self.id, message, forget_source, also))
 
     def _elsewhere(self) -> tuple[Endpoint, ...]:
@@ -409,11 +371,6 @@ class Peer:
         others = [place for place in self._candidates if place.remote != here]
         return tuple(others[:MAX_CANDIDATES])
 
-    def _is_in_session(self, now: Now) -> bool:
-        """Whether there is a session that may still be sent in."""
-        born_at = self.session_born_at
-        return born_at is not None and now.boot < born_at + REJECT_AFTER_TIME
-
     def _answer(self, received: ReceivedInitiation, now: Now) -> None:
         answer = self._negotiation.answer(received, now)
         if answer is not None:
@@ -423,18 +380,7 @@ class Peer:
             self._order(SendHandshake(self.id, message))
 
     def _install(self, role: Role, keys: SessionKeys, now: Now) -> None:
-        self._keypairs[keys.our_index] = now.boot
-        self._order(
-            InstallKeypair(
-                self.id,
-                role,
-                keys.our_index,
-                keys.their_index,
-                keys.send,
-                keys.receive,
-                now.boot,
-            )
-        )
+        self._sessions.install(role, keys, now)
         self._note(Moment.SESSION_DERIVED, now.boot)
 
     def _hear(self, event: HandshakeReceived, now: Now) -> None:
