@@ -2,12 +2,14 @@
 
 There the address that a peer has for the channel is an allowed IP like any other, so that
 whoever has no other one, such as the guest of an invitation, could reach this host's own IPv6
-sockets from it. Our datapaths see to that themselves.
+sockets from it. And any user of this host could speak for it there, or for its peers. Our
+datapaths see to that themselves.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Final
 
 from nvpn.channel.packets import CHANNEL_PORT
@@ -39,7 +41,7 @@ class ChannelGuard:
 
     def set(self, link_index: int, address: bytes) -> None:
         """Let only the channel in at our address. Without nft that is a warning; never raises."""
-        text = channel_rules(self._name, link_index, address, CHANNEL_PORT)
+        text = channel_rules(self._name, link_index, address, CHANNEL_PORT, os.geteuid())
         self._leftovers.note(CHANNEL, channel_table(self._name))
         try:
             self._run(lambda: apply_ruleset(text))

@@ -121,20 +121,27 @@ def channel_table(name: str) -> str:
     return f"nvpn-{_escape(name)}/channel"
 
 
-def channel_rules(name: str, link_index: int, address: bytes, port: int) -> str:
+def channel_rules(name: str, link_index: int, address: bytes, port: int, uid: int) -> str:
     """Of what comes through the tunnel, datagrams between these ports reach our link-local
     address, and nothing that is sent from a link-local address another one of this host.
 
-    Link-local and multicast ones may have been given to peers for other purposes.
+    Link-local and multicast ones may have been given to peers for other purposes. Nobody on
+    this host reaches that address, as a peer whose address he took, or speaks from it, but
+    ``uid``.
     """
     here = format_address(address)
-    rules = [
-        f"iif != {link_index} accept",
-        f"ip6 daddr {here} udp sport {port} udp dport {port} accept",
+    inbound = [
+        f'iif != {{ {link_index}, "lo" }} accept',
+        f"iif {link_index} ip6 daddr {here} udp sport {port} udp dport {port} accept",
         f"ip6 daddr {here} drop",
-        "ip6 saddr fe80::/10 ip6 daddr != { fe80::/10, ff00::/8 } drop",
+        f"iif {link_index} ip6 saddr fe80::/10 ip6 daddr != {{ fe80::/10, ff00::/8 }} drop",
     ]
-    return _replace(channel_table(name), _chain("input", "input", "filter", "accept", rules))
+    outbound = [f"oif {link_index} ip6 saddr {here} meta skuid != {uid} drop"]
+    return _replace(
+        channel_table(name),
+        _chain("input", "input", "filter", "accept", inbound),
+        _chain("output", "output", "filter", "accept", outbound),
+    )
 
 
 def kill_switch_rules(facts: SwitchFacts) -> str:

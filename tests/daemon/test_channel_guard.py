@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import os
 import socket
@@ -21,6 +23,7 @@ OURS, THEIRS = channel_address(PublicKey(b"\1" * 32)), channel_address(PublicKey
 INSIDE, CLIENT = parse_address("fd42::1"), parse_address("fd42::2")
 _TUNSETIFF, _TUN_NO_PI = 0x400454CA, 0x1001
 _UDP = 17
+_IPV6_FREEBIND = 78
 
 
 def open_tun(name: str) -> int:
@@ -89,3 +92,60 @@ def test_from_a_channel_address_nothing_is_reached_but_the_channel(tmp_path: Pat
     for each in (channel, other, inside):
         each.close()
     os.close(tun)
+
+
+@in_new_namespace
+def test_no_other_user_of_the_host_speaks_on_the_channel(tmp_path: Path) -> None:
+    tun = open_tun("wg0")
+    os.set_blocking(tun, False)
+    index = socket.if_nametoindex("wg0")
+    guard = ChannelGuard("wg0", Leftovers(str(tmp_path / "l")), run=lambda call: call())
+    channel = listen(OURS, CHANNEL_PORT, index)
+    link = (format_address(THEIRS), CHANNEL_PORT, 0, index)
+    source = OURS + struct.pack("I", index)
+
+    def hears_a_peer_that_is_none(pretender: socket.socket) -> bool:
+        pretender.sendto(b"hello", (format_address(OURS), CHANNEL_PORT, 0, index))
+        try:
+            return channel.recv(99) == b"hello"
+        except BlockingIOError:
+            return False
+
+    def speaks_for_us(speaker: socket.socket) -> bool:
+        control = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
+        try:
+            speaker.sendmsg([b"hello"], control, 0, link)
+        except PermissionError:
+            pass  # so a drop is told
+        return any(packet[8:24] == OURS for packet in sent(tun))
+
+    with a_users_socket() as user, a_users_socket() as freebound:
+        user.bind((format_address(INSIDE), CHANNEL_PORT))
+        freebound.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        freebound.bind(link)
+        assert hears_a_peer_that_is_none(freebound)
+        assert speaks_for_us(user)
+        guard.set(index, OURS)
+        assert not hears_a_peer_that_is_none(freebound)
+        assert not speaks_for_us(user)
+        assert speaks_for_us(channel)
+    channel.close()
+    os.close(tun)
+
+
+def a_users_socket() -> socket.socket:
+    """What somebody else than root opened: all that is asked of it is whose it is."""
+    libc = ctypes.CDLL(None)
+    libc.setfsuid(65534)  # of this thread
+    try:
+        return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    finally:
+        libc.setfsuid(0)
+
+
+def sent(tun: int) -> list[bytes]:
+    packets = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            packets.append(os.read(tun, 2000))
+    return packets
