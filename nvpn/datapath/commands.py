@@ -231,7 +231,9 @@ class Divert:
     """Lift authentic UDP packets to these places out of the stream: each becomes an
     :class:`InnerReceived`. Replaces what was lifted before.
 
-    Fragments, and what stands behind extension headers, are left in the stream.
+    Fragments, and what stands behind extension headers, are left in the stream. Nobody but
+    :class:`SendInner` speaks from there: what comes from the TUN device and does, or hides
+    whether it does, has no route.
     """
 
     diversions: tuple[Diversion, ...]

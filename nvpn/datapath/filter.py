@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.commands import Diversion, PeerId, Rule, SetFilter
 from nvpn.datapath.connections import Connections
-from nvpn.datapath.flow import Flow, NoPorts, Ports, flow_of
+from nvpn.datapath.flow import UDP, Flow, NoPorts, Ports, flow_of
 from nvpn.datapath.inner import Inner, is_fragment, parse_inner, udp_payload
 from nvpn.model.prefixes import Prefix
 
@@ -167,3 +167,17 @@ def is_diverted(diversions: Sequence[Diversion], inner: Inner, packet: Bytes) ->
         place.port == port and _is_within(place.prefix, inner.version, inner.destination)
         for place in diversions
     )
+
+
+def comes_from(diversions: Sequence[Diversion], inner: Inner, packet: Bytes) -> bool:
+    """Whether a packet, past ``parse_inner`` and cut, comes from one of these places, as far
+    as it tells."""
+    ports = {
+        place.port for place in diversions if _is_within(place.prefix, inner.version, inner.source)
+    }
+    if not ports:
+        return False
+    protocol, shown, *_ = flow_of(packet)
+    if isinstance(shown, NoPorts):
+        return shown is not NoPorts.NONE
+    return protocol == UDP and shown[0] in ports

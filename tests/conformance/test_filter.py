@@ -14,6 +14,7 @@ from nvpn.errors import DropReason
 from nvpn.model.prefixes import Prefix, parse_address
 from tests.support.cores import ipv4, ipv6
 from tests.support.datapaths import SETUPS, Rig
+from tests.support.segments import Flow
 
 UDP = 17
 
@@ -93,6 +94,42 @@ def test_from_where_only_what_is_diverted_may_come_nothing_else_comes_and_goes(r
     (plain,) = peer.take_plain(1)
     assert plain[: len(back)] == back
     assert rig.datapath.drops()[DropReason.NO_ROUTE] == 1
+
+
+def test_what_speaks_from_where_only_we_do_is_not_the_hosts_to_send(rig: Rig) -> None:
+    peer = rig.correspondent(1)
+    peer.establish()
+    rig.tell(Divert((Diversion(Prefix.parse("fd00::1/128"), 7),)))
+
+    def says(header: bytes, protocol: int, source: str = "fd00::1") -> bytes:
+        payload = header + struct.pack(">HHHH", 7, 7, 8, 0)
+        return ipv6(source, "fd00:1::2", payload, protocol=protocol)
+
+    first, later = bytes([UDP, 0, 0, 1]) + bytes(4), bytes([UDP, 0, 1, 1]) + bytes(4)
+    ours = says(b"", UDP)
+    pretended = [
+        ours,
+        says(bytes([UDP, 0, 1, 4, 0, 0, 0, 0]), 60),
+        says(first, 44),
+        says(later, 44),
+        says(bytes(8), 135),
+    ]
+    others = [says(b"", 6), says(b"", UDP, "fd00::2"), says(later, 44, "fd00::2")]
+    others.append(Flow(6, UDP, "fd00::1", "fd00:1::2", 8, 7).packet(b"x"))
+    for packet in (*pretended, *others):
+        rig.send(packet)
+    plains = sorted(peer.take_plain(len(others)))
+    others.sort()
+    assert [plain[: len(one)] for plain, one in zip(plains, others, strict=True)] == others
+    dropped = len(pretended)
+    if rig.tun.vnet_hdr:
+        header, train = Flow(6, UDP, "fd00::1", "fd00:1::2", 7, 7).superpacket(bytes(5000), 1000)
+        rig.send(train, header)
+        dropped += 5
+    rig.until(lambda: rig.datapath.drops() == {DropReason.NO_ROUTE: dropped}, "all are dropped")
+    rig.tell(SendInner(ours))
+    (plain,) = peer.take_plain(1)
+    assert plain[: len(ours)] == ours
 
 
 def datagram6(source: str, port: int) -> bytes:

@@ -165,7 +165,8 @@ pub enum Command {
         filter: Option<PortFilter>,
     },
     /// Lift authentic UDP packets to these places out of the stream: each becomes an
-    /// `InnerReceived`. Replaces what was lifted before.
+    /// `InnerReceived`. Replaces what was lifted before. Nobody but `SendInner` speaks from
+    /// there: what comes from the TUN device and does, or hides whether it does, has no route.
     Divert {
         /// The places.
         diversions: Box<[Diversion]>,

@@ -2,6 +2,7 @@
 
 use core::net::IpAddr;
 
+use crate::command::Diversion;
 use crate::constants::{
     MAX_IPV4_DATAGRAM, MAX_IPV6_DATAGRAM, PADDING, TAG_SIZE, TRANSPORT_HEADER_SIZE,
     TRANSPORT_OVERHEAD,
@@ -10,6 +11,7 @@ use crate::datagrams::Datagrams;
 use crate::device::{Device, Outbox};
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
+use crate::flow::{Ports, UDP, flow_of};
 use crate::icmp::unreachable;
 use crate::inner::{Inner, addresses, outer_tos, padded_size, parse_inner, traffic_class};
 use crate::peer::PeerRef;
@@ -40,7 +42,7 @@ impl Device {
             self.drop_packets(DropReason::BadInner, 1);
             return;
         };
-        let owner = self.routes.lookup(inner.destination);
+        let owner = self.reached_by(packet, &inner);
         self.send_to(owner, packet, &inner, now, out);
     }
 
@@ -84,7 +86,32 @@ impl Device {
     /// # Errors
     /// `NoRoute`, `RoutingLoop`, `NoEndpoint`: in this order, for [`Device::refuse`].
     pub fn route(&self, packet: &[u8], inner: &Inner) -> Result<PeerRef, DropReason> {
-        self.reach(self.routes.lookup(inner.destination), packet, inner)
+        self.reach(self.reached_by(packet, inner), packet, inner)
+    }
+
+    /// Whom a packet of the host's reaches; nobody if it says that it is one of ours.
+    fn reached_by(&self, packet: &[u8], inner: &Inner) -> Option<PeerRef> {
+        if !self.diversions.is_empty() && self.comes_from_diverted(packet, inner) {
+            return None;
+        }
+        self.routes.lookup(inner.destination)
+    }
+
+    /// Whether a packet comes from where packets are diverted to, as far as it tells.
+    fn comes_from_diverted(&self, packet: &[u8], inner: &Inner) -> bool {
+        let comes_from = |place: &Diversion| place.prefix.contains(inner.source);
+        if !self.diversions.iter().any(comes_from) {
+            return false;
+        }
+        let flow = flow_of(packet.get(..inner.length).unwrap_or(packet));
+        match flow.ports {
+            Ports::Shown { source, .. } => {
+                let is_there = |place: &Diversion| comes_from(place) && place.port == source;
+                flow.protocol == UDP && self.diversions.iter().any(is_there)
+            }
+            Ports::None => false,
+            Ports::CutOff | Ports::Elsewhere => true,
+        }
     }
 
     fn reach(

@@ -230,7 +230,7 @@ class Core:
         if inner is None:
             self.drop(DropReason.BAD_INNER)
             return
-        self._send_to(self.routes.lookup(inner.version, inner.destination), inner, packet, now)
+        self._send_to(self.passage.reached_by(inner, packet), inner, packet, now)
 
     def _put_in(self, packet: Bytes, now: int) -> None:
         """The same for a packet of our own, which reaches peers where only what is diverted

@@ -85,7 +85,7 @@ class Outbound:
         inner = parse_inner(self._packet)
         if layout is None or inner is None or inner.length != size:
             return False
-        peer = core.routes.lookup(inner.version, inner.destination)
+        peer = core.passage.reached_by(inner, self._packet)
         if peer is None or peer.endpoint is None or core.own.hold(self._packet, inner):
             return False
         endpoint, keypair = peer.endpoint, peer.sending_keypair(now)

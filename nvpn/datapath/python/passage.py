@@ -7,7 +7,7 @@ from typing import Final
 from nvpn.datapath.allowed_ips import AllowedIps
 from nvpn.datapath.buffers import Bytes
 from nvpn.datapath.commands import DeletePrefix, Diversion, InsertPrefix, PeerId
-from nvpn.datapath.filter import PortFilter, is_diverted
+from nvpn.datapath.filter import PortFilter, comes_from, is_diverted
 from nvpn.datapath.inner import Inner
 from nvpn.datapath.python.peer import Peer
 
@@ -36,6 +36,12 @@ class Passage:
         self._diverted_routes.remove_peer(peer)
         if self.filter is not None:
             self.filter.forget(peer.id)
+
+    def reached_by(self, inner: Inner, packet: Bytes) -> Peer | None:
+        """Whom a packet of the host's reaches; nobody if it says that it is one of ours."""
+        if self.diversions and comes_from(self.diversions, inner, packet[: inner.length]):
+            return None
+        return self.routes.lookup(inner.version, inner.destination)
 
     def owner_of_diverted(self, version: int, address: int) -> Peer | None:
         """Whose address it is for what is diverted, or put in."""
