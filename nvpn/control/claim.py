@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
-import time
 from collections.abc import Iterator
 
 from nvpn.errors import PlatformError
+from nvpn.netconf.locks import take_lock
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
@@ -82,15 +81,7 @@ def locked(directory: str) -> Iterator[None]:
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    break
-                time.sleep(0.005)
+        take_lock(descriptor, seconds=_LOCK_SECONDS)
         yield
     finally:
         os.close(descriptor)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterator
 from typing import Final
 
 from nvpn.control.paths import state_directory
+from nvpn.netconf.locks import take_lock
 
 _log: Final = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS: Final = 5.0
-_POLL_SECONDS: Final = 0.005
 
 
 @contextlib.contextmanager
@@ -35,21 +33,8 @@ def routing_lock() -> Iterator[None]:
         yield
         return
     try:
-        if not _take(lock):
+        if not take_lock(lock, seconds=_PATIENCE_SECONDS):
             _log.warning("another nvpn holds %s for too long; going on without it", path)
         yield
     finally:
         os.close(lock)
-
-
-def _take(lock: int) -> bool:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True

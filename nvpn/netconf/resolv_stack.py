@@ -6,10 +6,8 @@ Every daemon of the host reads and writes the same file, one after the other.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +16,9 @@ from typing import Any, Final
 from nvpn.errors import PlatformError
 from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import format_address, parse_address
+from nvpn.netconf.locks import take_lock
 
 _LOCK_SECONDS: Final = 3.0
-_LOCK_TICK: Final = 0.02
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -88,19 +86,14 @@ def locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise PlatformError(operation, errno=error.errno or 0) from None
     try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise PlatformError(
-                        operation, hint=f"another process has held it for {_LOCK_SECONDS:g} s"
-                    ) from None
-                time.sleep(_LOCK_TICK)
-            except OSError as error:
-                raise PlatformError(operation, errno=error.errno or 0) from None
+        try:
+            is_ours = take_lock(descriptor, seconds=_LOCK_SECONDS)
+        except OSError as error:
+            raise PlatformError(operation, errno=error.errno or 0) from None
+        if not is_ours:
+            raise PlatformError(
+                operation, hint=f"another process has held it for {_LOCK_SECONDS:g} s"
+            )
         yield
     finally:
         os.close(descriptor)
