@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 
+from nvpn.cli.tunnel_name import add_name, interface_of
+
 _SECONDS = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """NAME|FILE."""
-    parser.add_argument(
-        "name", metavar="NAME|FILE", help="The interface, or the file that it was started from"
-    )
+    add_name(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +21,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NvpnError: no such tunnel, or what kept the daemon from it, in its own words.
     """
-    from nvpn.cli.down import interface_of
     from nvpn.control.client import messages, request
     from nvpn.daemon.background import print_warning
     from nvpn.errors import ControlError, PlatformError
