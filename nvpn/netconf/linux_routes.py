@@ -12,7 +12,7 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, nlmsg
@@ -94,20 +94,13 @@ def read_route(message: bytes, link_index: int, *, table: int = MAIN_TABLE) -> P
     found_table = message[_TABLE_AT]
     destination = bytes(4 if message[_FAMILY_AT] == socket.AF_INET else 16)
     link = 0
-    offset = _ATTRIBUTES_AT
-    while offset + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, offset)
-        if length < _ATTRIBUTE.size:
-            break
+    for kind, value in _attributes(message):
         if kind == _RTA_DST:
-            destination = message[offset + _ATTRIBUTE.size : offset + length]
+            destination = value
         elif kind == _RTA_OIF:
-            value = message[offset + _ATTRIBUTE.size : offset + length]
             link = int.from_bytes(value, sys.byteorder)
         elif kind == _RTA_TABLE:
-            value = message[offset + _ATTRIBUTE.size : offset + length]
             found_table = int.from_bytes(value, sys.byteorder)
-        offset += length + (-length % 4)
     if (link, found_table) != (link_index, table):
         return None
     return Prefix.of(destination, message[_LENGTH_AT])
@@ -186,15 +179,20 @@ def _table_message(version: int, table: int) -> nlmsg:
 def _read_table(message: bytes) -> int:
     if len(message) < _ATTRIBUTES_AT:
         return 0
+    for kind, value in _attributes(message):
+        if kind == _RTA_TABLE:
+            return int.from_bytes(value, sys.byteorder)
+    return message[_TABLE_AT]
+
+
+def _attributes(message: bytes) -> Iterator[tuple[int, bytes]]:
     offset = _ATTRIBUTES_AT
     while offset + _ATTRIBUTE.size <= len(message):
         length, kind = _ATTRIBUTE.unpack_from(message, offset)
         if length < _ATTRIBUTE.size:
-            break
-        if kind == _RTA_TABLE:
-            return int.from_bytes(message[offset + 4 : offset + length], sys.byteorder)
+            return
+        yield kind, message[offset + _ATTRIBUTE.size : offset + length]
         offset += length + (-length % 4)
-    return message[_TABLE_AT]
 
 
 def _pack_routes(
