@@ -19,6 +19,8 @@ from contextlib import ExitStack
 import pytest
 
 from nvpn.datapath.commands import (
+    Diversion,
+    Divert,
     InsertPrefix,
     PeerId,
     Rule,
@@ -297,6 +299,27 @@ def test_copies_of_handshakes_leave_the_same(sides: tuple[Side, Side]) -> None:
 
 def small_talk(rng: random.Random, *, inbound: bool) -> bytes:
     """One of the few packets that a host and the first peer have for each other."""
+    packet = plain_talk(rng, inbound=inbound)
+    while rng.random() < 0.15:
+        packet = with_one_header_more(rng, packet)
+    return packet
+
+
+def with_one_header_more(rng: random.Random, packet: bytes) -> bytes:
+    """Options of IPv4, as long as they fit, or an extension header of IPv6."""
+    if packet[0] >> 4 == 4:
+        if packet[0] == 0x4F:
+            return packet
+        head = bytes([packet[0] + 1, packet[1]]) + (len(packet) + 4).to_bytes(2, "big")
+        return head + packet[4:20] + bytes([1, 1, 1, rng.choice([0, 7])]) + packet[20:]
+    kind = rng.choice([0, 43, 44, 60, 60, 51, 135, 253])
+    size = 8 if kind == 44 else rng.choice([8, 16])
+    header = bytes([packet[6], size // 8 - 1 + (rng.random() < 0.1)]) + bytes(size - 2)
+    head = packet[:4] + (len(packet) - 40 + size).to_bytes(2, "big") + bytes([kind])
+    return head + packet[7:40] + header + packet[40:]
+
+
+def plain_talk(rng: random.Random, *, inbound: bool) -> bytes:
     version = rng.choice([4, 6])
     hosts = ["10.0.0.1", "10.0.1.2"] if version == 4 else ["fd00::1", "fd00:1::2"]
     ports = [rng.choice([22, 40000]), rng.choice([53, 443])]
@@ -329,6 +352,12 @@ def small_talk(rng: random.Random, *, inbound: bool) -> bytes:
     return ipv4(*hosts, body, protocol=17, fragment=place | more << 13)
 
 
+PLACES = (
+    Diversion(Prefix.parse("10.0.0.1/32"), 22),
+    Diversion(Prefix.parse("fd00::/16"), 40000),
+)
+
+
 def some_filter(rng: random.Random) -> SetFilter:
     if rng.random() < 0.1:
         return SetFilter(None)
@@ -352,8 +381,9 @@ def test_whatever_is_filtered_is_the_same(sides: tuple[Side, Side]) -> None:
             if rng.random() < 0.5:
                 side.rig.now += rng.choice([20, 31, 61, 181, 3601]) * SECOND
         sides[1].rig.now = sides[0].rig.now = max(side.rig.now for side in sides)
+        ours = Divert(tuple(rng.sample(PLACES, rng.randrange(3))))
         for side in sides:
-            side.rig.tell(asked)
+            side.rig.tell(asked, ours)
             side.peers[0].establish()
         for _ in range(rng.randrange(1, 4)):
             questions = [small_talk(rng, inbound=False) for _ in range(rng.randrange(9))]
