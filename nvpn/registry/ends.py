@@ -3,45 +3,68 @@
 from __future__ import annotations
 
 import heapq
+from typing import Final, NamedTuple
+
+NEVER: Final = 1 << 63
+
+
+class _Span(NamedTuple):
+    due: int
+    latest: int
 
 
 class Ends:
-    """The end of each address's lease, in boot nanoseconds; the next ones first."""
+    """When something is to be done about each address's lease, in boot nanoseconds."""
 
     def __init__(self) -> None:
-        self._ends: dict[bytes, int] = {}
-        # Holds what is no longer true, too; ``_ends`` decides.
+        self._spans: dict[bytes, _Span] = {}
+        # Holds what is no longer true, too; ``_spans`` decides.
         self._queue: list[tuple[int, bytes]] = []
 
-    def set(self, address: bytes, end: int) -> None:
-        """The lease ends then, whatever was said before."""
-        self._ends[address] = end
-        heapq.heappush(self._queue, (end, address))
-        if len(self._queue) > 64 + 4 * len(self._ends):
-            self._queue = sorted((end, address) for address, end in self._ends.items())
+    def set(self, address: bytes, due: int, latest: int = NEVER) -> None:
+        """The lease is to be ended at ``due``, whatever was said before.
+
+        Nobody is promised it for longer than ``latest``.
+        """
+        self._spans[address] = _Span(due, latest)
+        heapq.heappush(self._queue, (due, address))
+        if len(self._queue) > 64 + 4 * len(self._spans):
+            self._queue = sorted((span.due, address) for address, span in self._spans.items())
+
+    def put_off(self, address: bytes, until: int) -> None:
+        """Not before ``until``, but at the latest when it can be promised no longer."""
+        span = self._spans.get(address)
+        if span is not None:
+            self.set(address, min(max(span.due, until), span.latest), span.latest)
 
     def discard(self, address: bytes) -> None:
         """There is no lease, or one without end."""
-        self._ends.pop(address, None)
+        self._spans.pop(address, None)
 
-    def get(self, address: bytes) -> int | None:
-        """When it ends; None: it does not."""
-        return self._ends.get(address)
+    def due(self, address: bytes) -> int | None:
+        """When it is to be ended; None: never."""
+        span = self._spans.get(address)
+        return None if span is None else span.due
+
+    def good_until(self, address: bytes) -> int | None:
+        """For how long its client may have it, if nothing is heard; None: for ever."""
+        span = self._spans.get(address)
+        return None if span is None else min(span)
 
     def next(self) -> int | None:
-        """The earliest end."""
+        """When the first is due."""
         while self._queue:
-            end, address = self._queue[0]
-            if self._ends.get(address) == end:
-                return end
+            due, address = self._queue[0]
+            if self.due(address) == due:
+                return due
             heapq.heappop(self._queue)
         return None
 
-    def take_due(self, now: int) -> list[bytes]:
-        """What has ended, each once: whoever takes it ends the lease or sets another end."""
-        due = []
-        while (end := self.next()) is not None and end <= now:
+    def take_due(self, now: int, again: int) -> list[bytes]:
+        """What is due, each once, and once more at ``again`` if it is still there then."""
+        found = []
+        while (due := self.next()) is not None and due <= now:
             _, address = heapq.heappop(self._queue)
-            del self._ends[address]
-            due.append(address)
-        return due
+            self.set(address, again, self._spans[address].latest)
+            found.append(address)
+        return found

@@ -58,6 +58,8 @@ class FileStore:
         compact_at: bytes, see COMPACT_AT.
     """
 
+    is_shared: Final = False
+
     def __init__(
         self,
         path: str,

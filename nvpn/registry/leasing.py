@@ -43,8 +43,8 @@ from nvpn.registry.telling import is_welcome
 _log: Final = logging.getLogger(__name__)
 
 PUT_OFF: Final = 60 * SECOND
-"""An end that the store was too far away for is tried again after this long, so that clients
-have the time to renew when it is back."""
+"""What the store was too far away for is tried again after this long, and so long clients that
+ask meanwhile may go on, so that they have the time to renew when it is back."""
 
 _FRESH: Final = 0.95
 """A lease with more of its time before it than this is as good as a new one."""
@@ -147,17 +147,20 @@ class Leasing:
             self._full.update(dict.fromkeys(none_left, ledger.mirror.removals))
         if not chosen:
             raise RegistryRefused(Refusal.EXHAUSTED, "this server has no address left to lease")
-        if {one.address for one in held} == set(chosen) and self._is_fresh(held, now):
+        in_force = ledger.held_by(client)
+        if {one.address for one in in_force} == set(chosen) and self._is_fresh(in_force, now):
             return self.lease_of(client)
         conditions, edits = self._transaction(record, held, chosen, now)
         self._pending.update(dict.fromkeys(chosen, client))
         try:
             done = await ledger.commit(conditions, edits, ending=(client,), why=Ending.MOVED)
-        except Unavailable:
-            if (lease := self.lease_of(client)) is None:
+        except Unavailable as error:
+            self._keep_a_while(client)
+            if (lease := self.lease_of(client)) is not None:
+                return lease
+            if not ledger.mirror.held_by(client):
                 raise
-            self._keep_a_while(lease)
-            return lease
+            raise Unavailable(f"the lease is over and cannot be renewed now: {error}") from None
         finally:
             for address in chosen:
                 if self._pending.get(address) == client:
@@ -213,10 +216,10 @@ class Leasing:
                 lost.setdefault(other, set()).add(address)
         return [(mirror.clients[other], addresses) for other, addresses in lost.items()]
 
-    def _is_fresh(self, held: tuple[AddressLease, ...], now: Now) -> bool:
+    def _is_fresh(self, held: Iterable[AddressLease], now: Now) -> bool:
         whole = self.settings.lease_seconds
         for one in held:
-            end = self._ledger.ends.get(one.address)
+            end = self._ledger.ends.good_until(one.address)
             if end is None:
                 continue
             left = (end - now.boot) / SECOND
@@ -224,13 +227,16 @@ class Leasing:
                 return False
         return True
 
-    def _keep_a_while(self, lease: Lease) -> None:
-        """Who is here, and asks, keeps what it has while the store is away."""
-        ends, least = self._ledger.ends, self._ledger.clocks().boot + PUT_OFF
-        for one in lease.addresses:
-            end = ends.get(one.address)
-            if end is not None and end < least:
-                ends.set(one.address, least)
+    def _keep_a_while(self, client: PublicKey) -> None:
+        """Who is here, and asks, keeps what it has while the store is away, if it may."""
+        ends, now = self._ledger.ends, self._ledger.clocks().boot
+        over = []
+        for one in self._ledger.held_by(client):
+            ends.put_off(one.address, now + PUT_OFF)
+            end = ends.good_until(one.address)
+            if end is not None and end < now + SECOND:
+                over.append(one)
+        self._ledger.lapse(over)
 
     def _name(self, record: Client) -> str:
         peer = self._admissions.file_peers.get(record.public_key)
@@ -260,8 +266,11 @@ class Leasing:
         await self._end_all({client: self._addresses(client) for client in mine}, Ending.SHUTDOWN)
 
     async def expire(self, now: Now) -> None:
-        """End what is over, and put off what cannot be ended now."""
-        mirror, due = self._ledger.mirror, self._ledger.ends.take_due(now.boot)
+        """End what is over. What cannot be ended now is put off, and on a shared store lapses: its
+        client has not asked, and may be at another server.
+        """
+        mirror, ends, again = self._ledger.mirror, self._ledger.ends, now.boot + PUT_OFF
+        due = ends.take_due(now.boot, again)
         over: dict[PublicKey, list[bytes]] = {}
         for address in due:
             over.setdefault(mirror.leases[address].client, []).append(address)
@@ -269,12 +278,10 @@ class Leasing:
             await self._end_all(over, Ending.EXPIRED)
         except Unavailable as error:
             _log.info("%d leases are over but cannot be ended now: %s", len(due), error)
-        finally:
-            later = self._ledger.clocks().boot + PUT_OFF
-            for address in due:
-                lease = mirror.leases.get(address)
-                if lease and lease.seconds and self._ledger.ends.get(address) is None:
-                    self._ledger.ends.set(address, later)
+            if self._ledger.is_shared:
+                # Others of them were renewed, or have asked, in the meantime.
+                silent = [address for address in due if ends.due(address) == again]
+                self._ledger.lapse(mirror.leases[address] for address in silent)
 
     async def sweep(self) -> None:
         """End those of our leases that the configuration does not allow. Raises Unavailable."""
@@ -360,12 +367,12 @@ class Leasing:
         if lease.expires_at is None:
             return None
         boot = self._ledger.clocks().boot
-        ends = [self._ledger.ends.get(one.address) for one in lease.addresses]
+        ends = [self._ledger.ends.good_until(one.address) for one in lease.addresses]
         return min((max(0, end - boot) // SECOND for end in ends if end is not None), default=0)
 
     def lease_of(self, client: PublicKey) -> Lease | None:
         """See Registry.lease_of."""
-        held = self._ledger.mirror.held_by(client)
+        held = self._ledger.held_by(client)
         if not held:
             return None
         ends = [one.expires_at for one in held if one.seconds]

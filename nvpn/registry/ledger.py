@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from nvpn.errors import Unavailable
 from nvpn.model.clock import MILLISECOND, SECOND, Now
 from nvpn.model.keys import PublicKey
-from nvpn.registry.ends import Ends
-from nvpn.registry.mirror import Mirror
+from nvpn.registry.ends import NEVER, Ends
+from nvpn.registry.mirror import Difference, Mirror
 from nvpn.registry.model import Ending, RegistryChange
 from nvpn.registry.records import AddressLease
 from nvpn.registry.store import Changes, Condition, Edit, Store
@@ -18,8 +19,12 @@ from nvpn.registry.telling import tell
 from nvpn.resilience.backoff import Backoff
 from nvpn.resilience.policy import RetryPolicy
 
-OTHERS_GRACE: Final = 60 * SECOND
-"""How much later than its own server we end a lease: that one is to do it if it lives."""
+SAFETY: Final = 30 * SECOND
+"""So much earlier than others may lease an address anew its client must be without it: for news
+that come late, and whoever is slow to act."""
+
+_DRIFT: Final = 1000
+"""Of a hold, this part at least: so clocks may run apart by a two-thousandth."""
 
 CONFLICTS: Final = RetryPolicy(
     max_attempts=30, initial=5 * MILLISECOND, maximum=250 * MILLISECOND, jitter=1.0
@@ -57,10 +62,12 @@ class Ledger:
         self._sleep: Final = sleep
         # Why we are ending leases of these clients just now.
         self._reasons: dict[PublicKey, Ending] = {}
+        # Addresses that we let go of, although the store says that they are leased.
+        self._lapsed: set[bytes] = set()
 
     async def open(self) -> None:
         """Read everything, then follow. Raises what Store.load does."""
-        self._learn(await self._store.load(), watched=True, loaded=True)
+        self._learn(await self._store.load(), watched=True)
         self._store.watch(lambda changes: self._learn(changes, watched=True))
 
     async def close(self) -> None:
@@ -94,36 +101,76 @@ class Ledger:
                 self._reasons.pop(client, None)
         return commit.done
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may lease what we let go of."""
+        return self._store.is_shared
+
+    # --- leases in force --------------------------------------------------------------------
+
+    def leases(self) -> list[AddressLease]:
+        """All that are in force here."""
+        return self._in_force(self.mirror.leases.values())
+
+    def held_by(self, client: PublicKey) -> list[AddressLease]:
+        """The client's that are in force here, IPv4 first."""
+        return self._in_force(self.mirror.held_by(client))
+
+    def lapse(self, leases: Iterable[AddressLease]) -> None:
+        """Let go of these before others may lease them anew; what the store has of them stays."""
+        gone = self._in_force(leases)
+        self._lapsed.update(one.address for one in gone)
+        for change in tell([Difference(one, None) for one in gone], lambda _: Ending.EXPIRED):
+            self._on_change(change)
+
+    def _in_force(self, leases: Iterable[AddressLease]) -> list[AddressLease]:
+        return [one for one in leases if one.address not in self._lapsed]
+
     def tries(self) -> Tries:
         """For an operation whose commits may meet those of others."""
         return Tries(Backoff(CONFLICTS, self.random), self._sleep)
 
     # --- news -----------------------------------------------------------------------------
 
-    def _learn(self, changes: Changes, *, watched: bool = False, loaded: bool = False) -> None:
-        differences = self.mirror.apply(changes, watched=watched)
+    def _learn(self, changes: Changes, *, watched: bool = False) -> None:
+        differences = list(map(self._as_told, self.mirror.apply(changes, watched=watched)))
         now = self.clocks()
         for one in differences:
             if isinstance(one.before, AddressLease):
                 self.ends.discard(one.before.address)
             if isinstance(one.after, AddressLease) and one.after.seconds:
-                self.ends.set(one.after.address, self._end(one.after, now, loaded=loaded))
+                self.ends.set(one.after.address, *self._end(one.after, now))
         for change in tell(differences, lambda lease: self._why(lease, now)):
             self._on_change(change)
 
-    def _end(self, lease: AddressLease, now: Now, *, loaded: bool) -> int:
-        """When a lease that we just heard of ends, by our boot clock.
+    def _as_told(self, one: Difference) -> Difference:
+        """What lapsed has ended already, and is given anew if it is still the client's."""
+        if isinstance(one.before, AddressLease) and one.before.address in self._lapsed:
+            self._lapsed.remove(one.before.address)
+            return replace(one, before=None)
+        return one
 
-        Wall clocks are compared with nothing but themselves, once, for what we gave in an
-        earlier life: neither one that jumps later nor another server's that is wrong ends a
-        lease early, and none makes it longer than it was given for.
+    def _end(self, lease: AddressLease, now: Now) -> tuple[int, int]:
+        """When we are to end a lease that we just heard of, and for how long it may be promised
+        while we hear nothing, by our boot clock.
+
+        What we gave ends ``seconds`` after we sent it: not after we heard that it was done, which
+        may be long after others did. Others end it one hold later, if we do not. So our client
+        may have it nearly as long if we cannot reach the store; but what another server gave,
+        that one may end at its time.
+
+        Wall clocks are read once, for how old the news is. One that is wrong or jumps makes no
+        lease longer than it was given for, and never ends another server's.
         """
         whole = lease.seconds * SECOND
-        if lease.server != self.server:
-            return now.boot + whole + OTHERS_GRACE
-        if loaded:
-            whole = max(0, min(lease.expires_at - now.wall, whole))
-        return now.boot + whole
+        left = max(0, min(lease.expires_at - now.wall, whole))
+        if not self.is_shared:
+            return now.boot + left, NEVER
+        hold = lease.hold * SECOND
+        safety = max(SAFETY, hold // _DRIFT)
+        if lease.server == self.server:
+            return now.boot + left, now.boot + left + hold - safety
+        return now.boot + whole + hold, now.boot + left - safety
 
     def _why(self, lease: AddressLease, now: Now) -> Ending:
         known = self._reasons.get(lease.client)

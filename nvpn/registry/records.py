@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
 from nvpn.config.values import MAX_ENDPOINTS, parse_endpoint
+from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import format_address, parse_address
 from nvpn.registry.model import Client, Invitation, Origin, Server
@@ -32,6 +33,8 @@ NAME: Final = "name/"
 INVITATION: Final = "invitation/"
 LEASE: Final = "lease/"
 SERVER: Final = "server/"
+
+SHORTEST_HOLD: Final = 60
 
 _MAX_TEXT: Final = 1024
 _MAX_SERVER_NAME: Final = 64
@@ -53,6 +56,13 @@ class AddressLease:
     seconds: int
     expires_at: int
     server: str
+
+    @property
+    def hold(self) -> int:
+        """Seconds after its end in which nobody else gets the address unless ``server`` says so:
+        it may be cut off from the store, and let its client go on for so long.
+        """
+        return max(SHORTEST_HOLD, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,7 @@ def put_lease(lease: AddressLease) -> Put:
             "expires_at": lease.expires_at,
             "server": lease.server,
         },
-        lease.expires_at if lease.seconds else None,
+        lease.expires_at + lease.hold * SECOND if lease.seconds else None,
     )
 
 

@@ -6,8 +6,10 @@ something has, it looks again. So two servers on one store follow the same rules
 speaking to each other, and what happened is told from the mirror alone (``on_change``),
 whoever did it.
 
-While the store is away nothing new is given and nothing ends: leases that are over then are
-put off until it is back.
+While the store is away nothing new is given, and who asks keeps what it has. On a store that
+nobody shares, leases that are over then are put off until it is back. On a shared one others may
+lease what is over: they wait for a hold longer than whoever gave it, who has let go by then
+(ledger.py).
 """
 
 from __future__ import annotations
@@ -195,18 +197,17 @@ class Registry:
 
     def leases(self) -> tuple[Lease, ...]:
         """What is given now, by client."""
-        held = self._ledger.mirror.leases.values()
-        holders = sorted({one.client for one in held}, key=bytes)
+        holders = sorted(self.holders(), key=bytes)
         leases = map(self._leasing.lease_of, holders)
         return tuple(lease for lease in leases if lease is not None)
 
     def holders(self) -> tuple[PublicKey, ...]:
         """Who holds a lease now, in no order. Cheap, unlike :meth:`leases`."""
-        return tuple({one.client for one in self._ledger.mirror.leases.values()})
+        return tuple({one.client for one in self._ledger.leases()})
 
     def leased_addresses(self) -> tuple[bytes, ...]:
         """All that are held now, in no order. Cheap, unlike :meth:`leases`."""
-        return tuple(self._ledger.mirror.leases)
+        return tuple(one.address for one in self._ledger.leases())
 
     def lease_of(self, client: PublicKey) -> Lease | None:
         """What this client holds."""

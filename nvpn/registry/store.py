@@ -78,6 +78,11 @@ class Commit(NamedTuple):
 class Store(Protocol):
     """Where records are kept. All of it runs on one event loop."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may change it while we cannot reach it."""
+        ...
+
     async def load(self) -> Changes:
         """Everything there is (``whole``). Called once, first.
 

@@ -76,15 +76,20 @@ class Shelf:
 class MemoryStore:
     """One server's way to the shelf. ``lag`` draws how many turns of the loop things take.
 
-    While it ``loses_answers``, commits are done and nobody hears so from them.
+    While it ``is_away``, nothing is committed; while it ``loses_answers``, commits are done and
+    nobody hears so from them. ``cut`` is both ways.
     """
 
-    def __init__(self, shelf: Shelf, *, lag: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, shelf: Shelf, *, lag: Callable[[], int] = lambda: 0, is_shared: bool = False
+    ) -> None:
         self.shelf = shelf
+        self.is_shared = is_shared
         self.is_away = False
         self.loses_answers = False
         self._lag = lag
         self._changed: Callable[[Changes], None] | None = None
+        self._unheard: list[Changes] | None = None
         self._news: asyncio.Queue[Changes] = asyncio.Queue()
         self._telling: asyncio.Task[None] | None = None
 
@@ -111,7 +116,21 @@ class MemoryStore:
         self._telling = asyncio.ensure_future(self._tell())
 
     def hear(self, changes: Changes) -> None:
-        self._news.put_nowait(changes)
+        if self._unheard is None:
+            self._news.put_nowait(changes)
+        else:
+            self._unheard.append(changes)
+
+    def cut(self) -> None:
+        """Nothing goes there or comes from there."""
+        self.is_away, self._unheard = True, []
+
+    def join(self) -> None:
+        """As before the cut; what happened meanwhile is told."""
+        unheard, self._unheard = self._unheard, None
+        self.is_away = False
+        for changes in unheard or ():
+            self.hear(changes)
 
     async def settle(self) -> None:
         """Until everything was told."""
@@ -151,9 +170,10 @@ class Office:
         clocks: Clocks | None = None,
         lag: Callable[[], int] = lambda: 0,
         seed: int = 1,
+        is_shared: bool = False,
     ) -> None:
         self.clocks = clocks or Clocks()
-        self.store = MemoryStore(shelf or Shelf(), lag=lag)
+        self.store = MemoryStore(shelf or Shelf(), lag=lag, is_shared=is_shared)
         self.told: list[RegistryChange] = []
         self.settings = settings or settings_of("10.8.0.0/24")
         self.registry = Registry(
