@@ -105,6 +105,15 @@ class Hello(Request["Hello"]):
     capabilities: Annotated[tuple[Annotated[str, MaxLength(32)], ...], MaxCount(32)]
 
 
+@dataclass(frozen=True, slots=True)
+class OtherServer(Part):
+    """Another server that knows the same clients. ``name`` is what it calls itself."""
+
+    public_key: PublicKey
+    name: Name
+    endpoints: Annotated[tuple[HostPort, ...], MaxCount(8)]
+
+
 @message("settings")
 @dataclass(frozen=True, slots=True)
 class Settings(Message):
@@ -113,7 +122,8 @@ class Settings(Message):
     ``mtu`` 0: not told. ``renew_seconds`` before ``lease_seconds`` the client should ask
     again; ``lease_seconds`` 0: the addresses are the client's for good. ``endpoints``: where
     this server, and others that know the same leases, are reached. ``name`` is what the
-    server calls the client, ``server`` what it calls itself.
+    server calls the client, ``server`` what it calls itself, ``servers`` are others to go to
+    when it is away.
     """
 
     addresses: Annotated[tuple[Interface, ...], MaxCount(8)]
@@ -126,6 +136,7 @@ class Settings(Message):
     endpoints: Annotated[tuple[HostPort, ...], MaxCount(8)] = ()
     name: Name = ""
     server: Name = ""
+    servers: Annotated[tuple[OtherServer, ...], MaxCount(MAX_SERVERS)] = ()
 
 
 @message("lease")
@@ -151,15 +162,6 @@ class Done(Message):
 @dataclass(frozen=True, slots=True)
 class Release(Request[Done]):
     """Give the leased addresses back."""
-
-
-@dataclass(frozen=True, slots=True)
-class OtherServer(Part):
-    """Another server that knows the same clients. ``name`` is what it calls itself."""
-
-    public_key: PublicKey
-    name: Name
-    endpoints: Annotated[tuple[HostPort, ...], MaxCount(8)]
 
 
 @message("enrolled")

@@ -21,7 +21,8 @@ from nvpn.daemon.peer_side import PeerSide, wipe_keys
 from nvpn.daemon.services import Services
 from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.errors import NvpnError
-from nvpn.model.changes import Plan, SetFwmark
+from nvpn.model.changes import AddPeer, Plan, SetEndpoint, SetFwmark
+from nvpn.model.clock import boot_ns
 
 _log: Final = logging.getLogger(__name__)
 
@@ -108,11 +109,18 @@ class Configured:
             mark = effective.interface.fwmark
             if mark != self.config.interface.fwmark:
                 leased = (SetFwmark(mark), *leased)
-            for sentence in await self._bring(effective, lambda: leased + self._peers.plan()):
+            for sentence in await self._bring(effective, lambda: self._with_places(leased)):
                 _log.warning("%s", sentence)
             self.config = _with_mark_of(effective, self.config)
             self._peers.told()
             await self._host_side.change_name_servers(effective)
+
+    def _with_places(self, leased: Plan) -> Plan:
+        boot, best = boot_ns(), self._peers.best
+        new = (change.peer for change in leased if isinstance(change, AddPeer))
+        found = ((peer, best[peer]) for peer in new if peer in best)
+        places = tuple(SetEndpoint(peer, place._replace(learned_at=boot)) for peer, place in found)
+        return leased + places + self._peers.plan()
 
     def follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""

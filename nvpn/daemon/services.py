@@ -169,7 +169,7 @@ class Services:
             self._backend,
             self._port,
             around=self._around,
-            overlay=self._overlay,
+            overlay=self._be_told,
             at_home=self._at_home,
         )
         self._status.add("lease", self._lease.describe)
@@ -234,6 +234,10 @@ class Services:
 
     # --- details ------------------------------------------------------------------------
 
+    async def _be_told(self, effective: TunnelConfig, plan: Plan) -> None:
+        await self._overlay(effective, plan)
+        self._open_channel(effective)  # also to servers that the file does not name
+
     async def _finish_hooks(self) -> None:
         self._connections.end()
         await self._hooks.finish(LAST_HOOKS_SECONDS)
@@ -278,7 +282,7 @@ class Services:
         return []
 
     async def _change_channel(self, new: TunnelConfig) -> list[str]:
-        self._open_channel(new)
+        self._open_channel(self.effective(new))
         return []
 
     async def _change_server(self, new: TunnelConfig) -> list[str]:

@@ -88,7 +88,7 @@ def test_this_is_what_they_look_like_on_the_wire() -> None:
             '"routes":["10.8.0.0/24","::/0"],"dns":["10.8.0.1","fd42::1"],'
             '"search":["vpn.example"],"mtu":1420,"lease_seconds":3600,"renew_seconds":1800,'
             '"endpoints":["vpn.example:51820","[2001:db8::1]:51820"],'
-            '"name":"Zoë\'s laptop","server":"hub"}'
+            '"name":"Zoë\'s laptop","server":"hub","servers":[]}'
         ).encode()
     )
     assert encode(ALL[5][0]) == (

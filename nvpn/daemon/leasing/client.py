@@ -20,7 +20,14 @@ from nvpn.channel.messages import Goodbye, GoodbyeReason, LeaseRequest, Release
 from nvpn.config.model import TunnelConfig
 from nvpn.daemon.leasing.lifecycle import Ask, Farewell, Lifecycle, TakeAway
 from nvpn.daemon.leasing.memory import LeaseMemory, write_lease
-from nvpn.daemon.leasing.overlay import lease_plan, leased_addresses, overlay, servers_of
+from nvpn.daemon.leasing.overlay import (
+    lease_plan,
+    leased_addresses,
+    overlay,
+    servers_of,
+    with_knowledge,
+    with_servers,
+)
 from nvpn.daemon.leasing.port import Port, our_name
 from nvpn.daemon.leasing.told import Surrounding, Told, take_settings
 from nvpn.daemon.threads import run_in_thread
@@ -156,9 +163,10 @@ class LeaseClient:
         What was told stays upon it, if its server does.
         """
         self._config = config
-        servers = servers_of(config)
-        if self._in_force is not None and self._in_force.server not in servers:
+        told = self._in_force
+        if told is not None and told.server not in servers_of(config, told):
             self._told = self._in_force = None
+        servers = servers_of(config, self._in_force)
         self._lifecycle.change_policy(config.resilience.retry)
         self._lifecycle.change_servers(servers, self._clock())
         self._stop_asking_in_vain()
@@ -279,7 +287,7 @@ class LeaseClient:
                 _log.warning("%s", sentence)
             if len(complaints) > MAX_COMPLAINTS:
                 _log.warning("and %d things more", len(complaints) - MAX_COMPLAINTS)
-        return told
+        return with_knowledge(told, self._in_force, self._config)
 
     def _wanted(self) -> tuple[Interface, ...]:
         if self._told is not None:
@@ -288,7 +296,7 @@ class LeaseClient:
 
     def _around(self) -> Surrounding:
         """Our own leased addresses are ours by right."""
-        around = self._surrounding(self._config)
+        around = self._surrounding(with_servers(self._config, self._in_force))
         leased = {one.address for one in self._told.addresses} if self._told else set()
         is_ours = around.is_ours
         return replace(around, is_ours=lambda packed: packed not in leased and is_ours(packed))
@@ -330,11 +338,12 @@ class LeaseClient:
     async def _look_where_it_was(self) -> None:
         """A server may be found at a place that only it has told us."""
         memory = self._memory
-        if memory is None or memory.server not in servers_of(self._config):
+        told = None if memory is None else memory.as_told()
+        if told is None or told.server not in servers_of(self._config, told):
             return
         async with self._bringing:
             try:
-                await self._bring(memory.as_told())
+                await self._bring(told)
             except NvpnError as error:
                 _log.warning("%s", error)
 
@@ -347,8 +356,9 @@ class LeaseClient:
             if plan or effective != overlay(config, self._in_force):
                 await self._apply(effective, plan)
             self._in_force = told
-            if self._config is config:
-                return  # no reload came in between
+            if self._config is config:  # no reload came in between
+                self._lifecycle.change_servers(servers_of(config, told), self._clock())
+                return
 
     def _remember(self, told: Told) -> None:
         memory = LeaseMemory.of(told)

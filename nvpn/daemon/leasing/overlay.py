@@ -9,23 +9,66 @@ from dataclasses import replace
 
 from nvpn.config.model import InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.config.values import MAX_ENDPOINTS
+from nvpn.daemon.leasing.servers import merge_servers
 from nvpn.daemon.leasing.told import Told
-from nvpn.model.changes import AddAllowedIp, Change, Owner, Plan, RemoveAllowedIp
+from nvpn.model.changes import (
+    AddAllowedIp,
+    AddPeer,
+    Change,
+    Owner,
+    Plan,
+    RemoveAllowedIp,
+    RemovePeer,
+    SetName,
+)
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Interface, Prefix
 
 
-def servers_of(config: TunnelConfig) -> tuple[PublicKey, ...]:
-    """The peers that may lease us addresses, in the order of the file."""
-    return tuple(peer.public_key for peer in config.peers if peer.server)
+def servers_of(config: TunnelConfig, told: Told | None = None) -> tuple[PublicKey, ...]:
+    """The peers that may lease us addresses, in the order of the file, and then those that
+    it does not name.
+    """
+    return tuple(peer.public_key for peer in with_servers(config, told).peers if peer.server)
+
+
+def with_servers(config: TunnelConfig, told: Told | None) -> TunnelConfig:
+    """With the servers that the file does not name after those that it does.
+
+    They count as long as the file names the one that they are known by.
+    """
+    given = {peer.public_key: peer.server for peer in config.peers}
+    if told is None or not given.get(told.known_by or told.server):
+        return config
+    further = tuple(
+        PeerConfig(
+            one.public_key,
+            one.name,
+            endpoint=one.endpoints[0],
+            other_endpoints=one.endpoints[1:],
+            server=True,
+        )
+        for one in told.servers
+        if one.public_key not in given
+    )
+    return replace(config, peers=config.peers + further) if further else config
+
+
+def with_knowledge(told: Told, before: Told | None, config: TunnelConfig) -> Told:
+    """What a server tells, with itself among the others where the file does not name it."""
+    if before is None or told.server in servers_of(config):
+        return told
+    servers = merge_servers(before.servers, told.servers, told.server)
+    return replace(told, servers=servers, known_by=before.known_by or before.server)
 
 
 def overlay(config: TunnelConfig, told: Told | None) -> TunnelConfig:
     """The effective configuration.
 
     Args:
-        told: None for nothing; what a peer says that is no server of the file counts as that.
+        told: None for nothing; what a peer says that is no server counts as that.
     """
+    config = with_servers(config, told)
     if told is None or told.server not in servers_of(config):
         return config
     return replace(
@@ -49,13 +92,14 @@ def leased_addresses(config: TunnelConfig, told: Told | None) -> tuple[Interface
 def lease_plan(
     before: tuple[TunnelConfig, Told | None], after: tuple[TunnelConfig, Told | None]
 ) -> Plan:
-    """The changes to allowed IPs that are not the file's.
+    """The changes to peers and allowed IPs that are not the file's.
 
     Each side is a configuration of the file and what was told upon it. What belongs to the
     file is its own difference's (:func:`nvpn.config.plan.diff`) business.
     """
+    changes = _changes_of_servers(before, after)
     old, new = _leased(*before), _leased(*after)
-    changes: list[Change] = [
+    changes += [
         RemoveAllowedIp(peer, prefix)
         for peer, prefix in old
         if (peer, prefix) not in new and prefix not in _given(after[0], peer)
@@ -68,8 +112,28 @@ def lease_plan(
     return tuple(changes)
 
 
+def _changes_of_servers(
+    before: tuple[TunnelConfig, Told | None], after: tuple[TunnelConfig, Told | None]
+) -> list[Change]:
+    old, new = _further(*before), _further(*after)
+    given = {peer.public_key for peer in after[0].peers}
+    changes: list[Change] = [RemovePeer(key) for key in old if key not in new and key not in given]
+    for key, name in new.items():
+        if key not in old:
+            changes += [AddPeer(key, Owner.LEASE), SetName(key, name)]
+        elif name != old[key]:
+            changes.append(SetName(key, name))
+    return changes
+
+
+def _further(config: TunnelConfig, told: Told | None) -> dict[PublicKey, str]:
+    """Names of the servers that the file does not name."""
+    further = with_servers(config, told).peers[len(config.peers) :]
+    return {peer.public_key: peer.name for peer in further}
+
+
 def _leased(config: TunnelConfig, told: Told | None) -> dict[tuple[PublicKey, Prefix], None]:
-    if told is None or told.server not in servers_of(config):
+    if told is None or told.server not in servers_of(config, told):
         return {}
     given = _given(config, told.server)
     return {(told.server, prefix): None for prefix in told.routes if prefix not in given}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nvpn.channel.messages import OtherServer
 from nvpn.config.model import HostPort
 from nvpn.config.values import check_name, parse_endpoint
-from nvpn.daemon.leasing.told import is_for_hosts
+from nvpn.daemon.leasing.hosts import is_for_hosts
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 
@@ -25,7 +25,7 @@ class FurtherServer:
 
 
 def take_servers(
-    told: Iterable[OtherServer], known: Collection[PublicKey]
+    told: Iterable[OtherServer], known: Collection[PublicKey | None]
 ) -> tuple[FurtherServer, ...]:
     """Those that can be reached, each once.
 
@@ -40,6 +40,24 @@ def take_servers(
                 one.public_key, FurtherServer(one.public_key, usable_name(one.name), places)
             )
     return tuple(taken.values())
+
+
+def merge_servers(
+    before: Iterable[FurtherServer], told: Iterable[FurtherServer], speaking: PublicKey
+) -> tuple[FurtherServer, ...]:
+    """What is told now, in the order of before: whom we ask next is not to depend on whom we
+    asked.
+
+    Args:
+        speaking: tells of all but itself.
+    """
+    now = {one.public_key: one for one in told}
+    known = [
+        now.pop(one.public_key, one)
+        for one in before
+        if one.public_key in now or one.public_key == speaking
+    ]
+    return (*known, *now.values())
 
 
 def usable_name(text: str) -> str:

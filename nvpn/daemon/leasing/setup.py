@@ -16,6 +16,7 @@ from nvpn.daemon.leasing.port import Port
 from nvpn.daemon.leasing.told import Surrounding
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.model.changes import Plan
+from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import format_address
 
 _BINDS_ANYTHING: Final = {
@@ -53,6 +54,7 @@ def make_lease_client(
         apply=overlay,
         surrounding=lambda now: Surrounding(
             endpoints=_places(now, backend),
+            own_key=_own_key(backend),
             is_ours=lambda packed: at_home(functools.partial(is_own_address, packed)),
         ),
         spawn=around.spawn,
@@ -72,6 +74,11 @@ def is_own_address(packed: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def _own_key(backend: TunnelBackend) -> PublicKey | None:
+    key = backend.snapshot().private_key
+    return None if key is None else key.public()
 
 
 def _places(config: TunnelConfig, backend: TunnelBackend) -> frozenset[bytes]:

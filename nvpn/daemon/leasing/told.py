@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from nvpn.channel.messages import Settings
+from nvpn.channel.messages import OtherServer, Settings
 from nvpn.config.model import HostPort, TunnelConfig
 from nvpn.config.values import (
     MAX_ENDPOINTS,
@@ -20,6 +20,8 @@ from nvpn.config.values import (
     parse_domain,
     parse_endpoint,
 )
+from nvpn.daemon.leasing.hosts import is_for_hosts
+from nvpn.daemon.leasing.servers import FurtherServer, take_servers
 from nvpn.errors import Refused
 from nvpn.model.keys import PublicKey
 from nvpn.model.name_servers import NameServers
@@ -38,24 +40,6 @@ RENEWAL_OF_GOOD: Final = 43_200
 """Seconds after which we ask again although the addresses are ours for good: routes, name
 servers and the rest may be others by then."""
 
-_NOBODYS: Final = tuple(
-    map(
-        Prefix.parse,
-        (
-            "0.0.0.0/8",
-            "127.0.0.0/8",
-            "169.254.0.0/16",
-            "224.0.0.0/3",
-            "::/127",
-            "::ffff:0.0.0.0/96",
-            "fe80::/10",
-            "ff00::/8",
-        ),
-    )
-)
-"""No address for a lease and no place behind a server: unspecified, loopback, link-local,
-multicast, reserved (RFC 6890), mapped."""
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -63,7 +47,8 @@ class Told:
 
     ``mtu`` None: it tells none. ``dns`` None likewise. ``lease`` and ``renew`` are seconds
     from its answer on, ``lease`` 0: for good. ``name`` is what the server calls us,
-    ``server_name`` itself.
+    ``server_name`` itself. ``servers`` are those that the file does not name; where ``server``
+    is one of them, ``known_by`` is the server of the file that it all comes from.
     """
 
     server: PublicKey
@@ -76,17 +61,20 @@ class Told:
     renew: int = RENEWAL_OF_GOOD
     name: str = ""
     server_name: str = ""
+    servers: tuple[FurtherServer, ...] = ()
+    known_by: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Surrounding:
     """What a lease must not get into the way of.
 
-    ``endpoints`` are where peers may be, 4 or 16 bytes each. ``is_ours`` tells whether this
-    host has an address elsewhere than on the tunnel.
+    ``endpoints`` are where peers may be, 4 or 16 bytes each. ``own_key`` is ours, ``is_ours``
+    tells whether this host has an address elsewhere than on the tunnel.
     """
 
     endpoints: Collection[bytes] = ()
+    own_key: PublicKey | None = None
     is_ours: Callable[[bytes], bool] = lambda _: False
 
 
@@ -102,6 +90,7 @@ def take_settings(
         Refused: there is no address in it that we could have.
     """
     taker = _Taker(server, config, around)
+    servers = taker.servers(settings.servers)
     addresses = taker.addresses(settings.addresses)
     lease, renew = _times(settings)
     told = Told(
@@ -115,6 +104,7 @@ def take_settings(
         renew=renew,
         name=settings.name,
         server_name=settings.server,
+        servers=servers,
     )
     if not addresses and not taker.has_given_own:
         why = f": {taker.complaints[0]}" if taker.complaints else ""
@@ -131,11 +121,6 @@ def _times(settings: Settings) -> tuple[int, int]:
     return lease, min(max(renew, SHORTEST_LEASE // 2), lease * 9 // 10)
 
 
-def is_for_hosts(prefix: Prefix) -> bool:
-    """Whether it may be reached through a tunnel, or be a host's own."""
-    return not any(other.covers(prefix) for other in _NOBODYS)
-
-
 class _Taker:
     def __init__(self, server: PublicKey, config: TunnelConfig, around: Surrounding) -> None:
         self.complaints: list[str] = []
@@ -145,6 +130,7 @@ class _Taker:
         self._own = {address.address for address in config.interface.addresses}
         self._others: list[tuple[Prefix, str]] = []
         self._given: frozenset[Prefix] = frozenset()
+        self._known = (around.own_key, *(peer.public_key for peer in config.peers))
         self.label = server.short
         for peer in config.peers:
             if peer.public_key == server:
@@ -152,6 +138,13 @@ class _Taker:
                 self._given = frozenset(peer.allowed_ips)
             else:
                 self._others += [(prefix, peer.label) for prefix in peer.allowed_ips]
+
+    def servers(self, given: Iterable[OtherServer]) -> tuple[FurtherServer, ...]:
+        """What comes after this heeds where they are."""
+        taken = take_servers(given, self._known)
+        places = [place.address for one in taken for place in one.endpoints]
+        self._endpoints += [Prefix.of(at, len(at) * 8) for at in places if at is not None]
+        return taken
 
     def addresses(self, given: Iterable[Interface]) -> tuple[Interface, ...]:
         taken: dict[bytes, Interface] = {}

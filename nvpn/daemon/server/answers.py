@@ -83,13 +83,14 @@ class Answers:
                 lease = await registry.lease(peer, wanted, request.name)
             # The client must not use its addresses before everybody accepts them.
             await self._in_force()
-            return settings_for(
+            answer = settings_for(
                 self._terms(),
                 lease,
                 registry.remaining(lease),
                 name=self._name_of(peer),
                 server=our_name(),
             )
+            return with_servers(answer, registry.other_servers())
         finally:
             self._asking.discard(peer)
 

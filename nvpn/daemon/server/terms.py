@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from nvpn.channel.messages import (
     MAX_NAME,
@@ -18,6 +18,8 @@ from nvpn.config.model import ServerConfig, StoreKind, TunnelConfig
 from nvpn.daemon.leasing.port import our_name
 from nvpn.model.keys import PublicKey
 from nvpn.registry.model import FilePeer, Lease, RegistrySettings, Server
+
+_A = TypeVar("_A", Enrolled, Settings)
 
 _MAX_SECONDS: Final = 2**32 - 1
 
@@ -65,7 +67,8 @@ def settings_for(
         name: what we call the client.
         server: what we call ourselves.
     """
-    seconds = min(remaining or 0, _MAX_SECONDS)
+    # What is over this moment is not for ever, which is what 0 says.
+    seconds = 0 if remaining is None else min(max(remaining, 1), _MAX_SECONDS)
     return Settings(
         addresses=lease.addresses,
         routes=terms.routes,
@@ -80,7 +83,7 @@ def settings_for(
     )
 
 
-def with_servers(answer: Enrolled, servers: Sequence[Server]) -> Enrolled:
+def with_servers(answer: _A, servers: Sequence[Server]) -> _A:
     """The answer with as many of these servers as one message has room for."""
     told = tuple(
         OtherServer(one.public_key, one.name, tuple(map(str, one.endpoints)))

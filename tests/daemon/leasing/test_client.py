@@ -1,25 +1,42 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nvpn.channel.messages import Done, Goodbye, LeaseRequest, Release, Settings
+from nvpn.channel.messages import (
+    Done,
+    Goodbye,
+    LeaseRequest,
+    OtherServer,
+    Release,
+    Settings,
+)
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.daemon.leasing.client import LeaseClient
-from nvpn.daemon.leasing.memory import LeaseMemory, read_lease
+from nvpn.daemon.leasing.memory import LeaseMemory, read_lease, write_lease
+from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.daemon.leasing.told import Surrounding
 from nvpn.errors import PlatformError, Refused, Unavailable
-from nvpn.model.changes import AddAllowedIp, Owner, Plan, RemoveAllowedIp
+from nvpn.model.changes import (
+    AddAllowedIp,
+    AddPeer,
+    Owner,
+    Plan,
+    RemoveAllowedIp,
+    RemovePeer,
+    SetName,
+)
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.resilience.policy import Policies, RetryPolicy
 
-A, B = (PublicKey(bytes([number]) * 32) for number in (1, 2))
+A, B, C = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
 FILE = TunnelConfig(
     "wg0",
     Path("wg0.toml"),
@@ -38,13 +55,15 @@ SETTINGS = Settings((SEVEN,), routes=(NET,), lease_seconds=600, renew_seconds=30
 class Scene:
     """A lease client whose servers, host and clock are the test's."""
 
-    def __init__(self, path: Path, memory: LeaseMemory | None = None) -> None:
+    def __init__(
+        self, path: Path, memory: LeaseMemory | None = None, file: TunnelConfig = FILE
+    ) -> None:
         self.now = 1000 * SECOND
         self.answers: dict[PublicKey, Settings | Exception | None] = {A: SETTINGS, B: SETTINGS}
         self.asked: list[tuple[PublicKey, Any]] = []
         self.told: list[tuple[PublicKey, Any]] = []
         self.sought: list[PublicKey] = []
-        self.host = FILE
+        self.host = file
         self.plans: list[Plan] = []
         self.refusal: Exception | None = None
         self.warnings: list[str] = []
@@ -53,7 +72,7 @@ class Scene:
         self._notice: Callable[[PublicKey, Any], None] = lambda peer, notice: None
         self.path = str(path / "wg0.lease")
         self.client = LeaseClient(
-            FILE,
+            file,
             memory,
             memory_path=self.path,
             port=self,
@@ -394,9 +413,142 @@ def test_what_the_server_said_of_itself_is_remembered_and_used_at_the_next_start
     play(Scene(tmp_path, memory), second)
 
 
+# --- servers that the file does not name -------------------------------------------------
+
+ONE = replace(FILE, peers=FILE.peers[:1])
+NAMES_B = replace(SETTINGS, servers=(OtherServer(B, "two", ("198.51.100.2:51820",)),))
+NAMES_C = replace(SETTINGS, servers=(OtherServer(C, "three", ("198.51.100.3:51820",)),))
+FURTHER_B = FurtherServer(B, "two", (HostPort("198.51.100.2", 51820),))
+
+
+def test_a_server_that_another_one_names_is_asked_when_that_goes(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.answers[A] = NAMES_B
+        await scene.client.start()
+        assert scene.plans[-1][:2] == (AddPeer(B, Owner.LEASE), SetName(B, "two"))
+        assert scene.host.peers[1] == PeerConfig(
+            B, "two", endpoint=HostPort("198.51.100.2", 51820), server=True
+        )
+
+        # It knows A, of which the file tells us, and C, and not of itself.
+        scene.answers[B] = NAMES_C
+        await scene.part(A, "stopping")
+        await scene.pass_to(1)
+        assert scene.servers_asked == [A, B]
+        assert [peer.public_key for peer in scene.host.peers] == [A, B, C]
+        assert scene.host.peers[1].allowed_ips == (NET,)
+        assert AddAllowedIp(B, NET, Owner.LEASE) in scene.plans[-1]
+        assert RemovePeer(B) not in scene.plans[-1]
+
+        # What nobody names any more goes.
+        scene.answers[A] = SETTINGS
+        await scene.part(B, "stopping")
+        await scene.pass_to(3)
+        await scene.pass_to(4)
+        await scene.part(C, "stopping")
+        await scene.pass_to(10)
+        assert scene.servers_asked[-1] == A
+        assert [peer.public_key for peer in scene.host.peers] == [A]
+        assert set(scene.plans[-1]) >= {RemovePeer(B), RemovePeer(C)}
+
+    scene = Scene(tmp_path, file=ONE)
+    scene.answers[C] = None
+    play(scene, script)
+
+
+def test_a_server_of_which_we_were_told_is_found_when_the_first_one_is_dead_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    async def first(scene: Scene) -> None:
+        scene.answers[A] = NAMES_B
+        await scene.client.start()
+        await scene.part(A, "stopping")
+        await scene.pass_to(1)
+        assert scene.servers_asked == [A, B]
+        for _ in range(100):
+            memory, _problem = read_lease(scene.path)
+            if memory is not None and memory.server == B:
+                break
+            await asyncio.sleep(0.01)
+
+    scene = Scene(tmp_path, file=ONE)
+    play(scene, first)
+    memory, problem = read_lease(scene.path)
+    assert (memory, problem) == (LeaseMemory(B, (SEVEN,), (), (FURTHER_B,), A), "")
+
+    async def second(scene: Scene) -> None:
+        scene.answers[A] = Unavailable("it is dead")
+        await scene.client.start()
+        assert scene.servers_asked == [A, B]
+        assert scene.host.interface.addresses == (SEVEN,)
+
+    play(Scene(tmp_path, memory, file=ONE), second)
+
+    async def elsewhere(scene: Scene) -> None:
+        await scene.client.start()
+        assert [peer.public_key for peer in scene.host.peers] == [C]
+        assert scene.servers_asked == [C]
+
+    other = replace(FILE, peers=(PeerConfig(C, server=True),))
+    scene = Scene(tmp_path, memory, file=other)
+    scene.answers[C] = SETTINGS
+    play(scene, elsewhere)
+
+
+def test_who_was_named_by_a_server_that_the_file_drops_goes_with_it(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.answers[A] = NAMES_B
+        await scene.client.start()
+        await scene.part(A, "stopping")
+        await scene.pass_to(1)
+        assert scene.servers_asked == [A, B]
+
+        other = replace(FILE, peers=(PeerConfig(C, server=True),))
+        assert RemovePeer(B) in scene.client.changes(ONE, other)
+        assert scene.client.effective(other) == other
+        scene.client.change(other)
+        await scene.pass_to(3)
+        assert scene.servers_asked[-1] == C
+
+    scene = Scene(tmp_path, file=ONE)
+    scene.answers[C] = SETTINGS
+    play(scene, script)
+
+
+def test_a_reload_leaves_servers_alone_that_the_file_does_not_name_until_it_does(
+    tmp_path: Path,
+) -> None:
+    async def script(scene: Scene) -> None:
+        scene.answers[A] = NAMES_B
+        await scene.client.start()
+        longer = replace(ONE, interface=InterfaceConfig(mtu=1300))
+        assert scene.client.changes(ONE, longer) == ()
+        assert len(scene.client.effective(longer).peers) == 2
+        # The file's own difference makes it a peer of the file's.
+        assert scene.client.changes(ONE, FILE) == ()
+        assert scene.client.effective(FILE).peers[1].endpoint == FILE.peers[1].endpoint
+        assert scene.client.effective(replace(FILE, peers=())).peers == ()
+
+    play(Scene(tmp_path, file=ONE), script)
+
+
 def test_a_broken_memory_is_as_good_as_none(tmp_path: Path) -> None:
     path = tmp_path / "wg0.lease"
-    for content in (b"", b"{}", b'{"version": 1, "server": 3}', b"[[[", b"\xff"):
+    write_lease(str(path), LeaseMemory(B, (SEVEN,), (), (FURTHER_B,), A))
+    good = json.loads(path.read_bytes())
+    (server,) = good["servers"]
+    broken = (
+        {**good, "known_by": "nobody"},
+        {**good, "servers": [server] * 9},
+        {**good, "servers": [{**server, "endpoints": []}]},
+        {**good, "servers": [{**server, "endpoints": ["a:1"] * 9}]},
+        {**good, "servers": [{**server, "name": "\x1b[2J"}]},
+        {**good, "servers": ["two"]},
+    )
+    for content in (
+        *(b"", b"{}", b'{"version": 1, "server": 3}', b"[[[", b"\xff"),
+        *(json.dumps(one).encode() for one in broken),
+    ):
         path.write_bytes(content)
         assert read_lease(str(path)) == (None, "it is no lease of ours")
     assert read_lease(str(tmp_path / "none")) == (None, "")

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.channel.messages import Settings, decode, encode
+from nvpn.channel.messages import OtherServer, Settings, decode, encode
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
 from nvpn.daemon.leasing.overlay import overlay
+from nvpn.daemon.leasing.servers import FurtherServer, merge_servers
 from nvpn.daemon.leasing.told import Surrounding, Told, take_settings
 from nvpn.errors import Refused
 from nvpn.model.keys import PublicKey
@@ -148,6 +149,33 @@ def test_routes_that_a_server_may_not_have_are_left_out(route: str, why: str) ->
     assert told.routes == (Prefix.parse("10.8.0.0/24"),)
     assert len(complaints) == 1
     assert route in complaints[0] and why in complaints[0]
+
+
+def test_other_servers_are_taken_that_are_neither_we_nor_peers_of_the_file() -> None:
+    ours, south = (PublicKey(bytes([number]) * 32) for number in (7, 8))
+    named = tuple(
+        OtherServer(key, "south", ("198.51.100.9:51820", "south.example:51820"))
+        for key in (ours, SERVER, OTHER, south)
+    )
+    around = replace(AROUND, own_key=ours)
+    told, complaints = take(around, servers=named, **routes("198.51.100.0/24", "0.0.0.0/0"))
+
+    places = HostPort("198.51.100.9", 51820), HostPort("south.example", 51820)
+    assert told.servers == (FurtherServer(south, "south", places),)
+    # What we send to it is not to go through the tunnel.
+    assert told.routes == (Prefix(4, 0, 0),)
+    assert len(complaints) == 1
+
+
+def test_servers_stay_in_the_order_in_which_we_heard_of_them_first() -> None:
+    one, two, three, four = (
+        FurtherServer(PublicKey(bytes([number]) * 32), f"s{number}", (HostPort("a.example", 1),))
+        for number in (11, 12, 13, 14)
+    )
+    moved = replace(two, endpoints=(HostPort("b.example", 1),))
+
+    assert merge_servers((one, two, three), (four, moved), one.public_key) == (one, moved, four)
+    assert merge_servers((), (two, one), four.public_key) == (two, one)
 
 
 def test_a_server_may_have_all_the_rest_of_what_another_peer_has_by_default() -> None:
