@@ -24,7 +24,7 @@ class Bell:
         self._event.set()
 
     async def wait(self) -> None:
-        await asyncio.wait_for(self._event.wait(), 5)
+        await asyncio.wait_for(self._event.wait(), 60)
         self._event.clear()
 
 

@@ -73,7 +73,7 @@ class Node:
         )
 
     async def hear(self) -> tuple[PublicKey, bytes]:
-        return await asyncio.wait_for(self.heard.get(), 5)
+        return await asyncio.wait_for(self.heard.get(), 60)
 
 
 class Batches(Recorder):
@@ -256,7 +256,7 @@ def test_opening_again_changes_who_listens_and_nothing_else(make: Make) -> None:
         other: asyncio.Queue[bytes] = asyncio.Queue()
         bob.backend.open_channel(lambda peer, payload: other.put_nowait(payload))
         alice.backend.send_channel(bob.public, b"two")
-        assert await asyncio.wait_for(other.get(), 5) == b"two"
+        assert await asyncio.wait_for(other.get(), 60) == b"two"
         assert bob.heard.empty()
         await close(alice, bob)
 

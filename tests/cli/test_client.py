@@ -93,6 +93,16 @@ def test_clients_and_open_invitations_are_listed(
     ]
 
 
+def test_names_of_wide_letters_keep_the_columns_straight(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clients = [client("笔记本电脑", LAPTOP), client("a" * 10, PHONE)]
+    server.answers["nvpn_clients"] = {"clients": clients, "invitations": []}
+    _, wide, narrow = here(capsys, "client", "list").out.splitlines()
+
+    assert wide.index("10.8.0.7") + len("笔记本电脑") == narrow.index("10.8.0.7")
+
+
 def test_a_client_that_has_left_is_not_connected_though_its_session_lives_on(
     server: PlayedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,7 +135,7 @@ def test_however_it_is_killed_nothing_stays(signum: int) -> None:
             break
     assert left_behind()
     process.send_signal(signum)
-    process.wait(10)
+    process.wait(30)
     process.stdout.close()
 
 

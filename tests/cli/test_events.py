@@ -100,7 +100,7 @@ def test_lines_come_as_things_happen_until_ctrl_c(directory: Path) -> None:
         wg0.publish(Admitted(B))
         assert line(process)["event"] == "admitted"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert process.communicate() == ("", "")
 
 
@@ -134,7 +134,7 @@ def test_named_ones_are_followed_until_the_last_goes_down(directory: Path) -> No
             one.end()
             assert line(process)["event"] == "admitted"
             assert line(process)["event"] == "down"
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert process.communicate() == ("", "")
 
 
@@ -175,4 +175,4 @@ def test_a_reader_that_goes_away_ends_it(directory: Path) -> None:
         process.stdout.close()
         process.stdout = None
         wg0.publish(Admitted(A))
-        assert process.wait(10) == 141
+        assert process.wait(30) == 141

@@ -26,6 +26,7 @@ from tests.support.cli import (
     run_on_terminal,
 )
 from tests.support.own_namespace import in_new_namespace
+from tests.support.world import is_answering, wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -180,7 +181,7 @@ class Bench:
 
     def both(self, *arguments: str, **variables: str) -> tuple[Done, Done]:
         """wg and nvpn, asked in the same second."""
-        for _ in range(10):
+        for _ in range(100):
             before = run(*self.argv("wg", "show", *arguments), **variables)
             ours = run(*self.argv(*NVPN, "show", *arguments), **variables)
             if run(*self.argv("wg", "show", *arguments), **variables) == before:
@@ -188,7 +189,7 @@ class Bench:
         raise AssertionError("wg never said the same twice")
 
     def both_on_terminals(self, *arguments: str, **variables: str) -> tuple[object, object]:
-        for _ in range(10):
+        for _ in range(100):
             before = run_on_terminal(*self.argv("wg", "show", *arguments), **variables)
             ours = run_on_terminal(*self.argv(*NVPN, "show", *arguments), **variables)
             if run_on_terminal(*self.argv("wg", "show", *arguments), **variables) == before:
@@ -276,9 +277,7 @@ def test_a_tunnel_of_our_own(bench: Bench) -> None:
     public = run("wg", "pubkey", stdin=run("wg", "genkey").out).out.strip()
     daemon = subprocess.Popen(bench.argv(*NVPN, "-f", "s8own"), env=clean_environment())
     try:
-        deadline = time.monotonic() + 20
-        while not (bench.directory / "s8own.sock").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: is_answering(bench.directory / "s8own.sock"), 30, "it answers")
         wg_set = bench.argv("wg", "set", "s8own")
         for settings in (
             ("private-key", str(private), "fwmark", "0xca6c", "listen-port", "45678"),
@@ -293,7 +292,7 @@ def test_a_tunnel_of_our_own(bench: Bench) -> None:
         assert "public key: " in bench.both("s8own")[1].out
     finally:
         daemon.terminate()
-        assert daemon.wait(10) == 0
+        assert daemon.wait(30) == 0
 
 
 def test_several_interfaces_at_once(bench: Bench) -> None:

@@ -163,7 +163,7 @@ class Watching:
         except OSError:
             pass  # EIO: the terminal has nobody at its other end
         self.seen = rest.decode(errors="replace")
-        status = self.process.wait(10)
+        status = self.process.wait(30)
         late.cancel()
         return status
 
@@ -248,7 +248,7 @@ def test_what_is_typed_does_not_show_and_q_ends(directory: Path) -> None:
         watched.wait_for("q ends")
         assert "z" not in watched.seen
         os.write(ours, b"q")
-        assert watched.process.wait(10) == 0
+        assert watched.process.wait(30) == 0
         after = termios.tcgetattr(kept)
         os.close(kept)
     assert after == before

@@ -127,7 +127,7 @@ class Listener:
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(5)
+        self._thread.join(30)
         self.path.unlink()
 
     def _serve(self) -> None:

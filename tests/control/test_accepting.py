@@ -32,7 +32,7 @@ class FailingOnce:
 def play(scenario: Callable[[socket.socket], Awaitable[None]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
-        asyncio.run(asyncio.wait_for(scenario(listener), 10))
+        asyncio.run(asyncio.wait_for(scenario(listener), 60))
 
 
 def no_trouble(error: OSError) -> None:

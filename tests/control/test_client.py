@@ -57,7 +57,7 @@ class CannedDaemon:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(30)
         for connection in self._held:
             connection.close()
 

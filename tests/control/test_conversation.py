@@ -8,11 +8,8 @@ says how it differs, and then exactly so.
 from __future__ import annotations
 
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +17,7 @@ from nvpn.backend.api import Backend
 from nvpn.model.keys import PrivateKey
 from tests.support.control_socket import Client, RunningServer
 from tests.support.memory_tunnel import MemoryTunnel
-from tests.support.world import ENGINES, SOCKETS, missing
+from tests.support.world import ENGINES, SOCKETS, Tunnel, missing, new_world
 
 SECRET = "5e" * 32
 OURS = PrivateKey.from_hex(SECRET)
@@ -314,43 +311,19 @@ def test_get_begins_with_the_device_and_keeps_the_order_of_the_specification(
 
 
 @pytest.fixture(scope="module", params=["wireguard-go", "wireguard-go-2022"])
-def go(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+def go(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
     """(engine, path of its socket)."""
     engine = ENGINES[request.param]
     why = missing() or ("" if engine.available else f"needs {engine.command[0]}")
     if why:
         pytest.skip(why)
-    name = f"u6{os.urandom(3).hex()}"
-    path = SOCKETS / f"{name}.sock"
-    process = subprocess.Popen(
-        [
-            "ip",
-            "netns",
-            "exec",
-            _namespace(name),
-            *engine.command,
-            "-f",
-            name,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        yield request.param, str(path)
-    finally:
-        process.terminate()
-        process.wait(10)
-        subprocess.run(["ip", "netns", "delete", name], check=True)
-        Path(path).unlink(missing_ok=True)
-
-
-def _namespace(name: str) -> str:
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-    return name
+    with new_world(tmp_path_factory.mktemp("go")) as world:
+        host = world.host("go")
+        tunnel = Tunnel(host, f"u6{os.urandom(3).hex()}", PrivateKey(bytes(32)), 0, ())
+        host.start_engine(tunnel, engine)
+        yield request.param, str(SOCKETS / f"{tunnel.interface}.sock")
 
 
 @pytest.mark.root

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("directory")
 
 
 def assert_serves(server: RunningServer) -> None:
-    with server.connect(timeout=2) as connection:
+    with server.connect(timeout=30) as connection:
         assert connection.ask("get=1\n\n").endswith(OK)
 
 
@@ -175,7 +175,7 @@ def test_a_thousand_connections_leave_the_server_well(server: RunningServer) -> 
     def attack() -> None:
         for _ in range(250):
             try:
-                with server.connect(timeout=5) as connection:
+                with server.connect(timeout=30) as connection:
                     connection.send("set=1\nlisten_port=7\n")
             except OSError:
                 pass  # refused: that is what the limit is for
@@ -196,7 +196,7 @@ def test_running_out_of_descriptors_neither_spins_nor_ends_the_server(
         assert_serves(server)
         waiting = Client.__new__(Client)
         waiting.socket = socket.socket(socket.AF_UNIX)
-        waiting.socket.settimeout(10)
+        waiting.socket.settimeout(30)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         used = max(int(fd) for fd in os.listdir("/proc/self/fd")) + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))

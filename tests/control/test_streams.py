@@ -62,7 +62,7 @@ class Scene:
         self.server.run(put())
 
     def is_closed(self, which: int = -1) -> bool:
-        return self.counting.tellers[which].closed.wait(5)
+        return self.counting.tellers[which].closed.wait(30)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def scene(directory: Path, backend: RecordingBackend) -> Iterator[Scene]:
 def read(following: Following) -> list[str] | None:
     with selectors.DefaultSelector() as selector:
         selector.register(following, selectors.EVENT_READ)
-        assert selector.select(5), "nothing came"
+        assert selector.select(30), "nothing came"
     return following.read()
 
 

@@ -88,7 +88,7 @@ def test_what_is_told_after_it_is_ready_harms_nobody(tmp_path: Path) -> None:
     )
 
     assert done.stdout == "returned\n"
-    wait_until(marker.exists, 5, "the daemon goes on")
+    wait_until(marker.exists, 30, "the daemon goes on")
 
 
 def test_what_the_work_raises_is_raised_where_it_was_typed() -> None:
@@ -146,4 +146,4 @@ def test_a_killed_command_does_not_take_the_daemon_along(tmp_path: Path) -> None
     )
 
     assert done.returncode == -signal.SIGKILL
-    wait_until(marker.exists, 5, "the daemon goes on")
+    wait_until(marker.exists, 30, "the daemon goes on")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 
 import pytest
 
@@ -28,8 +26,7 @@ def test_five_hundred_clients_are_leased_in_ten_seconds_and_survive_a_kill(world
     assert told["seconds"] < 10
     assert crowd.leased() == given
 
-    os.kill(crowd.server.pid(), signal.SIGKILL)
-    wait_until(lambda: not crowd.server.has_link(), 3, "the kernel took the interface away")
+    crowd.server.kill()
     crowd.server.nvpn("up", "wg0.toml")
 
     assert crowd.leased() == given, "all leases are there again before anybody asks"
@@ -58,4 +55,4 @@ def test_ten_of_fifty_clients_that_misbehave_are_nobody_elses_trouble(world: Wor
     assert not {f"{INSIDE}/32", "fd42::1/128"} & set(held)
     drops = json.loads(crowd.server.nvpn("show", "wg0", "--json").stdout)
     assert "source-not-allowed" in json.dumps(drops)
-    wait_until(lambda: crowd.memory_kib() < 200_000, 3, "memory is what it was")
+    wait_until(lambda: crowd.memory_kib() < 200_000, 30, "memory is what it was")

@@ -47,12 +47,12 @@ def test_sockets_follow_the_link_and_the_port_is_set_before(machine: Machine) ->
     assert not has_port(machine, 7777)
 
     machine.host.run("ip", "link", "set", "wg0", "up")
-    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+    wait_until(lambda: has_port(machine, 7777), 30, "the port is bound")
 
     machine.host.run("ip", "link", "set", "wg0", "down")
-    wait_until(lambda: not has_port(machine, 7777), 3, "the port is free")
+    wait_until(lambda: not has_port(machine, 7777), 30, "the port is free")
     machine.host.run("ip", "link", "set", "wg0", "up")
-    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound again")
+    wait_until(lambda: has_port(machine, 7777), 30, "the port is bound again")
 
 
 def test_a_flapping_link_ends_where_it_ends(machine: Machine) -> None:
@@ -63,7 +63,7 @@ def test_a_flapping_link_ends_where_it_ends(machine: Machine) -> None:
         machine.host.run("ip", "link", "set", "wg0", "down")
     machine.host.run("ip", "link", "set", "wg0", "up")
 
-    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+    wait_until(lambda: has_port(machine, 7777), 30, "the port is bound")
 
 
 def test_a_port_that_is_taken_when_the_link_comes_up_is_tried_again_later(
@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_when_the_link_comes_up_is_tried_again_later(
         "python3", "-c",
         "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
     )  # fmt: skip
-    wait_until(lambda: has_port(machine, 7777), 5, "the other program has the port")
+    wait_until(lambda: has_port(machine, 7777), 30, "the other program has the port")
     machine.nvpn("wg0")
     set_over_socket(machine, "listen_port=7777")
 
@@ -83,7 +83,7 @@ def test_a_port_that_is_taken_when_the_link_comes_up_is_tried_again_later(
     taken.wait()
     machine.host.run("ip", "link", "set", "wg0", "up")
 
-    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+    wait_until(lambda: has_port(machine, 7777), 30, "the port is bound")
 
 
 def test_the_mtu_is_followed(machine: Machine) -> None:
@@ -96,7 +96,7 @@ def test_the_mtu_is_followed(machine: Machine) -> None:
         found: int = link["gso_max_segs"]
         return found
 
-    wait_until(lambda: segments() == 65507 // 1332, 3, "batches follow the MTU")
+    wait_until(lambda: segments() == 65507 // 1332, 30, "batches follow the MTU")
 
 
 def test_a_rename_is_survived(machine: Machine) -> None:
@@ -106,7 +106,7 @@ def test_a_rename_is_survived(machine: Machine) -> None:
     machine.host.run("ip", "link", "set", "wg0", "name", "renamed")
     machine.host.run("ip", "link", "set", "renamed", "up")
 
-    wait_until(lambda: has_port(machine, 7777), 3, "the port is bound")
+    wait_until(lambda: has_port(machine, 7777), 30, "the port is bound")
     machine.nvpn("down", "wg0")
     assert machine.is_clean("renamed")
 
@@ -115,20 +115,20 @@ def test_in_another_namespace_it_serves_with_the_sockets_of_its_own(machine: Mac
     """How containers get a tunnel as their only way out."""
     inner = Machine(machine.world, "inner")
     process = machine.start("-f", "wg0")
-    wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+    machine.wait_until_serving()
     set_over_socket(machine, "listen_port=7777")
 
     machine.host.run("ip", "link", "set", "wg0", "netns", inner.host.netns)
     inner.host.run("ip", "link", "set", "wg0", "up")
 
-    wait_until(lambda: has_port(machine, 7777), 5, "the port is bound, here")
+    wait_until(lambda: has_port(machine, 7777), 30, "the port is bound, here")
     assert not has_port(inner, 7777)
     inner.host.run("ip", "link", "set", "wg0", "down")
-    wait_until(lambda: not has_port(machine, 7777), 5, "the port is free")
+    wait_until(lambda: not has_port(machine, 7777), 30, "the port is free")
 
     # Nothing of ours keeps the namespace alive.
     subprocess.run(["ip", "netns", "delete", inner.host.netns], check=True)
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert machine.is_clean()
 
 
@@ -155,7 +155,7 @@ def test_traffic_goes_on_when_the_device_moves_to_another_namespace(pair: Pair) 
 
     # It has no other way out: what arrives went through the sockets where it was born.
     # A link that is out of sight is looked at once a second.
-    wait_until(lambda: inner.host.ping("10.9.0.2", count=1, wait=0.5) == (1, 1), 5, "an answer")
+    wait_until(lambda: inner.host.ping("10.9.0.2", count=1, wait=0.5) == (1, 1), 30, "an answer")
     assert inner.host.ping("10.9.0.2", count=3) == (3, 3)
     # `wg` finds the interface where its socket is, from anywhere.
     assert alice.record()[1][0] == bob.public_key
@@ -166,15 +166,14 @@ def test_a_second_one_is_refused_and_a_dead_one_s_socket_is_not_in_the_way(
 ) -> None:
     machine.nvpn("wg0")
     assert "wg0: it is running already" in machine.nvpn("wg0", status=1).stderr.replace(";", ":")
-    os.kill(machine.pid(), signal.SIGKILL)
-    wait_until(lambda: not machine.has_link(), 3, "the device is gone with its process")
+    machine.kill()
     assert (machine.run_directory / "wg0.sock").exists()
 
     process = machine.start("-f", "wg0")
-    wait_until(lambda: machine.nvpn("show", "wg0", status=None).returncode == 0, 10, "it answers")
+    wait_until(lambda: machine.nvpn("show", "wg0", status=None).returncode == 0, 30, "it answers")
     machine.host.run("ip", "link", "delete", "wg0")
 
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert machine.is_clean()
 
 
@@ -201,9 +200,9 @@ def test_wireguard_go_s_environment_chooses_the_log_level(machine: Machine) -> N
     def output(level: str) -> str:
         machine.environment["LOG_LEVEL"] = level
         process = machine.start("-f", "wg0")
-        wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+        machine.wait_until_serving()
         process.terminate()
-        return process.communicate(timeout=5)[0]
+        return process.communicate(timeout=30)[0]
 
     assert "ready" in output("verbose")
     assert output("error") == ""
@@ -222,12 +221,12 @@ def test_it_ends_on_a_signal(machine: Machine, number: int) -> None:
 
     os.kill(machine.pid(), number)
 
-    assert machine.wait_until_clean() < 1.5
+    assert machine.wait_until_clean() < 3
 
 
 def test_it_ends_when_it_is_asked_to_and_says_that_it_will(machine: Machine) -> None:
     process = machine.start("-f", "wg0")
-    wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+    machine.wait_until_serving()
     script = "from nvpn.control.client import request; print(request('wg0', 'nvpn_stop'))"
 
     done = subprocess.run(
@@ -236,7 +235,7 @@ def test_it_ends_when_it_is_asked_to_and_says_that_it_will(machine: Machine) -> 
     )  # fmt: skip
 
     assert done.stdout == "[]\n"
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert machine.is_clean()
 
 
@@ -264,7 +263,7 @@ def test_its_timestamps_survive_it(machine: Machine) -> None:
     )  # fmt: skip
     machine.host.run("ip", "link", "set", "wg0", "up")
     state = machine.state_directory / "wg0.json"
-    wait_until(state.exists, 5, "a timestamp is reserved")
+    wait_until(state.exists, 30, "a timestamp is reserved")
 
     text = state.read_text()
 
@@ -292,7 +291,7 @@ def test_wg_quick_brings_it_up_and_takes_it_down(machine: Machine) -> None:
     finally:
         wg_quick("down", path)
     socket = Path(f"/var/run/wireguard/{name}.sock")
-    wait_until(lambda: not socket.exists(), 3, "the daemon ended with its interface")
+    wait_until(lambda: not socket.exists(), 30, "the daemon ended with its interface")
 
 
 def test_it_lives_on_when_the_hosts_addresses_change(machine: Machine) -> None:

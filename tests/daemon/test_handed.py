@@ -46,7 +46,7 @@ def launch(machine: Machine, *arguments: str, **variables: str) -> subprocess.Po
         text=True,
     )
     machine.world.processes.append(process)  # type: ignore[arg-type]
-    wait_until(lambda: os.path.exists(path), 10, "the socket is there")
+    wait_until(lambda: os.path.exists(path), 30, "the socket is there")
     return process
 
 
@@ -71,7 +71,7 @@ def test_what_it_is_handed_carries_traffic_and_goes_at_the_end(pair: Pair) -> No
     environment = Path(f"/proc/{alice.pid()}/environ").read_bytes()
     assert b"WG_TUN_FD=3" in environment  # what it was started with; not what it passes on
     alice.host.run("ip", "link", "delete", "wg0")
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert alice.is_clean()
 
 
@@ -79,7 +79,7 @@ def test_what_it_is_handed_carries_traffic_and_goes_at_the_end(pair: Pair) -> No
 def test_they_are_kept_on_the_way_to_the_background(machine: Machine) -> None:
     process = launch(machine, "other0")
 
-    assert process.wait(20) == 0
+    assert process.wait(30) == 0
     assert process.communicate()[0] == ""
     assert machine.record() == [["(none)", "(none)", "0", "off"]]
     kept = [os.readlink(entry) for entry in Path(f"/proc/{machine.pid()}/fd").iterdir()]
@@ -95,7 +95,7 @@ def test_a_socket_that_is_removed_ends_it(machine: Machine) -> None:
 
     (machine.run_directory / "wg0.sock").unlink()
 
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert machine.is_clean()
 
 

@@ -25,7 +25,7 @@ WALL = 1_700_000_000 * SECOND
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def make(path: Path, memory: TunnelMemory | None = None, **options: object) -> StateKeeper:

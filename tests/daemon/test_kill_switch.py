@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -85,8 +83,7 @@ def test_it_outlives_a_killed_daemon_and_the_next_one_takes_it_over(roads: Roads
     client.write(roads.configuration(SWITCH))
     client.nvpn("up", "wg0.toml")
     with talking(roads) as (talker, tap):
-        os.kill(client.pid(), signal.SIGKILL)
-        wait_until(lambda: not client.has_link(), 3, "the interface is gone")
+        client.kill()
         talker.pause(0.05)
         assert client.host.ping(ROUTER) == (3, 3)
 
@@ -94,8 +91,7 @@ def test_it_outlives_a_killed_daemon_and_the_next_one_takes_it_over(roads: Roads
         wait_until_reached(client, OUTSIDE)
         assert tap.readable() == {4: [], 6: []}
 
-    os.kill(client.pid(), signal.SIGKILL)
-    wait_until(lambda: not client.has_link(), 3, "the interface is gone")
+    client.kill()
     client.nvpn("down", "wg0")
     assert roads.host_state() == before
     assert client.host.ping(OUTSIDE) == (3, 3)
@@ -114,7 +110,7 @@ def test_without_a_default_route_only_the_tunnel_and_the_lan_are_left(roads: Roa
 
     # A network that the host joins meanwhile is its LAN, too.
     client.world.link(client.host, roads.router, subnet=5)
-    wait_until(lambda: client.host.ping("10.77.5.2", count=1, wait=0.2) == (1, 1), 5, "LAN")
+    wait_until(lambda: client.host.ping("10.77.5.2", count=1, wait=0.2) == (1, 1), 30, "LAN")
 
     client.write(roads.configuration("", allowed_ips='"10.9.0.0/24"'))
     client.nvpn("reload", "wg0")

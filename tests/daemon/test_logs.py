@@ -21,7 +21,7 @@ def listener(tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
     path = str(tmp_path / "log")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(path)
-        listening.settimeout(2)
+        listening.settimeout(30)
         yield path, listening
 
 

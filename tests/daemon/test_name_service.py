@@ -7,8 +7,6 @@ host resolves names.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
 import sys
 import threading
@@ -28,7 +26,7 @@ from nvpn.netconf.resolv_conf import FileWriter
 from tests.daemon.conftest import Pair
 from tests.support.machines import Machine
 from tests.support.resolved import STUB, NamedMachine, serve_names
-from tests.support.world import World, new_world, wait_until
+from tests.support.world import World, new_world
 
 OLD = b"nameserver 127.0.0.1\nsearch old.test\noptions edns0 timeout:1 attempts:1\n"
 NAME, WHERE = "printer.inside.test", "10.20.0.7"
@@ -195,8 +193,7 @@ def test_openresolv_is_told_and_told_again(host: NamedMachine) -> None:
 def test_what_a_killed_daemon_left_is_put_back(host: NamedMachine, then: str) -> None:
     before = host.resolv_conf_now()
     host.nvpn("up", "wg0.toml")
-    os.kill(host.pid(), signal.SIGKILL)
-    wait_until(lambda: not host.has_link(), 5, "the link is gone")
+    host.kill()
     assert host.resolv_conf_now() != before
 
     host.nvpn(then, "wg0.toml")

@@ -69,7 +69,7 @@ def test_a_tunnel_through_the_other_and_either_may_go_first(
     assert client.host.ping(ROUTER) == (3, 3)
     if first == "wg1":
         # The kill switch of the one lets the other's packets pass no more, soon.
-        wait_until(lambda: roads.host_state() == alone, 5, "all is as before the second")
+        wait_until(lambda: roads.host_state() == alone, 30, "all is as before the second")
     elif not switch:
         # Its packets go directly now. The server answers as soon as it has heard from there.
         wait_until_reached(client, OUTSIDE)
@@ -120,7 +120,7 @@ AllowedIPs = 0.0.0.0/0, ::/0
         # Whoever came last is on top; when that is wg-quick, our packets need an escape.
         if ours_first:
             escape = "from all fwmark 0xca6c lookup main proto 110"
-            wait_until(lambda: escape in client.host.run("ip", "rule"), 5, "an escape")
+            wait_until(lambda: escape in client.host.run("ip", "rule"), 30, "an escape")
         else:
             client.nvpn("up", "wg0.toml")
         wait_until_reached(client, OUTSIDE)

@@ -191,4 +191,4 @@ def test_the_real_watch_starts_and_ends_on_a_real_loop() -> None:
 
 
 def play(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
+    asyncio.run(asyncio.wait_for(test(), 60))

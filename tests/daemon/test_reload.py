@@ -148,7 +148,7 @@ def test_a_port_that_is_taken_leaves_everything_as_it_was(running: Pair) -> None
         "python3", "-c",
         "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
     )  # fmt: skip
-    wait_until(lambda: "7777" in alice.host.run("ss", "-Hlun"), 5, "the other program has it")
+    wait_until(lambda: "7777" in alice.host.run("ss", "-Hlun"), 30, "the other program has it")
     before = alice.record()[0], alice.outside()
 
     more = "7777\nmtu = 1290\nkill_switch = true\n"
@@ -169,7 +169,7 @@ def test_sighup_reloads_too(running: Pair) -> None:
 
     os.kill(alice.pid(), signal.SIGHUP)
 
-    wait_until(lambda: "10.33.0.0/16" in alice.routes(), 5, "the file is applied")
+    wait_until(lambda: "10.33.0.0/16" in alice.routes(), 30, "the file is applied")
 
 
 def test_sighup_with_a_broken_file_is_survived(running: Pair) -> None:
@@ -248,7 +248,7 @@ def test_reload_after_reload_loses_no_packet_of_an_unchanged_peer(running: Pair)
     alice.write(texts[1])
     alice.nvpn("reload", "wg0")
     ping.send_signal(signal.SIGINT)
-    output = ping.communicate(timeout=10)[0].decode()
+    output = ping.communicate(timeout=30)[0].decode()
 
     counts = re.search(r"(\d+) packets transmitted, (\d+) received", output)
     assert counts is not None

@@ -65,7 +65,7 @@ class World:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 async def until(is_so: Callable[[], bool]) -> None:

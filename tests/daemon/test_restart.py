@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 
@@ -36,18 +34,13 @@ def bring_up(pair: Pair, *, bob_knows_alice: bool = False) -> None:
     wait_until(lambda: bool(state(pair.bob)["peers"]), 20, "Bob has written Alice down")
 
 
-def kill(machine: Machine) -> None:
-    os.kill(machine.pid(), signal.SIGKILL)
-    wait_until(lambda: not machine.has_link(), 20, "the interface went with its process")
-
-
 def test_a_killed_responder_is_back_within_a_second_of_its_start(pair: Pair) -> None:
     bring_up(pair)
-    kill(pair.bob)
+    pair.bob.kill()
     pair.bob.nvpn("up", "wg0.toml")
     ready = time.monotonic()
     alice = pair.alice.host
-    wait_until(lambda: alice.ping("10.9.0.2", count=1, wait=0.1) == (1, 1), 10, "Bob is back")
+    wait_until(lambda: alice.ping("10.9.0.2", count=1, wait=0.1) == (1, 1), 30, "Bob is back")
     # By the first handshake: the next try would be five seconds later.
     assert time.monotonic() - ready < 5
 
@@ -55,7 +48,7 @@ def test_a_killed_responder_is_back_within_a_second_of_its_start(pair: Pair) -> 
 def test_without_memory_it_takes_the_other_side_s_fifteen_seconds(pair: Pair) -> None:
     """That the test above tests something."""
     bring_up(pair)
-    kill(pair.bob)
+    pair.bob.kill()
     (pair.bob.state_directory / "wg0.json").unlink()
     pair.bob.nvpn("up", "wg0.toml")
 
@@ -79,7 +72,7 @@ def test_a_port_that_the_kernel_chose_is_taken_again(pair: Pair) -> None:
     pair.alice.nvpn("up", "wg0.toml")
     port = pair.alice.record()[0][2]
     wait_until(lambda: str(state(pair.alice).get("listen_port")) == port, 20, "it is written down")
-    kill(pair.alice)
+    pair.alice.kill()
 
     pair.alice.nvpn("up", "wg0.toml")
     assert pair.alice.record()[0][2] == port

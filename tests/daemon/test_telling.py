@@ -37,7 +37,7 @@ class Told:
         def found() -> list[dict[str, Any]]:
             return [line for line in self.all() if line["event"] == event]
 
-        wait_until(lambda: bool(found()), 10, f"{event} is told")
+        wait_until(lambda: bool(found()), 30, f"{event} is told")
         return found()[-1]
 
 

@@ -189,7 +189,7 @@ def test_the_capability_alone_is_enough_without_being_root(machine: Machine) -> 
         env=machine.environment,
     )  # fmt: skip
     try:
-        wait_until(lambda: (machine.run_directory / "wg0.sock").exists(), 10, "the socket")
+        machine.wait_until_serving()
         wait_until(lambda: "10.20.0.0/16" in machine.routes(), 5, "routes")
         process.terminate()
         assert process.wait(5) == 0

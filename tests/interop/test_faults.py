@@ -27,7 +27,7 @@ def impaired(world: World, other: str, *options: str) -> tuple[Host, Host, Tunne
         *("--b", f"10.77.{right}.1:4000", "--to-b", f"10.77.{right}.2:51820"),
         *options,
     )
-    wait_until(lambda: relay.run("ss", "-Hlun").count(":4000") == 2, 5, "the relay listens")
+    wait_until(lambda: relay.run("ss", "-Hlun").count(":4000") == 2, 30, "the relay listens")
     near = a.tunnel(engine("nvpn"), ("10.9.0.1/24",))
     far = b.tunnel(engine(other), ("10.9.0.2/24",))
     near.add_peer(far, "10.9.0.2/32", endpoint=f"10.77.{left}.1:4000")
@@ -43,7 +43,7 @@ def test_crossing_initiations_settle_in_one_round_trip(world: World, other: str)
         left = a.start("ping", "-n", "-c", "1", "-W", "15", "10.9.0.2", stdout=subprocess.DEVNULL)
         right = b.start("ping", "-n", "-c", "1", "-W", "15", "10.9.0.1", stdout=subprocess.DEVNULL)
         begin = time.monotonic()
-        assert (left.wait(20), right.wait(20)) == (0, 0)
+        assert (left.wait(30), right.wait(30)) == (0, 0)
         times.append(round(time.monotonic() - begin, 3))
         # Both forget each other and start from nothing, at the same moment.
         for tunnel, peer in ((near, far), (far, near)):

@@ -58,7 +58,7 @@ endpoint = "10.77.1.2:51820"
 @contextlib.contextmanager
 def listening(host: Host, address: str, port: int) -> Iterator[socket.socket]:
     with inside(host.netns, socket.socket) as server:
-        server.settimeout(5)
+        server.settimeout(30)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((address, port))
         server.listen()
@@ -81,7 +81,7 @@ def udp(host: Host, address: str, port: int = 0) -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     opened = inside(host.netns, make)
-    opened.settimeout(5)
+    opened.settimeout(30)
     opened.bind((address, port))
     return opened
 
@@ -113,7 +113,7 @@ def test_a_peer_begins_what_it_may_and_answers_what_it_is_asked(world: World) ->
         assert not reaches(bob, HERE, 22, SHORT)
         assert bob.ping(HERE, count=1, wait=SHORT) == (1, 0)
         assert bob.ping("fd09::1", count=1, wait=SHORT) == (1, 0)
-        wait_until(lambda: behind.filtered() == 3, 5, "three packets are counted")
+        wait_until(lambda: behind.filtered() == 3, 30, "three packets are counted")
 
         # Nothing at all may begin; what we begin goes on as before.
         behind.write("allowed_ports = []")

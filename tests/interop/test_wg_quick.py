@@ -56,4 +56,4 @@ def test_a_default_route_goes_up_and_comes_down(
     assert here.run("nft", "list", "tables") == ""
     assert name not in here.run("ip", "link")
     socket = SOCKETS / f"{name}.sock"
-    wait_until(lambda: not socket.exists(), 3, "the daemon ended with its interface")
+    wait_until(lambda: not socket.exists(), 30, "the daemon ended with its interface")

@@ -85,7 +85,7 @@ def test_no_flow_is_forgotten_in_any_queue(world: World) -> None:
         out = t.b.host.run("nstat", "-asz", "UdpNoPorts")
         return int(out.split()[-2])
 
-    wait_until(lambda: received() >= 200, 5, "all 200 datagrams come out")
+    wait_until(lambda: received() >= 200, 30, "all 200 datagrams come out")
 
 
 def test_datagrams_of_a_flow_stay_in_order(world: World) -> None:
@@ -104,7 +104,7 @@ def test_datagrams_of_a_flow_stay_in_order(world: World) -> None:
 def test_the_deletion_of_the_interface_ends_it(world: World) -> None:
     t = two(world)
     t.a.host.run("ip", "link", "delete", "wg0")
-    assert t.near.wait(5) == 0
+    assert t.near.wait(30) == 0
     assert t.a.is_clean()
 
 
@@ -115,10 +115,10 @@ def test_in_another_namespace_it_carries_on(world: World) -> None:
     t.a.host.run("ip", "link", "set", "wg0", "netns", inner.netns)
     inner.run("ip", "address", "add", "10.9.0.1/24", "dev", "wg0")
     inner.run("ip", "link", "set", "wg0", "up")
-    wait_until(lambda: inner.ping("10.9.0.2", count=1, wait=1) == (1, 1), 10, "a ping passes")
+    wait_until(lambda: inner.ping("10.9.0.2", count=1, wait=1) == (1, 1), 30, "a ping passes")
     assert inner.iperf3("10.9.0.2", t.b.host, "-P", "8", seconds=1)["end"]["sum_received"]["bytes"]
     inner.run("ip", "link", "delete", "wg0")
-    assert t.near.wait(5) == 0
+    assert t.near.wait(30) == 0
 
 
 def test_workers_that_nobody_needs_end_with_the_tunnel(world: World, datapath: str) -> None:
@@ -127,5 +127,5 @@ def test_workers_that_nobody_needs_end_with_the_tunnel(world: World, datapath: s
     threads = len(os.listdir(f"/proc/{t.near.pid}/task"))
     assert threads > 16 if datapath == "native" else threads < 16
     t.a.nvpn("down", "wg0")
-    assert t.near.wait(5) == 0
+    assert t.near.wait(30) == 0
     assert t.a.is_clean()

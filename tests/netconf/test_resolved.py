@@ -62,7 +62,7 @@ def silent_bus(path: Path, *answers: bytes) -> Iterator[None]:
             yield
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(30)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_real_bus_without_resolved_is_absent(bus: Path, tmp_path: Path) -> Non
             ResolvedWriter().set(LOOPBACK, WANTED)
     finally:
         daemon.terminate()
-        daemon.wait(10)
+        daemon.wait(30)
         assert daemon.stdout is not None
         daemon.stdout.close()
 

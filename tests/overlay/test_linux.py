@@ -89,7 +89,7 @@ def test_every_queue_takes_packets_and_gives_superpackets() -> None:
         flow = Flow.of(4, 17)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
             program.bind((flow.destination, flow.port))
-            program.settimeout(5)
+            program.settimeout(30)
             for number, fd in enumerate(tun.fds):
                 data = bytes([number]) * 3000
                 header, packet = flow.superpacket(data, 1000)

@@ -77,7 +77,7 @@ def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> No
             await store.load()
         store.watch(heard.append)
         await asyncio.sleep(0.02)
-        await asyncio.wait_for(store.close(), 20)
+        await asyncio.wait_for(store.close(), 60)
         assert heard == []
         server.close()
         await server.wait_closed()
@@ -111,7 +111,7 @@ def test_an_answer_without_an_end_is_given_up(
         heard: list[Changes] = []
         store.watch(heard.append)
         await asyncio.sleep(0.02)
-        await asyncio.wait_for(store.close(), 20)
+        await asyncio.wait_for(store.close(), 60)
         assert heard == []
         server.close()
 

@@ -122,5 +122,5 @@ def test_a_tunnel_in_front_tells_when_it_is_ready_reloads_and_ends(
 
         tunnel.send_signal(signal.SIGTERM)
         assert ear.next()["STOPPING"] == "1"
-        assert tunnel.wait(10) == 0
+        assert tunnel.wait(30) == 0
         assert ear.rest() == []

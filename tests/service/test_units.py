@@ -135,7 +135,7 @@ class Unit:
     def fail(self, on: Machine, *drop_ins: str) -> str:
         """What one said that did not start."""
         refused = self._run(on, *drop_ins)
-        said, _ = refused.communicate(timeout=20)
+        said, _ = refused.communicate(timeout=30)
         assert refused.returncode == 1, said
         return said
 
@@ -187,7 +187,7 @@ def unit(tmp_path: Path) -> Iterator[Unit]:
 def end(tunnel: subprocess.Popen[str]) -> str:
     """Stop it as systemd does; all that it said."""
     tunnel.send_signal(signal.SIGTERM)
-    said, _ = tunnel.communicate(timeout=20)
+    said, _ = tunnel.communicate(timeout=30)
     assert tunnel.returncode == 0, said
     return said
 

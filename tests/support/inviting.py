@@ -71,9 +71,9 @@ def inviting_server_beside_us(
         await server.__aexit__(None, None, None)
 
     try:
-        yield asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
-        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        yield asyncio.run_coroutine_threadsafe(begin(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(30)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(30)
         loop.close()

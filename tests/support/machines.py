@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from nvpn.model.keys import PrivateKey
-from tests.support.world import Host, World, wait_until
+from tests.support.world import Host, World, is_answering, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -47,7 +49,7 @@ class Machine:
         return self.host.argv(sys.executable, "-m", "nvpn", *arguments)
 
     def nvpn(
-        self, *arguments: str, status: int | None = 0, timeout: float = 30
+        self, *arguments: str, status: int | None = 0, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Type a command and wait for its end."""
         done = subprocess.run(
@@ -114,6 +116,21 @@ class Machine:
                 continue
         raise AssertionError(f"no daemon of {name} on {self.name}")
 
+    def kill(self, name: str = "wg0") -> None:
+        """SIGKILL for the daemon: afterwards neither it nor its interface is there."""
+        pid = self.pid(name)
+        held = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([held], [], [], 60)[0], "the kernel ends whom it kills"
+        finally:
+            os.close(held)
+        wait_until(lambda: not self.has_link(name), 30, "the interface went with its process")
+
+    def wait_until_serving(self, name: str = "wg0") -> None:
+        """Until the daemon answers. Its socket's file is there a moment before."""
+        wait_until(lambda: is_answering(self.run_directory / f"{name}.sock"), 30, "it answers")
+
     def is_clean(self, name: str = "wg0") -> bool:
         """Whether nothing is left of a tunnel."""
         return not self.has_link(name) and not (self.run_directory / f"{name}.sock").exists()
@@ -131,7 +148,7 @@ class Machine:
         # The kernel's own come when it is done looking for another host of the address.
         return "\n".join(line for line in lines if " proto kernel" not in line)
 
-    def wait_until_clean(self, seconds: float = 3, name: str = "wg0") -> float:
+    def wait_until_clean(self, seconds: float = 30, name: str = "wg0") -> float:
         return wait_until(lambda: self.is_clean(name), seconds, f"{name} is gone")
 
     def _namespace(self) -> str:

@@ -108,9 +108,9 @@ class NamedMachine(Machine):
             (self.own_run / directory).mkdir()
         self._start("dbus-daemon", "--system", "--nofork", "--nopidfile")
         bus = self.own_run / "dbus" / "system_bus_socket"
-        wait_until(bus.exists, 10, "the bus is there")
+        wait_until(bus.exists, 30, "the bus is there")
         self._start(str(RESOLVED))
-        wait_until(lambda: "Global" in self.resolvectl("status"), 10, "resolved answers")
+        wait_until(lambda: "Global" in self.resolvectl("status"), 30, "resolved answers")
         self.resolv_conf.symlink_to(STUB)
 
     def resolvectl(self, *arguments: str) -> str:
@@ -161,4 +161,4 @@ def serve_names(machine: Machine, address: str, *records: str, hanging: str = ""
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_until(lambda: f"{address}:53" in machine.host.run("ss", "-Hlnu"), 10, "dnsmasq listens")
+    wait_until(lambda: f"{address}:53" in machine.host.run("ss", "-Hlnu"), 30, "dnsmasq listens")

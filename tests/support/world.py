@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -151,7 +152,7 @@ class Tunnel:
     def kill(self, signum: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(signum)
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 SOCKET_LOST = "Failed to listen on uapi socket: no such file"
@@ -214,12 +215,7 @@ class Host:
 
     def launch(self, tunnel: Tunnel, engine: Engine, *, mtu: int = 1420) -> None:
         """(Re)start a tunnel's engine with its key, port and addresses; peers come after."""
-        self.world.sockets.add(SOCKETS / f"{tunnel.interface}.sock")
-        tunnel.log = self.world.directory / f"{tunnel.interface}.log"
-        try:
-            self._start_engine(tunnel, engine)
-        except SocketLostError:
-            self._start_engine(tunnel, engine)
+        self.start_engine(tunnel, engine)
         tunnel.wg_set(
             "listen-port",
             str(tunnel.port),
@@ -231,6 +227,15 @@ class Host:
             quick = ("nodad",) if ":" in address else ()
             self.run("ip", "address", "add", address, "dev", tunnel.interface, *quick)
         self.run("ip", "link", "set", tunnel.interface, "mtu", str(mtu), "up")
+
+    def start_engine(self, tunnel: Tunnel, engine: Engine) -> None:
+        """Until it answers; nothing is configured."""
+        self.world.sockets.add(SOCKETS / f"{tunnel.interface}.sock")
+        tunnel.log = self.world.directory / f"{tunnel.interface}.log"
+        try:
+            self._start_engine(tunnel, engine)
+        except SocketLostError:
+            self._start_engine(tunnel, engine)
 
     def _start_engine(self, tunnel: Tunnel, engine: Engine) -> None:
         assert tunnel.log is not None
@@ -285,12 +290,12 @@ class Host:
         log = subprocess.DEVNULL
         process = server.start("iperf3", "-s", "-1", "-B", address, stdout=log, stderr=log)
         wait_until(
-            lambda: f"{address}" in server.run("ss", "-Hltn", "sport = :5201"), 5, "iperf3 listens"
+            lambda: address in server.run("ss", "-Hltn", "sport = :5201"), 30, "iperf3 listens"
         )
         out = self.run(
             "iperf3", "-J", "-c", address, "-t", str(seconds), *arguments, timeout=seconds + 30
         )
-        process.wait(10)
+        process.wait(30)
         return json.loads(out)
 
 
@@ -359,6 +364,18 @@ def wait_until(
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(interval)
     return time.monotonic() - start
+
+
+def is_answering(path: Path) -> bool:
+    """Whether a daemon answers on its control socket."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(60)
+        try:
+            asking.connect(str(path))
+            asking.sendall(b"get=1\n\n")
+            return asking.recv(1) != b""
+        except OSError:
+            return False
 
 
 @contextlib.contextmanager

@@ -166,7 +166,7 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
     # Another pool: who is outside of it is told, and asks again.
     site.configure(pool='["10.8.0.0/24", "fd43::/64"]')
     site.reload()
-    wait_until(lambda: any("fd43:" in one for one in site.allowed_ips()[key]), 5, "a new lease")
+    wait_until(lambda: any("fd43:" in one for one in site.allowed_ips()[key]), 30, "a new lease")
     wait_until(
         lambda: any("fd43:" in one for one in ada.addresses()), 5, "ada has the new address"
     )
@@ -175,11 +175,11 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
     assert set(site.listed()) == {"ada"}
     assert clients["bob"]["public_key"] not in site.allowed_ips()
     assert not answers(bob, INSIDE)
-    wait_until(lambda: not bob.addresses(), 5, "bob hears of it")
+    wait_until(lambda: not bob.addresses(), 30, "bob hears of it")
     assert answers(ada, INSIDE)
     for client in site.clients:
         client.nvpn("down", "wg0")
-    wait_until(lambda: not site.allowed_ips()[key], 3, "ada has given its addresses back")
+    wait_until(lambda: not site.allowed_ips()[key], 30, "ada has given its addresses back")
     site.server.nvpn("down", site.interface)
     assert site.server.is_clean(site.interface)
 
@@ -198,23 +198,22 @@ def test_clients_outlive_a_server_that_is_killed_and_hear_of_one_that_stops(worl
     held, address = site.allowed_ips(), leased(ada)
     key = site.listed()["ada"]["public_key"]
     state = site.server.state_directory / f"{site.interface}.json"
-    wait_until(lambda: key in state.read_text(), 3, "the server has written down where ada is")
+    wait_until(lambda: key in state.read_text(), 30, "the server has written down where ada is")
 
-    os.kill(site.server.pid(site.interface), signal.SIGKILL)
-    wait_until(lambda: not site.server.has_link(site.interface), 3, "it is gone")
+    site.server.kill(site.interface)
     site.up()
     assert site.allowed_ips() == held
     # It was called by the server, and asks for nothing.
-    wait_until(lambda: answers(site.server, address), 5, "ada is there")
+    wait_until(lambda: answers(site.server, address), 13, "ada is there")
     assert leased(ada) == address
 
     begun = time.monotonic()
     os.kill(site.server.pid(site.interface), signal.SIGTERM)
-    wait_until(lambda: site.server.is_clean(site.interface), 3, "it has stopped")
-    assert time.monotonic() - begun < 2
+    wait_until(lambda: site.server.is_clean(site.interface), 30, "it has stopped")
+    assert time.monotonic() - begun < 4
     site.up()
     # Its address was given back, and is leased again when ada asks, which it does soon.
-    wait_until(lambda: site.allowed_ips() == held, 8, "ada has its address again")
+    wait_until(lambda: site.allowed_ips() == held, 13, "ada has its address again")
     assert answers(site.server, address)
     for machine, name in ((ada, "wg0"), (site.server, site.interface)):
         machine.nvpn("down", name)
