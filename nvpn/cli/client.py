@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from nvpn.cli.aligned import align
 from nvpn.cli.health import clean, short_duration
 from nvpn.cli.output import write_complaint, write_output
 from nvpn.cli.server_choice import add_interface_argument, ask_server, choose_server
@@ -203,10 +204,4 @@ def _ago(seconds: int, now: int) -> str:
 
 
 def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    whole = [headings, *rows]
-    widths = [max(len(row[column]) for row in whole) for column in range(len(headings))]
-    return "".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        + "\n"
-        for row in whole
-    )
+    return "".join(f"{line}\n" for line in align([headings, *rows]))

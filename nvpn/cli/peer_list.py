@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 
+from nvpn.cli.aligned import align
 from nvpn.cli.health import clean, handshake_age
 from nvpn.cli.output import write_output
 from nvpn.cli.peer_actions import choose_file, find_running
@@ -49,12 +50,7 @@ def _format_rows(config: TunnelConfig, heard: Mapping[str, PeerRecord] | None) -
                 compact_prefixes([str(prefix) for prefix in peer.allowed_ips], _MOST_PREFIXES),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    return "".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        + "\n"
-        for row in rows
-    )
+    return "".join(f"{line}\n" for line in align(rows))
 
 
 def _format_json(config: TunnelConfig, heard: Mapping[str, PeerRecord] | None) -> str:

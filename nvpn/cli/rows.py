@@ -7,8 +7,8 @@ has to come at once. What is wrong stands below, the first few of each kind.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from unicodedata import combining, east_asian_width
 
+from nvpn.cli.aligned import align
 from nvpn.cli.health import (
     clean,
     handshake_age,
@@ -59,14 +59,8 @@ def _format_tunnel(tunnel: TunnelRecord, now: int, rates: Mapping[str, Rate] | N
             for row, speed in zip(rows, speeds, strict=True)
         ]
     numbers = _NUMBERS if rates is None else (*_NUMBERS, *(index + 2 for index in _NUMBERS))
-    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     lines = [f"{tunnel.name}  {tunnel.public_key}  port {tunnel.listen_port}"]
-    for row in rows:
-        cells = [
-            _pad(cell, width, to_the_right=index in numbers)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(f"  {'  '.join(cells).rstrip()}")
+    lines += [f"  {line}" for line in align(rows, numbers=numbers)]
     problems = [f"{tunnel.name}: {problem}" for problem in tunnel_problems(tunnel)]
     is_client = tunnel.lease is not None
     for peer in tunnel.peers:
@@ -79,18 +73,6 @@ def _format_tunnel(tunnel: TunnelRecord, now: int, rates: Mapping[str, Rate] | N
         rest = len(problems) - _MOST_PROBLEMS
         lines.append(f"  ! … and {rest:,} more; 'nvpn show --json' has them all")
     return "\n".join(lines) + "\n"
-
-
-def _columns(text: str) -> int:
-    """Columns that a terminal gives to the text: two for the wide characters of East Asia."""
-    if text.isascii():
-        return len(text)
-    return sum(2 if east_asian_width(c) in "WF" else not combining(c) for c in text)
-
-
-def _pad(text: str, width: int, *, to_the_right: bool) -> str:
-    gap = " " * (width - _columns(text))
-    return gap + text if to_the_right else text + gap
 
 
 def _speeds(rate: Rate | None) -> tuple[str, str]:
