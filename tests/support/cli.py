@@ -8,7 +8,6 @@ import select
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from nvpn.cli.main import main
+from tests.support.answering import AnsweringSocket
 
 NVPN = (sys.executable, "-m", "nvpn")
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def run_on_terminal(
             os.write(ours, answer[1])
             answer = None
     os.close(ours)
-    return process.wait(10), bytes(written)
+    return process.wait(30), bytes(written)
 
 
 def key(number: int) -> str:
@@ -116,45 +116,18 @@ def key(number: int) -> str:
     return number.to_bytes(32, "big").hex()
 
 
-class FakeDaemon:
-    """Answers ``get`` on a control socket with the bytes it was given, as often as asked."""
-
-    def __init__(self, path: Path, answer: bytes) -> None:
-        self._answer = answer
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(64)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop answering; the socket file stays, as after `kill -9`."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(5)
-                try:
-                    if connection.recv(4096).startswith(b"get=1\n"):
-                        connection.sendall(self._answer)
-                except OSError:
-                    pass
-
-
 @contextmanager
 def fake_daemon(
     directory: Path, name: str, lines: list[str], *, errno: int = 0
-) -> Iterator[FakeDaemon]:
-    """A tunnel ``name`` whose ``get`` has these lines."""
+) -> Iterator[AnsweringSocket]:
+    """A tunnel ``name`` whose ``get`` has these lines, as often as it is asked."""
     text = "".join(f"{line}\n" for line in lines) + f"errno={errno}\n\n"
-    daemon = FakeDaemon(directory / f"{name}.sock", text.encode())
+
+    def answer(connection: socket.socket) -> None:
+        if connection.recv(4096).startswith(b"get=1\n"):
+            connection.sendall(text.encode())
+
+    daemon = AnsweringSocket(directory / f"{name}.sock", answer)
     try:
         yield daemon
     finally:

@@ -9,11 +9,32 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+T = TypeVar("T")
+
 _CLONE_NEWNET = 0x40000000
+
+
+def on_a_thread(call: Callable[[], T]) -> T:
+    """What the call returns or raises, made on a thread that may go where it likes."""
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def in_new_namespace(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,23 +46,14 @@ def in_new_namespace(test: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(test)
     def wrapped(*arguments: Any, **options: Any) -> None:
-        failure: list[BaseException] = []
-
         def run() -> None:
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.unshare(_CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "unshare")
-                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-                test(*arguments, **options)
-            except BaseException as error:
-                failure.append(error)
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "unshare")
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            test(*arguments, **options)
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
+        on_a_thread(run)
 
     why = "" if os.geteuid() == 0 and Path("/dev/net/tun").exists() else "needs root and TUN"
     return pytest.mark.root(pytest.mark.skipif(bool(why), reason=why)(wrapped))

@@ -10,10 +10,11 @@ import ctypes
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
+
+from tests.support.own_namespace import on_a_thread
 
 _CLONE_NEWNET = 0x40000000
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO = 10, 2
@@ -79,25 +80,15 @@ def ping(
 
 def inside(netns: str, make: Callable[[], socket.socket]) -> socket.socket:
     """What ``make`` makes in a network namespace; it stays there, the caller does not go."""
-    made: list[socket.socket] = []
-    failure: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            with open(f"/run/netns/{netns}") as namespace:
-                if libc.setns(namespace.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns {netns}")
-            made.append(make())
-        except BaseException as error:
-            failure.append(error)
+    def run() -> socket.socket:
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/run/netns/{netns}") as namespace:
+            if libc.setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns {netns}")
+        return make()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return made[0]
+    return on_a_thread(run)
 
 
 def _open(version: int, whole: bool) -> socket.socket:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.answering import AnsweringSocket
 from tests.support.world import SOCKETS
 
 
@@ -20,11 +20,7 @@ class NotingDaemon:
         self.errno = 0
         self.sets: list[str] = []
         path.parent.mkdir(exist_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(64)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        self._socket = AnsweringSocket(path, self._converse)
 
     def take(self) -> list[str]:
         """What was set since the last time."""
@@ -32,19 +28,7 @@ class NotingDaemon:
         return taken
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(5)
-                self._converse(connection)
+        self._socket.close()
 
     def _converse(self, connection: socket.socket) -> None:
         request = b""
