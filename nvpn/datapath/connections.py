@@ -29,8 +29,9 @@ MAX_CONVERSATIONS_OF_A_PEER: Final = 4_096
 MAX_FRAGMENTED: Final = 1_024
 MAX_FRAGMENTED_OF_A_PEER: Final = 128
 
-TCP_ANSWERED: Final = 3_600 * SECOND
-TCP_OTHERWISE: Final = 60 * SECOND
+# The shortest that RFC 5382 allows (REQ-5): keepalives, every two hours, keep a connection.
+TCP_ANSWERED: Final = 7_440 * SECOND
+TCP_OTHERWISE: Final = 240 * SECOND
 UDP_ANSWERED: Final = 180 * SECOND
 UDP_UNANSWERED: Final = 30 * SECOND
 ECHO: Final = 30 * SECOND

@@ -211,10 +211,10 @@ def test_another_peer_answers_for_none(talk: Talk) -> None:
     [
         ([udp()], [], 30),
         ([udp()], [udp(back=True)], 180),
-        ([tcp(SYN)], [], 60),
-        ([tcp(SYN)], [tcp(SYN | ACK, back=True)], 3600),
-        ([tcp(SYN), tcp(FIN | ACK)], [tcp(ACK, back=True)], 60),
-        ([tcp(SYN)], [tcp(SYN | ACK, back=True), tcp(RST | ACK, back=True)], 60),
+        ([tcp(SYN)], [], 240),
+        ([tcp(SYN)], [tcp(SYN | ACK, back=True)], 7440),
+        ([tcp(SYN), tcp(FIN | ACK)], [tcp(ACK, back=True)], 240),
+        ([tcp(SYN)], [tcp(SYN | ACK, back=True), tcp(RST | ACK, back=True)], 240),
         ([icmp(8)], [icmp(0, back=True)], 30),
         ([other(GRE)], [], 180),
     ],
@@ -234,7 +234,7 @@ def test_what_is_not_used_for_a_while_is_forgotten(
     talk.later(seconds - 0.001)
     assert talk.passing(answer) == [answer]
     # That was use, too, and what was answered lives longer.
-    longer = {UDP: 180, TCP: 60 if len(said + heard) > 2 or len(said) > 1 else 3600}
+    longer = {UDP: 180, TCP: 240 if len(said + heard) > 2 or len(said) > 1 else 7440}
     talk.later(longer.get(protocol, seconds))
     assert talk.passing(answer) == []
     talk.say(said[0])
@@ -261,14 +261,14 @@ def test_use_keeps_a_conversation_and_a_new_one_begins_anew(talk: Talk) -> None:
     talk.passing(tcp(SYN | ACK, back=True))
     talk.say(tcp(FIN | ACK), tcp(SYN))
     assert talk.passing(tcp(SYN | ACK, back=True)) != []
-    talk.later(3599)
+    talk.later(7439)
     assert talk.passing(tcp(ACK, back=True)) != []
-    talk.later(3600)
+    talk.later(7440)
     talk.say(tcp(SYN))
-    talk.later(60)
+    talk.later(240)
     assert talk.passing(tcp(SYN | ACK, back=True)) == []
     talk.say(tcp(ACK))
-    talk.later(60)
+    talk.later(240)
     assert talk.passing(tcp(ACK, back=True)) == [], "what was answered was another one"
 
 
@@ -354,7 +354,7 @@ def test_a_train_of_one_flow_is_judged_as_one(talk: Talk) -> None:
     stranger = Flow(4, TCP, THERE, HERE, 443, 40001).segments(bytes(1300), 1300)
     talk.peer.send_merged([talk.peer.packet_from(one) for one in (*mixed, *stranger, *train)])
     assert talk.passing() == [*mixed, *train]
-    talk.later(60)
+    talk.later(240)
     send_train()
     assert talk.passing() == []
     assert talk.rig.datapath.drops() == {DropReason.FILTERED: 21}

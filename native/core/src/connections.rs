@@ -29,8 +29,9 @@ pub const MAX_FRAGMENTED: usize = 1_024;
 /// Packets that are being put together, of one peer.
 pub const MAX_FRAGMENTED_OF_A_PEER: usize = 128;
 
-const TCP_ANSWERED: Instant = 3_600 * SECOND;
-const TCP_OTHERWISE: Instant = 60 * SECOND;
+// The shortest that RFC 5382 allows (REQ-5): keepalives, every two hours, keep a connection.
+const TCP_ANSWERED: Instant = 7_440 * SECOND;
+const TCP_OTHERWISE: Instant = 240 * SECOND;
 const UDP_ANSWERED: Instant = 180 * SECOND;
 const UDP_UNANSWERED: Instant = 30 * SECOND;
 const ECHO: Instant = 30 * SECOND;
