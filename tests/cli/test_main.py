@@ -258,7 +258,7 @@ def test_control_c_ends_a_waiting_verb_with_130() -> None:
     )
     # It is reading once it sleeps in the pipe it was given.
     wait_channel = Path(f"/proc/{process.pid}/wchan")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while "pipe" not in wait_channel.read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)

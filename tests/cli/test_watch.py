@@ -154,7 +154,7 @@ class Watching:
     def end(self, number: int) -> int:
         """Its status, and all that it still had to say in ``seen``."""
         self.process.send_signal(number)
-        late = threading.Timer(10, self.process.kill)
+        late = threading.Timer(60, self.process.kill)
         late.start()
         rest = b""
         try:

@@ -44,7 +44,7 @@ from nvpn.transport.udp import UdpSockets, open_udp
 
 MTU = 1420
 _SO_TIMESTAMPNS = 35
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds of real time after which something that should happen is said not to."""
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}

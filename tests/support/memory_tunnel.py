@@ -64,7 +64,7 @@ class MemoryTunnel:
         """The host sends a packet into the tunnel."""
         await self._loop.sock_sendall(self.host, packet)
 
-    async def receive(self, seconds: float = 5) -> bytes:
+    async def receive(self, seconds: float = 60) -> bytes:
         """The next packet that comes out of the tunnel to the host."""
         return await asyncio.wait_for(self._loop.sock_recv(self.host, 65536), seconds)
 

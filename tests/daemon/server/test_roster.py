@@ -144,7 +144,7 @@ def test_what_was_told_is_in_force_for_whoever_waits_also_while_a_plan_is_under_
         roster.tell(LeaseEnded(A, (ONE,), Ending.RELEASED))
         roster.tell(LeaseGiven(B, (ONE,)))
         await roster.in_force()
-        await asyncio.wait_for(first, 1)
+        await asyncio.wait_for(first, 30)
         assert [change for plan in backend.plans for change in plan] == [
             AddAllowedIp(A, ONE, Owner.LEASE),
             RemoveAllowedIp(A, ONE),
