@@ -166,11 +166,14 @@ def test_without_an_answer_the_key_stays_for_the_next_try(
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_second_tunnel_to_a_server_is_made_only_by_name(server: Server, tmp_path: Path) -> None:
-    assert join(tmp_path, server.text, "--name", "f7one").status == 0
+def test_a_second_tunnel_to_a_server_is_made_only_by_name(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ("join", server.text, "--config", str(tmp_path), "--no-up")
+    assert here(capsys, *again, "--name", "f7one").status == 0
     server.admitted.clear()
 
-    done = join(tmp_path, server.text)
+    done = here(capsys, *again)
 
     first = tmp_path / "f7one.toml"
     assert done.status == 1
@@ -178,7 +181,7 @@ def test_a_second_tunnel_to_a_server_is_made_only_by_name(server: Server, tmp_pa
     assert f"nvpn up {first}" in done.err
     assert server.admitted == []
     assert list(tmp_path.iterdir()) == [first]
-    assert join(tmp_path, server.text, "--name", "f7two").status == 0
+    assert here(capsys, *again, "--name", "f7two").status == 0
 
 
 def texts() -> dict[str, tuple[str, str]]:

@@ -16,6 +16,7 @@ from nvpn.model.changes import AddPeer, SetPrivateKey
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.registry.invitation_text import InvitationText
+from nvpn.resilience.policy import RetryPolicy
 from tests.support.memory_tunnel import MemoryTunnel
 
 Admit = Callable[[PublicKey, Enrol], Awaitable[Enrolled]]
@@ -28,6 +29,12 @@ def new_key() -> PrivateKey:
 def invitation_to(server: PublicKey, secret: PrivateKey, *places: HostPort) -> InvitationText:
     hour = 3600 * SECOND
     return InvitationText(server, secret, time.time_ns() + hour, places, "laptop")
+
+
+def attempts_of(seconds: float) -> RetryPolicy:
+    """A guest's that takes about so long for each of its attempts, and never gives up."""
+    each = int(seconds * SECOND)
+    return RetryPolicy(max_attempts=0, initial=each, maximum=each, multiplier=1.0)
 
 
 @asynccontextmanager

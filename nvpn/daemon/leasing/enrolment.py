@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from random import uniform
 from typing import Final
 
 from nvpn import __version__
@@ -28,20 +27,29 @@ from nvpn.daemon.threads import run_in_thread
 from nvpn.datapath.choice import Choice, create_datapath
 from nvpn.errors import Unavailable
 from nvpn.model.changes import AddPeer, Plan, SetCandidates, SetEndpoint, SetPrivateKey
-from nvpn.model.clock import Now, boot_ns, read_clocks
+from nvpn.model.clock import SECOND, Now, boot_ns, read_clocks
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.model.notices import Notice, NoticeKind
 from nvpn.overlay.memory import open_memory_tun
 from nvpn.protocol.device import Device
 from nvpn.protocol.tai64n import TimestampSource
 from nvpn.registry.invitation_text import InvitationText
+from nvpn.resilience.backoff import Backoff
+from nvpn.resilience.policy import RetryPolicy
 from nvpn.wire.constants import DEFAULT_MTU
 
 ENROL_SECONDS: Final = 20.0
 """How long the server may take in all, its name's look-up included."""
 
-ATTEMPT_SECONDS: Final = 4.0
-"""How long one attempt may take, about: a few times across the world and back."""
+ATTEMPTS: Final = RetryPolicy(
+    max_attempts=0, initial=SECOND, maximum=4 * SECOND, multiplier=1.5, jitter=0.5
+)
+"""How long one attempt waits for each of two answers: to its handshake, and to its question.
+
+At first no longer than across the world and back, since who collides with another guest waits
+in vain; then up to a few times that, until they have come apart.
+"""
 
 _LOOK_UP_SECONDS: Final = 8.0
 
@@ -51,7 +59,7 @@ async def enrol(
     public_key: PublicKey,
     *,
     seconds: float = ENROL_SECONDS,
-    attempt_seconds: float = ATTEMPT_SECONDS,
+    attempts: RetryPolicy = ATTEMPTS,
     tell: Callable[[str], object] = lambda _: None,
     clocks: Callable[[], Now] = read_clocks,
 ) -> Enrolment:
@@ -61,7 +69,7 @@ async def enrol(
     whoever gets no answer comes again with another.
 
     Args:
-        tell: called once if the first attempt fails, with what the trouble is.
+        tell: called once if two attempts fail, with what the trouble is.
 
     Raises:
         Refused: the invitation is used, expired or revoked; one sentence.
@@ -73,36 +81,38 @@ async def enrol(
     endpoints = await _find(invitation)
     places = " or ".join(map(str, invitation.endpoints))
     trouble = f"no answer from {places} (is the server up, and its UDP port open?)"
-    is_told = False
+    backoff = Backoff(attempts, os.urandom)
     while True:
-        # As long as guests that began together need to come apart.
-        end = min(deadline, loop.time() + attempt_seconds * uniform(0.5, 1.5))
-        attempt = _enrol(invitation, public_key, endpoints, clocks)
+        delay = backoff.next_delay()
+        assert delay is not None  # without a limit
+        patience = delay / SECOND
+        attempt = _enrol(invitation, public_key, endpoints, patience, clocks)
         try:
-            return await asyncio.wait_for(attempt, end - loop.time())
+            return await asyncio.wait_for(attempt, deadline - loop.time())
         except asyncio.TimeoutError:
             pass
         except Unavailable as error:
             trouble = str(error)
-            await asyncio.sleep(end - loop.time())
+            await asyncio.sleep(min(patience, deadline - loop.time()))
         if loop.time() >= deadline:
             raise Unavailable(trouble)
-        if not is_told:
+        if backoff.attempts == 2:
             tell(trouble)
-            is_told = True
 
 
 async def _enrol(
     invitation: InvitationText,
     public_key: PublicKey,
     endpoints: tuple[Endpoint, ...],
+    patience: float,
     clocks: Callable[[], Now],
 ) -> Enrolment:
     with _peer_in_memory(clocks) as backend:
         try:
             await backend.apply(_plan(invitation, endpoints))
             await backend.bring_up()
-            answer = await _ask(backend, invitation, public_key)
+            await asyncio.wait_for(_shake_hands(backend, invitation.server), patience)
+            answer = await asyncio.wait_for(_ask(backend, invitation, public_key), patience)
         finally:
             await backend.close()
     return Enrolment(
@@ -112,6 +122,18 @@ async def _enrol(
         usable_name(answer.server),
         take_servers(answer.servers, (invitation.server, public_key)),
     )
+
+
+async def _shake_hands(backend: UserspaceBackend, server: PublicKey) -> None:
+    answered = asyncio.Event()
+
+    def notice(notice: Notice) -> None:
+        if notice.kind is NoticeKind.HANDSHAKE_COMPLETED:
+            answered.set()
+
+    backend.subscribe(notice)
+    backend.initiate(server)
+    await answered.wait()
 
 
 async def _ask(

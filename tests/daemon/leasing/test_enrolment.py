@@ -22,7 +22,7 @@ from nvpn.errors import PlatformError, Refused, Unavailable
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.registry.invitation_text import InvitationText
-from tests.support.inviting import invitation_to, inviting_server, new_key
+from tests.support.inviting import attempts_of, invitation_to, inviting_server, new_key
 
 
 def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
@@ -116,7 +116,7 @@ def test_guests_of_one_invitation_get_in_although_they_share_its_key() -> None:
         async with inviting_server(secret.public(), admit) as (key, place):
             invitation = invitation_to(key, secret, place)
             return await asyncio.gather(
-                *(enrol(invitation, one, attempt_seconds=0.3) for one in keys)
+                *(enrol(invitation, one, attempts=attempts_of(0.3)) for one in keys)
             )
 
     enrolments = asyncio.run(run())
@@ -135,7 +135,7 @@ def test_what_a_server_cannot_do_now_is_told_when_the_patience_ends() -> None:
     async def run() -> None:
         async with inviting_server(secret.public(), admit) as (key, place):
             invitation = invitation_to(key, secret, place)
-            await enrol(invitation, new_key().public(), seconds=0.5, attempt_seconds=0.1)
+            await enrol(invitation, new_key().public(), seconds=0.5, attempts=attempts_of(0.1))
 
     with pytest.raises(Unavailable, match="the server cannot do that at the moment"):
         asyncio.run(run())
@@ -166,7 +166,7 @@ def test_a_server_that_does_not_know_the_guest_is_silent() -> None:
         async with inviting_server(new_key().public(), admit) as (key, place):
             invitation = invitation_to(key, new_key(), place)
             ours = new_key().public()
-            await enrol(invitation, ours, seconds=0.4, attempt_seconds=0.1, tell=told.append)
+            await enrol(invitation, ours, seconds=0.4, attempts=attempts_of(0.1), tell=told.append)
 
     with pytest.raises(Unavailable, match=r"no answer from 127\.0\.0\.1:") as raised:
         asyncio.run(run())

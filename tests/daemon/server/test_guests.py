@@ -24,7 +24,7 @@ from nvpn.model.clock import SECOND, Now, read_clocks
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.registry.invitation_text import InvitationText, parse_invitation
 from nvpn.resilience.registry import Breakers
-from tests.support.inviting import new_key
+from tests.support.inviting import attempts_of, new_key
 from tests.support.memory_tunnel import MemoryTunnel
 from tests.support.registry import MemoryStore, Shelf
 
@@ -86,7 +86,7 @@ def test_a_guest_whose_clock_is_behind_the_last_ones_gets_in(
         async with inviting(uses=2) as (_, invitation):
             names = [(await enrol(invitation, new_key().public())).name]
             late = enrol(
-                invitation, new_key().public(), clocks=an_hour_behind, attempt_seconds=0.3
+                invitation, new_key().public(), clocks=an_hour_behind, attempts=attempts_of(0.3)
             )
             return [*names, (await late).name]
 
@@ -109,6 +109,25 @@ def test_the_peer_of_an_invitation_that_is_used_up_stays_as_it_is_and_says_so(
             assert now.last_handshake == session.last_handshake > 0
             # The same guest is told the same again; another one why it is refused.
             assert (await enrol(invitation, own)).name == "many"
+            with pytest.raises(Refused, match="has been used"):
+                await enrol(invitation, new_key().public())
+
+    asyncio.run(scenario())
+
+
+def test_guests_that_come_together_all_get_in_and_no_use_is_lost() -> None:
+    async def scenario() -> None:
+        async with inviting(uses=6) as (_, invitation):
+            came = await asyncio.gather(
+                *(
+                    enrol(invitation, new_key().public(), attempts=attempts_of(0.3))
+                    for _ in range(6)
+                )
+            )
+            assert sorted(one.name for one in came) == [
+                "many",
+                *(f"many-{number}" for number in range(2, 7)),
+            ]
             with pytest.raises(Refused, match="has been used"):
                 await enrol(invitation, new_key().public())
 
