@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import selectors
+import stat
 import sys
 import time
 
-from nvpn.cli.output import write_complaint, write_output
+from nvpn.cli.output import standard_stream, write_complaint, write_output
 from nvpn.cli.paint import is_terminal
 from nvpn.cli.usage import print_error
 from nvpn.control import client
@@ -54,7 +56,12 @@ class _Followers:
     """All tunnels that are followed."""
 
     def __init__(self) -> None:
+        self._followed: dict[str, Following] = {}
         self._selector = selectors.DefaultSelector()
+        if standard_stream("stdout") is not None and stat.S_ISFIFO(os.fstat(1).st_mode):
+            # A pipe's end for writing is ready to be read when nobody reads any more: what
+            # is behind `| grep -m1` is to go on then, not with the next event.
+            self._selector.register(1, selectors.EVENT_READ)
         # What has been refused, and told so, until it is gone.
         self._deaf: set[str] = set()
 
@@ -62,8 +69,8 @@ class _Followers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for key in list(self._selector.get_map().values()):
-            _following(key).close()
+        for following in self._followed.values():
+            following.close()
         self._selector.close()
 
     def follow_named(self, names: list[str]) -> None:
@@ -76,13 +83,13 @@ class _Followers:
                     sentence = f"{name} is the kernel's own, which tells of no events"
                     raise ControlError(errno.EOPNOTSUPP, sentence) from None
                 raise
-        while self._selector.get_map():
+        while self._followed:
             self._pass_on(None)
 
     def follow_all(self) -> None:
         """For ever. Those that tell nothing are named once. Raises PlatformError."""
         self._look_around(is_first=True)
-        if not self._selector.get_map() and is_terminal(sys.stderr):
+        if not self._followed and is_terminal(sys.stderr):
             write_complaint("No tunnel is up that tells of events; waiting for one.\n")
         look_at = time.monotonic() + _LOOK_SECONDS
         while True:
@@ -93,9 +100,8 @@ class _Followers:
 
     def _look_around(self, *, is_first: bool) -> None:
         names = set(client.list_interfaces())
-        followed = {key.data for key in self._selector.get_map().values()}
         self._deaf &= names
-        for name in sorted(names - followed - self._deaf):
+        for name in sorted(names - self._followed.keys() - self._deaf):
             try:
                 self._follow(name)
             except PlatformError as error:
@@ -110,7 +116,7 @@ class _Followers:
                     _tell(name, "up")
 
     def _follow(self, name: str) -> None:
-        following = Following(name, _OPERATION)
+        following = self._followed[name] = Following(name, _OPERATION)
         self._selector.register(following, selectors.EVENT_READ, name)
         _write(following.read())
 
@@ -120,18 +126,15 @@ class _Followers:
             time.sleep(seconds or 0)
             return
         for key, _ in self._selector.select(seconds):
-            following = _following(key)
+            if key.data is None:
+                raise BrokenPipeError
+            following = self._followed[key.data]
             lines = following.read()
             _write(lines)
             if lines is None:
                 self._selector.unregister(following)
-                following.close()
+                self._followed.pop(key.data).close()
                 _tell(key.data, "down")
-
-
-def _following(key: selectors.SelectorKey) -> Following:
-    assert isinstance(key.fileobj, Following)
-    return key.fileobj
 
 
 def _write(lines: list[str] | None) -> None:

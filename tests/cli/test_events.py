@@ -176,3 +176,12 @@ def test_a_reader_that_goes_away_ends_it(directory: Path) -> None:
         process.stdout = None
         wg0.publish(Admitted(A))
         assert process.wait(30) == 141
+
+
+def test_a_reader_that_has_seen_enough_does_not_wait_for_the_next_event(directory: Path) -> None:
+    with daemon("wg0") as wg0, following("wg0") as process:
+        wg0.wait_for_follower()
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        assert process.wait(10) == 141
