@@ -1,7 +1,8 @@
 """What others may not take from those who were admitted by themselves.
 
 `wg syncconf` computes by itself which peers its file does not have, and removes them one by
-one. A server's clients are in no file: they leave by ``nvpn client revoke``.
+one. A server's clients are in no file: they leave by ``nvpn client revoke``. Nor are the
+servers that a client's server names: they go when that names them no more.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def spare_leased(plan: Plan, owner_of: Callable[[PublicKey], Owner | None]) -> P
             replaces = True
         elif isinstance(change, RemovePeer) and owner_of(change.peer) is Owner.LEASE:
             _log.info(
-                "not removed: it is a client, and leaves by: nvpn client revoke",
+                "not removed: a server named it, or it is a client: that leaves by nvpn client"
+                " revoke",
                 extra={"peer": change.peer.short},
             )
             spared.append(ReplaceAllowedIps(change.peer))

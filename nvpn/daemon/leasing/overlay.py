@@ -35,10 +35,12 @@ def servers_of(config: TunnelConfig, told: Told | None = None) -> tuple[PublicKe
 def with_servers(config: TunnelConfig, told: Told | None) -> TunnelConfig:
     """With the servers that the file does not name after those that it does.
 
-    They count as long as the file names the one that they are known by.
+    They count as long as the file names the one that they are known by. A server has none: its
+    peers that the file does not name are its clients.
     """
     given = {peer.public_key: peer.server for peer in config.peers}
-    if told is None or not given.get(told.known_by or told.server):
+    is_known = told is not None and given.get(told.known_by or told.server)
+    if told is None or not is_known or config.server is not None:
         return config
     further = tuple(
         PeerConfig(

@@ -3,15 +3,28 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
-from nvpn.daemon.leasing.overlay import lease_plan, leased_addresses, overlay, servers_of
+from nvpn.config.model import (
+    HostPort,
+    InterfaceConfig,
+    PeerConfig,
+    ServerConfig,
+    TunnelConfig,
+)
+from nvpn.daemon.leasing.overlay import (
+    lease_plan,
+    leased_addresses,
+    overlay,
+    servers_of,
+    with_servers,
+)
+from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.daemon.leasing.told import Told
 from nvpn.model.changes import AddAllowedIp, Owner, RemoveAllowedIp
 from nvpn.model.keys import PublicKey
 from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import Interface, Prefix, parse_address
 
-SERVER, OTHER = (PublicKey(bytes([number]) * 32) for number in (1, 2))
+SERVER, OTHER, SOUTH = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
 NET, OFFICE, EXTRA = map(Prefix.parse, ("10.8.0.0/24", "192.168.7.0/24", "10.9.0.0/16"))
 PLACE = HostPort("192.0.2.1", 51820)
 FILE = TunnelConfig(
@@ -67,6 +80,25 @@ def test_what_a_peer_tells_that_is_no_server_of_the_file_does_not_count() -> Non
         RemoveAllowedIp(SERVER, NET),
         RemoveAllowedIp(SERVER, OFFICE),
     )
+
+
+def test_servers_of_which_one_of_the_files_tells_are_peers_after_those_of_the_file() -> None:
+    places = HostPort("192.0.2.9", 51820), HostPort("south.example", 51820)
+    named = tuple(FurtherServer(key, "south", places) for key in (OTHER, SOUTH))
+    told = replace(TOLD, servers=named)
+    south = PeerConfig(SOUTH, "south", None, places[0], other_endpoints=places[1:], server=True)
+
+    assert with_servers(FILE, told).peers == (*FILE.peers, south)
+    assert overlay(FILE, told).peers[2:] == (south,)
+    assert servers_of(FILE, told) == (SERVER, SOUTH)
+    moved = replace(told, server=SOUTH, known_by=SERVER)
+    assert overlay(FILE, moved).peers[2].allowed_ips == (NET, OFFICE)
+    # Not without the one that they are known by, and not where such peers are our clients.
+    for file in (
+        replace(FILE, peers=FILE.peers[1:]),
+        replace(FILE, server=ServerConfig((NET,))),
+    ):
+        assert with_servers(file, told) is with_servers(file, moved) is file
 
 
 def test_a_peer_without_an_endpoint_gets_none_from_a_lease() -> None:
