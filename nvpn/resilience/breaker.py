@@ -37,18 +37,14 @@ class BreakerSnapshot:
 
     Args:
         failures: in a row, the last ones.
-        successes: of probes in a row; 0 unless half open.
         openings: how often it opened.
-        opened_at: when it last did, boot nanoseconds; None while it is closed.
         retry_in: nanoseconds until the service is tried again; None unless open.
     """
 
     name: str
     state: BreakerState
     failures: int
-    successes: int
     openings: int
-    opened_at: int | None
     retry_in: int | None
 
 
@@ -70,7 +66,8 @@ class Breaker:
         "_on_change",
         "_opened_at",
         "_openings",
-        "_probes",
+        "_probe",
+        "_probed_at",
         "_state",
         "_successes",
         "name",
@@ -93,8 +90,9 @@ class Breaker:
         self._successes = 0
         self._openings = 0
         self._opened_at = 0
-        # The probes under way, and when each began.
-        self._probes: dict[Attempt, int] = {}
+        # The one that is under way while it is half open, and when it began.
+        self._probe: Attempt | None = None
+        self._probed_at = 0
 
     @property
     def is_untroubled(self) -> bool:
@@ -109,10 +107,9 @@ class Breaker:
             return None
         given = Attempt(self, self._era)
         if self._state is BreakerState.HALF_OPEN:
-            self._write_off(now)
-            if len(self._probes) >= self.policy.half_open_max:
+            if self._probe is not None and not self._is_lost(now):
                 return None
-            self._probes[given] = now
+            self._probe, self._probed_at = given, now
         return given
 
     def retry_in(self, now: int) -> int:
@@ -134,9 +131,7 @@ class Breaker:
             self.name,
             state,
             self._failures,
-            self._successes,
             self._openings,
-            None if state is BreakerState.CLOSED else self._opened_at,
             retry_in,
         )
 
@@ -145,7 +140,7 @@ class Breaker:
     def _succeeded(self, attempt: Attempt, now: int) -> None:
         if attempt.era != self._era:
             return
-        self._probes.pop(attempt, None)
+        self._abandoned(attempt)
         if self._state is BreakerState.CLOSED:
             self._failures = 0
             return
@@ -164,7 +159,8 @@ class Breaker:
             self._enter(BreakerState.OPEN, now)
 
     def _abandoned(self, attempt: Attempt) -> None:
-        self._probes.pop(attempt, None)
+        if attempt is self._probe:
+            self._probe = None
 
     # --- states -----------------------------------------------------------------------
 
@@ -172,7 +168,7 @@ class Breaker:
         self._state = state
         self._era += 1
         self._successes = 0
-        self._probes.clear()
+        self._probe = None
         if state is BreakerState.OPEN:
             self._openings += 1
             self._opened_at = now
@@ -186,15 +182,12 @@ class Breaker:
         self._opened_at = min(self._opened_at, now)
         return max(0, self._opened_at + self.policy.reset_timeout - now)
 
-    def _write_off(self, now: int) -> None:
+    def _is_lost(self, now: int) -> bool:
         """A probe that nobody hears of any more keeps its slot no longer than a rest takes.
 
         What it says after all still counts: it may be that the service is that slow.
         """
-        longest = self.policy.reset_timeout
-        for probe, since in list(self._probes.items()):
-            if not 0 <= now - since < longest:
-                del self._probes[probe]
+        return not 0 <= now - self._probed_at < self.policy.reset_timeout
 
 
 class Attempt:

@@ -17,29 +17,23 @@ _T = TypeVar("_T")
 _SECOND: Final = 1_000_000_000
 
 
-def is_unavailable(error: Exception) -> bool:
-    """What is worth another attempt, unless the caller knows of more."""
-    return isinstance(error, Unavailable)
-
-
 async def call(
     work: Callable[[], Awaitable[_T]],
     *,
     retry: RetryPolicy,
     breaker: Breaker | None = None,
-    is_transient: Callable[[Exception], bool] = is_unavailable,
     clock: Callable[[], int] = boot_ns,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     random: Callable[[int], bytes] = os.urandom,
 ) -> _T:
-    """What the work returns, at the latest from its last attempt.
+    """What the work returns, at the latest from its last attempt: only what is Unavailable is
+    worth another one.
 
     Cancelling it ends it at once, and gives a probe's slot back.
 
     Args:
         work: started anew for each attempt; bounds its own time.
         breaker: of the service that the work uses.
-        is_transient: whether an exception of the work is worth another attempt.
         clock: boot nanoseconds.
         sleep: waits that many seconds.
         random: gives that many random bytes.
@@ -48,10 +42,10 @@ async def call(
         Unavailable: the attempts are used up, or the breaker is open: then, too, when it
             opened between two of them.
         Refused: the service answered no, and so it works: no further attempt, no failure.
-        Exception: any other of the work's that is not transient; the breaker learns nothing.
+        Exception: any other of the work's; the breaker learns nothing.
     """
     backoff = Backoff(retry, random)
-    last: Exception | None = None
+    last: Unavailable | None = None
     while True:
         attempt = None
         if breaker is not None:
@@ -59,25 +53,18 @@ async def call(
             if attempt is None:
                 raise _left_alone(breaker, clock(), last) from last
         try:
-            result = await _judge(work, attempt, is_transient, clock)
-        except Exception as error:
-            if isinstance(error, Refused) or not is_transient(error):
-                raise
+            return await _judge(work, attempt, clock)
+        except Unavailable as error:
             last = error
-        else:
-            return result
         delay = backoff.next_delay()
         if delay is None:
-            if isinstance(last, Unavailable):
-                raise last
-            raise Unavailable(_describe(last)) from last
+            raise last
         await sleep(delay / _SECOND)
 
 
 async def _judge(
     work: Callable[[], Awaitable[_T]],
     attempt: Attempt | None,
-    is_transient: Callable[[Exception], bool],
     clock: Callable[[], int],
 ) -> _T:
     """Run the work, and tell the breaker how it went."""
@@ -87,7 +74,7 @@ async def _judge(
         if attempt is not None:
             if isinstance(error, Refused):
                 attempt.succeeded(clock())
-            elif isinstance(error, Exception) and is_transient(error):
+            elif isinstance(error, Unavailable):
                 attempt.failed(clock())
             else:
                 attempt.abandoned()
@@ -97,16 +84,12 @@ async def _judge(
     return result
 
 
-def _left_alone(breaker: Breaker, now: int, last: Exception | None) -> Unavailable:
+def _left_alone(breaker: Breaker, now: int, last: Unavailable | None) -> Unavailable:
     rest = breaker.retry_in(now)
     when = (
         f"it is tried again in {max(1, round(rest / _SECOND))} s"
         if rest
         else "it is being tried at the moment"
     )
-    why = f" ({_describe(last)})" if last is not None else ""
+    why = f" ({last})" if last is not None else ""
     return Unavailable(f"{breaker.name} failed too often and is left alone{why}; {when}")
-
-
-def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__

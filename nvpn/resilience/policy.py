@@ -62,16 +62,14 @@ class BreakerPolicy:
         failure_threshold: failures in a row after which it is left alone.
         reset_timeout: how long it is.
         success_threshold: probes in a row that must then succeed.
-        half_open_max: probes under way at once.
     """
 
     failure_threshold: int = 5
     reset_timeout: int = 10 * _SECOND
     success_threshold: int = 1
-    half_open_max: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("failure_threshold", "success_threshold", "half_open_max"):
+        for name in ("failure_threshold", "success_threshold"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")

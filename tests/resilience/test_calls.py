@@ -115,13 +115,6 @@ def test_while_another_probes_nobody_else_does() -> None:
         asyncio.run(world.call(world.work))
 
 
-def test_what_else_is_transient_the_caller_says() -> None:
-    world = World(OSError("unreachable"), OSError(), OSError("unreachable"), OSError(""))
-    with pytest.raises(Unavailable, match=r"^OSError$"):
-        asyncio.run(world.call(world.work, is_transient=lambda one: isinstance(one, OSError)))
-    assert len(world.began_at) == 4
-
-
 def test_a_mistake_of_our_own_is_no_failure_of_the_service() -> None:
     world = World(ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
