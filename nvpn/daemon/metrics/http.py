@@ -22,6 +22,7 @@ class Refusal(NamedTuple):
     status: str
     text: str
     headers: tuple[str, ...] = ()
+    has_body: bool = True
 
 
 BAD_REQUEST: Final = Refusal("400 Bad Request", "this is no request of HTTP/1.1")
@@ -63,11 +64,12 @@ def parse_request(head: bytes) -> Scrape | Refusal:
         # Several headers of a name are one, with commas.
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     method, target, _ = words
-    if target.partition("?")[0] != _PATH:
-        return NOT_FOUND
+    has_body = method != "HEAD"
+    if _path_of(target) != _PATH:
+        return NOT_FOUND._replace(has_body=has_body)
     if method not in ("GET", "HEAD"):
         return NOT_ALLOWED
-    return Scrape(choose_format(headers.get("accept", "")), method == "GET")
+    return Scrape(choose_format(headers.get("accept", "")), has_body)
 
 
 def choose_format(accept: str) -> Format:
@@ -87,7 +89,7 @@ def format_refusal(refusal: Refusal) -> bytes:
     head = format_head(
         refusal.status, "text/plain; charset=utf-8", len(text), extra=refusal.headers
     )
-    return head + text
+    return head + text if refusal.has_body else head
 
 
 def format_head(status: str, kind: str, length: int, *, extra: tuple[str, ...] = ()) -> bytes:
@@ -101,6 +103,13 @@ def format_head(status: str, kind: str, length: int, *, extra: tuple[str, ...] =
         *extra,
     )
     return "\r\n".join(lines).encode("ascii") + END_OF_HEAD
+
+
+def _path_of(target: str) -> str:
+    """Without the query; a proxy's client names the host, too (RFC 9112, section 3.2.2)."""
+    if target.startswith("http://"):
+        target = "/" + target.removeprefix("http://").partition("/")[2]
+    return target.partition("?")[0]
 
 
 def _read_wish(text: str) -> tuple[str, float]:

@@ -53,6 +53,8 @@ def test_who_asks_for_openmetrics_gets_it(accept: str, form: Format) -> None:
             b"GET /metrics HTTP/1.1\r\naccept: text/html\r\nACCEPT: application/openmetrics-text",
             Scrape(OPENMETRICS, True),
         ),
+        (b"GET http://host:9586/metrics?name=x HTTP/1.1", Scrape(PROMETHEUS, True)),
+        (b"GET http://metrics HTTP/1.1", NOT_FOUND),
         (b"GET / HTTP/1.1", NOT_FOUND),
         (b"GET /metricsx HTTP/1.1", NOT_FOUND),
         (b"POST /metrics HTTP/1.1\r\nContent-Length: 5", NOT_ALLOWED),
@@ -87,3 +89,11 @@ def test_a_refusal_is_a_whole_answer() -> None:
         "Allow: GET, HEAD",
     ]
     assert body == b"only GET and HEAD are understood\n"
+
+
+def test_a_refused_head_has_no_body() -> None:
+    refusal = parse_request(b"HEAD / HTTP/1.1")
+    assert isinstance(refusal, Refusal)
+    answer = format_refusal(refusal)
+    assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert answer.endswith(b"\r\n\r\n")
