@@ -21,8 +21,7 @@ from nvpn.daemon.peer_side import PeerSide, wipe_keys
 from nvpn.daemon.services import Services
 from nvpn.daemon.whereabouts import Whereabouts
 from nvpn.errors import NvpnError
-from nvpn.model.changes import AddPeer, Plan, SetEndpoint, SetFwmark
-from nvpn.model.clock import boot_ns
+from nvpn.model.changes import AddPeer, Owner, Plan, SetFwmark
 
 _log: Final = logging.getLogger(__name__)
 
@@ -78,7 +77,9 @@ class Configured:
                 self._services.guard(new)
                 unresolved = await self._bring(
                     effective,
-                    lambda: self._services.complete(self._peer_side.plan(new, old), old, new),
+                    lambda: self._with_places(
+                        self._services.complete(self._peer_side.plan(new, old), old, new)
+                    ),
                 )
             except NvpnError:
                 self._services.guard(old)
@@ -109,23 +110,23 @@ class Configured:
             mark = effective.interface.fwmark
             if mark != self.config.interface.fwmark:
                 leased = (SetFwmark(mark), *leased)
-            for sentence in await self._bring(effective, lambda: self._with_places(leased)):
+            for sentence in await self._bring(
+                effective, lambda: self._with_places(leased) + self._peers.plan()
+            ):
                 _log.warning("%s", sentence)
             self.config = _with_mark_of(effective, self.config)
             self._peers.told()
             await self._host_side.change_name_servers(effective)
 
-    def _with_places(self, leased: Plan) -> Plan:
-        boot, best = boot_ns(), self._peers.best
-        new = (change.peer for change in leased if isinstance(change, AddPeer))
-        found = ((peer, best[peer]) for peer in new if peer in best)
-        places = tuple(SetEndpoint(peer, place._replace(learned_at=boot)) for peer, place in found)
-        return leased + places + self._peers.plan()
-
     def follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""
         if self._effective is not None:
             self._host_side.follow_paths(self._effective, self._peers.addresses)
+
+    def _with_places(self, plan: Plan) -> Plan:
+        """A plan that may add servers of which others tell us, with where they are."""
+        added = (change for change in plan if isinstance(change, AddPeer))
+        return plan + self._peers.place(one.peer for one in added if one.owner is Owner.LEASE)
 
     async def _bring(self, effective: TunnelConfig, plan: Callable[[], Plan]) -> list[str]:
         """Host and peers, or none of both. Sentences of warning. Raises NvpnError."""

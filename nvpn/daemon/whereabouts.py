@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from nvpn.backend.api import TunnelBackend
@@ -99,6 +100,16 @@ class Whereabouts:
             for peer in {**before, **after}
             if before.get(peer) != after.get(peer)
         )
+
+    def place(self, added: Iterable[PublicKey]) -> Plan:
+        """Where peers are that have just been added, as far as that is known."""
+        known, boot = self._resolver.known, boot_ns()
+        plans = (
+            changes_for(peer, known[peer], before=(), current=None, boot=boot)
+            for peer in added
+            if peer in known
+        )
+        return tuple(itertools.chain.from_iterable(plans))
 
     def told(self) -> None:
         """The backend has what is known now."""

@@ -83,6 +83,20 @@ def test_every_place_of_a_peer_is_told_once_the_first_among_them() -> None:
     play_virtually(test)
 
 
+def test_a_peer_that_is_added_anew_is_where_it_was_found() -> None:
+    async def test() -> None:
+        world = World()
+        await world.want({ALICE: (HERE, THERE)})
+        moved, candidates = world.whereabouts.place([ALICE, BOB])
+        assert isinstance(moved, SetEndpoint) and isinstance(candidates, SetCandidates)
+        assert moved.endpoint is not None and moved.endpoint.remote == HERE.remote
+        assert [place.remote for place in candidates.endpoints] == [HERE.remote, THERE.remote]
+        assert (moved.peer, candidates.peer) == (ALICE, ALICE), "nobody knows where Bob is"
+        world.whereabouts.close()
+
+    play_virtually(test)
+
+
 def test_a_peer_whose_name_moved_is_moved_and_called() -> None:
     async def test() -> None:
         world = World()
