@@ -27,15 +27,6 @@ from nvpn.model.prefixes import Prefix
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 
 
-def full_plan(config: TunnelConfig, endpoints: Mapping[PublicKey, Endpoint]) -> Plan:
-    """The changes that fill a fresh tunnel.
-
-    Args:
-        endpoints: of the peers whose endpoint is known by now; others get theirs later.
-    """
-    return diff(TunnelSnapshot(config.name), config, endpoints)
-
-
 def diff(
     snapshot: TunnelSnapshot,
     config: TunnelConfig,

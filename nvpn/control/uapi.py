@@ -179,13 +179,8 @@ def _expect_true(key: str, value: str) -> None:
         raise ValueError(f"{key}: can only be true")
 
 
-def format_get(snapshot: TunnelSnapshot) -> bytes:
-    """The lines that answer ``get``, without the final ``errno``."""
-    return b"".join(iter_get(snapshot))
-
-
 def iter_get(snapshot: TunnelSnapshot) -> Iterator[memoryview]:
-    """The lines that answer ``get`` in pieces of 16 KiB.
+    """The lines that answer ``get``, without the final ``errno``, in pieces of 16 KiB.
 
     Each piece is a buffer of its own which the caller zeroes after use: keys are in it,
     written straight there, so that no copy of them is left anywhere else.

@@ -66,6 +66,3 @@ class Offloads:
 
 ALL_OFFLOADS: Final = Offloads()
 """Whatever the kernel has."""
-
-NO_OFFLOADS: Final = Offloads(tso=False, uso=False, gso=False, gro=False, batches=False)
-"""The plain path: one packet at a time, one system call each."""

@@ -24,7 +24,6 @@ class Owner(enum.Enum):
 
     CONFIG = "config"
     LEASE = "lease"
-    DERIVED = "derived"
 
 
 @dataclass(frozen=True, slots=True)

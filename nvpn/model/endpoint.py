@@ -54,16 +54,14 @@ class Endpoint(NamedTuple):
         return (host, self.port) if self.version == 4 else (host, self.port, 0, self.scope)
 
     @classmethod
-    def from_sockaddr(
-        cls, sockaddr: tuple[Any, ...], *, source: Source | None = None, learned_at: int = 0
-    ) -> Endpoint:
+    def from_sockaddr(cls, sockaddr: tuple[Any, ...], *, source: Source | None = None) -> Endpoint:
         """From what ``recvmsg`` returned."""
         host = sockaddr[0].partition("%")[0]
         scope = sockaddr[3] if len(sockaddr) == 4 else 0
-        return cls(parse_address(host), sockaddr[1], scope, source, UDP_PATH, learned_at)
+        return cls(parse_address(host), sockaddr[1], scope, source)
 
     @classmethod
-    def parse(cls, text: str, *, learned_at: int = 0) -> Endpoint:
+    def parse(cls, text: str) -> Endpoint:
         """Read ``192.0.2.1:51820`` or ``[2001:db8::1%eth0]:51820``: no names.
 
         Raises:
@@ -80,7 +78,7 @@ class Endpoint(NamedTuple):
             if len(packed) != 16:
                 raise ValueError("only an IPv6 address has a zone")
             scope = _parse_zone(zone)
-        return cls(packed, port, scope, None, UDP_PATH, learned_at)
+        return cls(packed, port, scope)
 
     def __str__(self) -> str:
         host = format_address(self.address) if self.address else f"path{self.path}"

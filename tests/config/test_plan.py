@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
-from nvpn.config.plan import diff, full_plan
+from nvpn.config.plan import diff
 from nvpn.model import changes
 from nvpn.model.changes import Owner, Plan
 from nvpn.model.endpoint import Endpoint
@@ -48,7 +48,7 @@ def test_a_fresh_tunnel_gets_everything_and_nothing_else() -> None:
         listen_port=51820,
         fwmark=5,
     )
-    assert full_plan(config, {ALICE: HOME}) == (
+    assert diff(running(), config, {ALICE: HOME}) == (
         changes.SetPrivateKey(OWN),
         changes.SetFwmark(5),
         changes.SetListenPort(51820),

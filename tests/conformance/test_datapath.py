@@ -24,12 +24,11 @@ from nvpn.datapath.commands import (
     StopSending,
 )
 from nvpn.datapath.events import DeviceGone, HandshakeWanted, KeypairConfirmed, KeypairGone, Why
-from nvpn.datapath.ports import NO_OFFLOADS
 from nvpn.errors import DropReason
 from nvpn.model.clock import SECOND
 from nvpn.model.prefixes import Prefix
 from tests.support.cores import ipv4
-from tests.support.datapaths import SETUPS, Rig, Setup
+from tests.support.datapaths import NO_OFFLOADS, SETUPS, Rig, Setup
 from tests.support.segments import ACK, FLOWS, PSH, Flow
 from tests.support.talk import (
     coming_from,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvpn.control.client import parse_get
-from nvpn.control.uapi import format_get, iter_get, parse_set
+from nvpn.control.uapi import iter_get, parse_set
 from nvpn.errors import ControlError, DropReason
 from nvpn.model.changes import (
     AddAllowedIp,
@@ -232,10 +232,14 @@ def full_snapshot() -> TunnelSnapshot:
     )
 
 
+def said(snapshot: TunnelSnapshot) -> str:
+    return b"".join(iter_get(snapshot)).decode()
+
+
 def test_get_has_the_lines_and_the_order_of_the_specification() -> None:
     snapshot = full_snapshot()
     assert snapshot.private_key is not None
-    lines = format_get(snapshot).decode().splitlines()
+    lines = said(snapshot).splitlines()
     assert [line for line in lines if not line.startswith("nvpn_")] == [
         f"private_key={snapshot.private_key.reveal_hex()}",
         "listen_port=51820",
@@ -263,26 +267,26 @@ def test_get_has_the_lines_and_the_order_of_the_specification() -> None:
 
 
 def test_what_is_not_set_is_not_said() -> None:
-    text = format_get(TunnelSnapshot("wg0")).decode()
+    text = said(TunnelSnapshot("wg0"))
     for key in ("private_key", "listen_port", "fwmark", "public_key"):
         assert key not in text
 
 
 def test_an_endpoint_that_is_no_address_is_not_told_to_wg() -> None:
     relayed = PeerSnapshot(A, endpoint=Endpoint(b"", 0, path=3))
-    assert b"endpoint=" not in format_get(TunnelSnapshot("wg0", peers=(relayed,)))
+    assert "endpoint=" not in said(TunnelSnapshot("wg0", peers=(relayed,)))
 
 
 def test_a_name_cannot_break_out_of_its_line() -> None:
     peer = PeerSnapshot(A, name="x\nallowed_ip=0.0.0.0/0\rü")
-    lines = format_get(TunnelSnapshot("wg0", peers=(peer,))).decode().split("\n")
+    lines = said(TunnelSnapshot("wg0", peers=(peer,))).split("\n")
     assert "nvpn_name=x?allowed_ip=0.0.0.0/0?ü" in lines
 
 
 def test_the_client_reads_back_everything_that_get_tells() -> None:
     snapshot = full_snapshot()
     assert snapshot.private_key is not None
-    tunnel = parse_get("wg0", format_get(snapshot).decode().splitlines())
+    tunnel = parse_get("wg0", said(snapshot).splitlines())
     assert tunnel.private_key == snapshot.private_key.reveal_base64()
     assert tunnel.public_key == snapshot.private_key.public().base64
     assert (tunnel.listen_port, tunnel.fwmark, tunnel.mtu) == (51820, 0xCA6C, 1420)
@@ -342,9 +346,7 @@ def test_a_long_name_and_keys_at_the_edge_of_a_piece_come_out_whole() -> None:
         PeerSnapshot(PublicKey(bytes([n]) * 32), name=name, preshared_key=key)
         for n, (key, name) in enumerate(zip(keys, names, strict=True), 1)
     )
-    told = parse_get(
-        "wg0", format_get(TunnelSnapshot("wg0", peers=peers)).decode().splitlines()
-    ).peers
+    told = parse_get("wg0", said(TunnelSnapshot("wg0", peers=peers)).splitlines()).peers
     assert [peer.name for peer in told] == names
     assert [peer.preshared_key for peer in told] == [key.reveal_base64() for key in keys]
 

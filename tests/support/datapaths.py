@@ -33,7 +33,7 @@ from nvpn.datapath.commands import (
 )
 from nvpn.datapath.events import Event
 from nvpn.datapath.offloads import VIRTIO_HEADER_SIZE, VirtioHeader, read_frame
-from nvpn.datapath.ports import NO_OFFLOADS, Offloads
+from nvpn.datapath.ports import Offloads
 from nvpn.datapath.python.engine import PythonDatapath
 from nvpn.model.clock import SECOND, boot_ns
 from nvpn.model.endpoint import Endpoint, Source
@@ -103,6 +103,8 @@ class Setup:
             offloads=self.offloads,
         )
 
+
+NO_OFFLOADS = Offloads(tso=False, uso=False, gso=False, gro=False, batches=False)
 
 HAS_NATIVE = importlib.util.find_spec("nvpn._native") is not None
 
