@@ -55,6 +55,8 @@ class MetricsServer:
         self._listener: socket.socket | None = None
         self._acceptor: Acceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        # Those that have not sent a whole request yet, who came first first.
+        self._asking: dict[socket.socket, asyncio.Task[None]] = {}
         self._rendering = asyncio.Lock()
         self._fresh: dict[Format, list[bytes]] = {}
 
@@ -111,10 +113,14 @@ class MetricsServer:
 
     def _take(self, connection: socket.socket) -> None:
         if len(self._tasks) >= CONNECTIONS:
-            connection.close()
-            return
+            if not self._asking:
+                connection.close()
+                return
+            # Who connects and does not ask keeps nobody out.
+            self._asking.pop(next(iter(self._asking))).cancel()
         task = self._loop.create_task(self._serve(connection))
         self._tasks.add(task)
+        self._asking[connection] = task
         task.add_done_callback(functools.partial(self._ended, connection))
 
     def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
@@ -122,10 +128,12 @@ class MetricsServer:
         # never runs.
         connection.close()
         self._tasks.discard(task)
+        self._asking.pop(connection, None)
 
     async def _serve(self, connection: socket.socket) -> None:
         try:
             request = await self._read(connection)
+            self._asking.pop(connection, None)
             pieces = (
                 [format_refusal(request)]
                 if isinstance(request, Refusal)

@@ -172,20 +172,39 @@ def test_those_who_ask_again_and_again_share_an_answer_for_a_moment(
     serving(scenario, counted)
 
 
-def test_only_so_many_are_served_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_are_served_at_once() -> None:
     async def scenario(server: MetricsServer) -> None:
-        waiting = [await connect(server) for _ in range(CONNECTIONS)]
-        while len(server._tasks) < CONNECTIONS:
-            await asyncio.sleep(0)
+        served = [await connect(server) for _ in range(CONNECTIONS)]
+        for reader, writer in served:
+            writer.write(GET)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")  # and stays there
         reader, writer = await connect(server)
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
         writer.close()
-        for _, waiter in waiting:
+        for _, waiter in served:
             waiter.close()
         while server._tasks:
             await asyncio.sleep(0)
         assert (await ask(server, GET))[0] == "HTTP/1.1 200 OK"
+
+    serving(scenario)
+
+
+def test_those_who_connect_and_do_not_ask_keep_nobody_out() -> None:
+    async def scenario(server: MetricsServer) -> None:
+        idle = [await connect(server) for _ in range(CONNECTIONS)]
+        for _, writer in idle[1:]:
+            writer.write(GET[:-2])
+        for _ in range(3):
+            assert (await ask(server, GET))[0] == "HTTP/1.1 200 OK"
+        # Those who came first had to go, and no more than had to.
+        first, last = idle[0], idle[-1]
+        assert await first[0].read() == b""
+        last[1].write(GET[-2:])
+        assert (await last[0].readline()).startswith(b"HTTP/1.1 200")
+        for _, writer in idle:
+            writer.close()
 
     serving(scenario)
 
