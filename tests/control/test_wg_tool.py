@@ -40,14 +40,14 @@ class Wg:
 
     def __call__(self, verb: str, *arguments: str, stdin: str = "") -> str:
         done = subprocess.run(
-            ["wg", verb, NAME, *arguments], input=stdin, capture_output=True, text=True, timeout=10
+            ["wg", verb, NAME, *arguments], input=stdin, capture_output=True, text=True, timeout=60
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
     def fails(self, verb: str, *arguments: str, stdin: str = "") -> str:
         done = subprocess.run(
-            ["wg", verb, NAME, *arguments], input=stdin, capture_output=True, text=True, timeout=10
+            ["wg", verb, NAME, *arguments], input=stdin, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 1
         return done.stderr
