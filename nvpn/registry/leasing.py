@@ -14,7 +14,7 @@ from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.registry.admissions import Admissions, clean_host
 from nvpn.registry.allocation import choose, version_of
-from nvpn.registry.ledger import Ledger
+from nvpn.registry.ledger import PUT_OFF, Ledger
 from nvpn.registry.model import (
     Client,
     Ending,
@@ -41,10 +41,6 @@ from nvpn.registry.store import Condition, Delete, Edit
 from nvpn.registry.telling import is_welcome
 
 _log: Final = logging.getLogger(__name__)
-
-PUT_OFF: Final = 60 * SECOND
-"""What the store was too far away for is tried again after this long, and so long clients that
-ask meanwhile may go on, so that they have the time to renew when it is back."""
 
 _FRESH: Final = 0.95
 """A lease with more of its time before it than this is as good as a new one."""

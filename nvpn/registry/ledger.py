@@ -13,11 +13,15 @@ from nvpn.model.keys import PublicKey
 from nvpn.registry.ends import NEVER, Ends
 from nvpn.registry.mirror import Difference, Mirror
 from nvpn.registry.model import Ending, RegistryChange
-from nvpn.registry.records import AddressLease
+from nvpn.registry.records import AddressLease, Value
 from nvpn.registry.store import Changes, Condition, Edit, Store
 from nvpn.registry.telling import tell
 from nvpn.resilience.backoff import Backoff
 from nvpn.resilience.policy import RetryPolicy
+
+PUT_OFF: Final = 60 * SECOND
+"""What the store was too far away for is tried again after this long, and so long clients that
+ask meanwhile may go on, so that they have the time to renew when it is back."""
 
 SAFETY: Final = 30 * SECOND
 """So much earlier than others may lease an address anew its client must be without it: for news
@@ -133,14 +137,12 @@ class Ledger:
     # --- news -----------------------------------------------------------------------------
 
     def _learn(self, changes: Changes, *, watched: bool = False) -> None:
-        differences = list(map(self._as_told, self.mirror.apply(changes, watched=watched)))
+        differences = self.mirror.apply(changes, watched=watched)
         now = self.clocks()
         for one in differences:
-            if isinstance(one.before, AddressLease):
-                self.ends.discard(one.before.address)
-            if isinstance(one.after, AddressLease) and one.after.seconds:
-                self.ends.set(one.after.address, *self._end(one.after, now))
-        for change in tell(differences, lambda lease: self._why(lease, now)):
+            self._set_end(one.before, one.after, now)
+        news = list(map(self._as_told, differences))
+        for change in tell(news, lambda lease: self._why(lease, now)):
             self._on_change(change)
 
     def _as_told(self, one: Difference) -> Difference:
@@ -149,6 +151,19 @@ class Ledger:
             self._lapsed.remove(one.before.address)
             return replace(one, before=None)
         return one
+
+    def _set_end(self, before: Value | None, after: Value | None, now: Now) -> None:
+        promised = 0
+        if isinstance(before, AddressLease):
+            if isinstance(after, AddressLease) and after.client == before.client:
+                promised = self.ends.due(before.address) or 0
+            self.ends.discard(before.address)
+        if isinstance(after, AddressLease) and after.seconds:
+            due, latest = self._end(after, now)
+            if after.server == self.server:
+                # The answer may have been lost, and its client told to go on for a while.
+                due = max(due, min(promised, now.boot + PUT_OFF))
+            self.ends.set(after.address, due, latest)
 
     def _end(self, lease: AddressLease, now: Now) -> tuple[int, int]:
         """When we are to end a lease that we just heard of, and for how long it may be promised
@@ -163,14 +178,14 @@ class Ledger:
         lease longer than it was given for, and never ends another server's.
         """
         whole = lease.seconds * SECOND
-        left = max(0, min(lease.expires_at - now.wall, whole))
+        end = now.boot + min(lease.expires_at - now.wall, whole)
         if not self.is_shared:
-            return now.boot + left, NEVER
+            return end, NEVER
         hold = lease.hold * SECOND
         safety = max(SAFETY, hold // _DRIFT)
         if lease.server == self.server:
-            return now.boot + left, now.boot + left + hold - safety
-        return now.boot + whole + hold, now.boot + left - safety
+            return end, end + hold - safety
+        return now.boot + whole + hold, end - safety
 
     def _why(self, lease: AddressLease, now: Now) -> Ending:
         known = self._reasons.get(lease.client)

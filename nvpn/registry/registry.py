@@ -23,8 +23,8 @@ from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.registry.admissions import INVITATION_KEPT, REVOCATION_KEPT, Admissions
-from nvpn.registry.leasing import PUT_OFF, Leasing
-from nvpn.registry.ledger import Ledger
+from nvpn.registry.leasing import Leasing
+from nvpn.registry.ledger import PUT_OFF, Ledger
 from nvpn.registry.model import (
     Client,
     Ending,
