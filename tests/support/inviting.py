@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 from nvpn.channel.messages import Enrol, Enrolled, Hello
 from nvpn.config.model import HostPort
 from nvpn.daemon.channel_port import ChannelPort
+from nvpn.daemon.leasing.enrolment import ATTEMPTS
 from nvpn.model.changes import AddPeer, SetPrivateKey
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PrivateKey, PublicKey
@@ -32,9 +34,8 @@ def invitation_to(server: PublicKey, secret: PrivateKey, *places: HostPort) -> I
 
 
 def attempts_of(seconds: float) -> RetryPolicy:
-    """A guest's that takes about so long for each of its attempts, and never gives up."""
-    each = int(seconds * SECOND)
-    return RetryPolicy(max_attempts=0, initial=each, maximum=each, multiplier=1.0)
+    """A guest's that takes about so long for its first attempt, and never gives up."""
+    return replace(ATTEMPTS, initial=int(seconds * SECOND))
 
 
 @asynccontextmanager

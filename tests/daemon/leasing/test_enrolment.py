@@ -10,7 +10,7 @@ from nvpn.config.load import load
 from nvpn.config.model import HostPort
 from nvpn.daemon import places
 from nvpn.daemon.leasing import enrolment
-from nvpn.daemon.leasing.enrolment import enrol
+from nvpn.daemon.leasing.enrolment import ENROL_SECONDS, enrol
 from nvpn.daemon.leasing.joining import (
     Enrolment,
     Joining,
@@ -23,6 +23,7 @@ from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.registry.invitation_text import InvitationText
 from tests.support.inviting import attempts_of, invitation_to, inviting_server, new_key
+from tests.support.virtual_loop import SkippingLoop
 
 
 def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
@@ -116,7 +117,7 @@ def test_guests_of_one_invitation_get_in_although_they_share_its_key() -> None:
         async with inviting_server(secret.public(), admit) as (key, place):
             invitation = invitation_to(key, secret, place)
             return await asyncio.gather(
-                *(enrol(invitation, one, attempts=attempts_of(0.3)) for one in keys)
+                *(enrol(invitation, one, seconds=60, attempts=attempts_of(0.3)) for one in keys)
             )
 
     enrolments = asyncio.run(run())
@@ -126,20 +127,23 @@ def test_guests_of_one_invitation_get_in_although_they_share_its_key() -> None:
 
 def test_what_a_server_cannot_do_now_is_told_when_the_patience_ends() -> None:
     secret = new_key()
+    loop = SkippingLoop()
     asked = []
 
     async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
         asked.append(request)
+        if len(asked) == 2:
+            loop.skip(ENROL_SECONDS)
         raise Unavailable("a secret of the server's")
 
     async def run() -> None:
         async with inviting_server(secret.public(), admit) as (key, place):
             invitation = invitation_to(key, secret, place)
-            await enrol(invitation, new_key().public(), seconds=0.5, attempts=attempts_of(0.1))
+            await enrol(invitation, new_key().public(), attempts=attempts_of(1))
 
     with pytest.raises(Unavailable, match="the server cannot do that at the moment"):
-        asyncio.run(run())
-    assert 2 <= len(asked) <= 12
+        loop.play(run())
+    assert len(asked) == 2
 
 
 def test_a_refusal_is_told_in_the_servers_words() -> None:
@@ -160,16 +164,20 @@ def test_a_server_that_does_not_know_the_guest_is_silent() -> None:
     async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
         raise AssertionError("nobody was to be admitted")
 
+    loop = SkippingLoop()
     told: list[str] = []
+
+    def tell(trouble: str) -> None:
+        told.append(trouble)
+        loop.skip(ENROL_SECONDS)
 
     async def run() -> None:
         async with inviting_server(new_key().public(), admit) as (key, place):
-            invitation = invitation_to(key, new_key(), place)
-            ours = new_key().public()
-            await enrol(invitation, ours, seconds=0.4, attempts=attempts_of(0.1), tell=told.append)
+            invitation, ours = invitation_to(key, new_key(), place), new_key().public()
+            await enrol(invitation, ours, attempts=attempts_of(0.1), tell=tell)
 
     with pytest.raises(Unavailable, match=r"no answer from 127\.0\.0\.1:") as raised:
-        asyncio.run(run())
+        loop.play(run())
     assert told == [str(raised.value)], "who waits is told so, once"
 
 

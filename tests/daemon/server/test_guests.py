@@ -120,7 +120,7 @@ def test_guests_that_come_together_all_get_in_and_no_use_is_lost() -> None:
         async with inviting(uses=6) as (_, invitation):
             came = await asyncio.gather(
                 *(
-                    enrol(invitation, new_key().public(), attempts=attempts_of(0.3))
+                    enrol(invitation, new_key().public(), seconds=60, attempts=attempts_of(0.3))
                     for _ in range(6)
                 )
             )
