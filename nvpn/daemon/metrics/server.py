@@ -7,6 +7,7 @@ time, and each in pieces.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import logging
@@ -79,9 +80,16 @@ class MetricsServer:
         """Serve there from now on. Sentences of warning; then all is as before."""
         if config == self._config:
             return []
+        before = self._config
+        # One of ours, on 0.0.0.0 for instance, would be in the way of the other at its port.
+        if before is not None and config is not None and before.port == config.port:
+            self._stop_listening()
         try:
             listener = None if config is None else _listen(config)
         except PlatformError as error:
+            if before is not None and self._listener is None:
+                with contextlib.suppress(PlatformError):
+                    self._serve_on(_listen(before))
             return [str(error)]
         self._stop_listening()
         if listener is not None:

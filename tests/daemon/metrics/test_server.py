@@ -17,6 +17,7 @@ from nvpn.daemon.metrics.sources import peer_metrics
 from nvpn.errors import DropReason, PlatformError
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot
+from tests.support.ports import free_ports
 from tests.support.scenarios import play
 
 GET: Final = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -262,6 +263,24 @@ def test_it_serves_on_ipv6_and_on_every_address() -> None:
             writer.close()
 
     serving(both, host="::")
+
+
+def test_it_moves_to_another_address_at_its_own_port() -> None:
+    async def run() -> None:
+        (port,) = free_ports(1, socket.SOCK_STREAM)
+        server = MetricsServer(asyncio.get_running_loop(), one_metric)
+        server.start(MetricsConfig("0.0.0.0", port))
+        try:
+            assert server.change(MetricsConfig("127.0.0.1", port)) == []
+            assert server.address == ("127.0.0.1", port)
+            (sentence,) = server.change(MetricsConfig("192.0.2.77", port))
+            assert "Cannot assign requested address" in sentence
+            assert server.address == ("127.0.0.1", port)
+            assert (await ask(server, GET))[0] == "HTTP/1.1 200 OK"
+        finally:
+            await server.close()
+
+    play(run)
 
 
 def test_ten_thousand_peers_are_told_of_in_turns() -> None:
