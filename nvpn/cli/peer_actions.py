@@ -75,11 +75,10 @@ def find_peer(config: TunnelConfig, name_or_key: str) -> PeerConfig:
         raise ConfigError(
             f"{len(found)} peers are called so", file=str(config.path), hint="give the key"
         )
-    raise ConfigError(
-        "there is no such peer",
-        file=str(config.path),
-        hint=f"see: nvpn peer list -i {config.path}",
-    )
+    see = f"see: nvpn peer list -i {config.path}"
+    if config.server is not None:
+        see += ", and for those that the server has admitted: nvpn client list"
+    raise ConfigError("there is no such peer", file=str(config.path), hint=see)
 
 
 def add(file: ConfigFile, peer: NewPeer) -> list[str]:

@@ -6,6 +6,7 @@ table follows the last one. Tunnels may come and go meanwhile.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -194,6 +195,10 @@ def _look(which: str) -> list[TunnelRecord]:
         if which in ("all", name):
             try:
                 tunnels.append(client.get(name))
-            except (PlatformError, ControlError):
-                pass  # it went down just now
+            except PlatformError as error:
+                if error.errno in (errno.EACCES, errno.EPERM):
+                    raise
+                # It went down just now.
+            except ControlError:
+                pass  # the same
     return tunnels

@@ -82,6 +82,14 @@ def test_rm_of_nobody_changes_nothing(place: Place) -> None:
     assert place.file.read_text() == TEXTS[place.file.name]
 
 
+def test_rm_on_a_server_tells_where_its_clients_are(toml: Place) -> None:
+    with toml.file.open("a") as file:
+        file.write('\n[server]\npool = "10.8.0.0/24"\n')
+    done = toml.peer("rm", "carol", "-i", str(toml.file))
+    assert done.status == 1
+    assert done.err.endswith(", and for those that the server has admitted: nvpn client list\n")
+
+
 def test_a_known_key_gets_what_was_given_and_nothing_is_printed(place: Place) -> None:
     done = place.add(
         "office", "--public-key", NEW, "--allowed-ips", "10.8.0.9, 10.20.0.0/16",

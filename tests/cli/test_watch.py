@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import re
@@ -18,6 +19,9 @@ import pytest
 from nvpn.backend.api import Backend
 from nvpn.cli.rates import Rate, Rates
 from nvpn.cli.rows import format_rows
+from nvpn.control import client
+from nvpn.control.client import TunnelRecord
+from nvpn.errors import PlatformError
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
 from tests.cli.test_table import draw
@@ -214,6 +218,19 @@ def test_one_may_be_watched_before_it_is_there(directory: Path) -> None:
         watched.wait_for("wg1 is not up")
         assert watched.end(signal.SIGTERM) == -signal.SIGTERM
         assert "wg0" not in watched.seen
+
+
+def test_who_may_not_look_is_told_so(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(name: str) -> TunnelRecord:
+        raise PlatformError(f"access interface {name}", errno=errno.EACCES, hint="run it as root")
+
+    with daemon("wg0"):
+        monkeypatch.setattr(client, "get", forbidden)
+        done = here(capsys, "show", "--watch", "0.1")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: cannot access interface wg0: Permission denied; run it as root\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
