@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from nvpn.backend.kernel_plans import Wireguard, wipe
 from nvpn.channel.packets import channel_address, channel_prefix, without_channel
-from nvpn.errors import PlatformError
+from nvpn.errors import ControlError, PlatformError
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot
@@ -215,14 +215,17 @@ class KernelChannel:
             self._socket.send(channel_address(peer), payload)
 
     async def note(self, peers: Iterable[PeerSnapshot]) -> None:
-        """Peers as they were seen just now."""
+        """Peers as they were seen just now. Never raises: what it renews is renewed again."""
         if self._received is None:
             return
         now = self._clocks().boot
         self._note_traffic(peers, now)
         if now - self._given_at >= RENEWAL:
             self._given_at = now
-            await self._give()
+            try:
+                await self._give()
+            except ControlError as error:
+                _log.debug("%s", error)
 
     def data_received_at(self, peer: PublicKey) -> int:
         """When it was seen that data came from the peer; 0 for never."""

@@ -226,6 +226,24 @@ def test_what_others_took_away_is_put_back_after_a_while() -> None:
     play(scenario)
 
 
+def test_a_kernel_that_does_not_take_them_back_spoils_no_plan() -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.kernel.peers[A].allowed_ips.clear()
+        world.kernel.refuses = {A}
+        world.now += RENEWAL
+        await world.backend.apply((AddAllowedIp(B, prefix("10.0.0.2/32")),))
+        assert world.routed(B)[-1] == "10.0.0.2/32"
+        world.kernel.refuses = set()
+        world.now += RENEWAL
+        await world.backend.apply(())
+        assert world.routed(A) == [str(channel_prefix(A))]
+        await world.backend.close()
+
+    play(scenario)
+
+
 def test_data_is_what_is_more_than_handshakes_and_keepalives() -> None:
     async def scenario() -> None:
         world = World()
