@@ -12,7 +12,7 @@ use nvpn_core::coalesce::{Coalescer, HEAD_BYTES, Offers};
 use nvpn_core::datagrams::Datagrams;
 use nvpn_core::inner;
 use nvpn_core::split::{SEND_BYTES, Split};
-use nvpn_core::virtio::{VirtioHeader, complete_checksum, gso_max_segs};
+use nvpn_core::virtio::{VirtioHeader, complete_checksum};
 
 type Answer = Result<String, &'static str>;
 
@@ -31,7 +31,6 @@ fn main() -> io::Result<()> {
 fn answer<'a>(words: &mut impl Iterator<Item = &'a str>) -> Answer {
     match words.next().ok_or("no verb")? {
         "sum" => Ok(complement(word_sum(&bytes(words)?)).to_string()),
-        "segments" => Ok(gso_max_segs(number(words)?, number(words)?).to_string()),
         "padded" => Ok(inner::padded_size(number(words)?, number(words)?).to_string()),
         "inner" => parse(&bytes(words)?),
         "ecn" => merge_ecn(number(words)? as u8, bytes(words)?),

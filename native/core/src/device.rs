@@ -100,12 +100,6 @@ impl Device {
         }
     }
 
-    /// The same, with another AEAD for packets on the plain way.
-    pub fn with_aead(mut self, aead: Box<dyn BatchAead + Send>) -> Self {
-        self.aead = aead;
-        self
-    }
-
     /// The tunnel's MTU in bytes; 0 for unknown.
     pub const fn mtu(&self) -> usize {
         self.mtu

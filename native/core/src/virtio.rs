@@ -115,16 +115,6 @@ pub fn complete_checksum(header: &VirtioHeader, packet: &mut [u8]) -> Result<(),
     Ok(())
 }
 
-/// How many segments the kernel should put into one packet for us, at most.
-///
-/// So many full ones, sealed, fit into one send. Left alone the kernel makes packets of
-/// which each needs two sends, two reads and two writes. `max_segments` is
-/// `UDP_MAX_SEGMENTS` of this kernel: 64, newer 128.
-#[must_use]
-pub fn gso_max_segs(mtu: usize, max_segments: usize) -> usize {
-    (MAX_UDP_PAYLOAD / (mtu + 32)).min(max_segments).max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,13 +182,5 @@ mod tests {
             let at = 20 + usize::from(csum_offset);
             assert_eq!(packet[at..at + 2], written.to_be_bytes());
         }
-    }
-
-    #[test]
-    fn segments_per_packet_fill_one_send() {
-        assert_eq!(gso_max_segs(1420, 128), 45);
-        assert_eq!(gso_max_segs(1420, 32), 32);
-        assert_eq!(gso_max_segs(65_535, 64), 1);
-        assert_eq!(gso_max_segs(0, 64), 64);
     }
 }

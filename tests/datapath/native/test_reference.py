@@ -24,7 +24,6 @@ from nvpn.datapath.offloads import (
     BadFrame,
     VirtioHeader,
     complete_checksum,
-    gso_max_segs,
     read_frame,
 )
 from nvpn.model.prefixes import format_address
@@ -85,11 +84,6 @@ def test_checksums_are_the_same(rust: Answerer, data: bytes) -> None:
 @given(st.integers(0, 70_000), mtus)
 def test_padding_is_the_same(rust: Answerer, size: int, mtu: int) -> None:
     assert rust.ask("padded", size, mtu) == [str(inner.padded_size(size, mtu))]
-
-
-@given(st.integers(0, 70_000), st.integers(1, 200))
-def test_so_many_segments_are_asked_for(rust: Answerer, mtu: int, most: int) -> None:
-    assert rust.ask("segments", mtu, most) == [str(gso_max_segs(mtu, most))]
 
 
 @given(packets | st.tuples(flow(), packets).map(lambda made: made[0].packet(made[1])))
