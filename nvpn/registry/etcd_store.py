@@ -12,9 +12,9 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from nvpn.errors import ServiceError, Unavailable
+from nvpn.errors import Refused, ServiceError, Unavailable
 from nvpn.model.clock import SECOND, Now
 from nvpn.registry.etcd_gateway import EtcdGateway, LeaseNotFound, decode, encode
 from nvpn.registry.etcd_leases import EtcdLeases
@@ -32,6 +32,22 @@ AT_ONCE: Final = 8
 it looks at every connection for every request."""
 
 WATCH_AGAIN: Final = RetryPolicy(max_attempts=0, initial=SECOND // 5, maximum=5 * SECOND)
+
+
+class _Header(NamedTuple):
+    """How far the history of an etcd had come when it answered."""
+
+    cluster: str
+    term: int
+    revision: int
+
+    def is_before(self, known: _Header | None) -> bool:
+        """Whether it is not the history of which we know so much."""
+        return known is not None and (
+            self.cluster != known.cluster
+            or self.term < known.term
+            or self.revision < known.revision
+        )
 
 
 class EtcdStore:
@@ -66,6 +82,7 @@ class EtcdStore:
         self._leases: Final = EtcdLeases(gateway, clocks)
         self._turns: Final = asyncio.Semaphore(AT_ONCE)
         self._seen = 0
+        self._newest: _Header | None = None
         self._watching: asyncio.Task[None] | None = None
 
     def describe(self) -> str:
@@ -80,7 +97,11 @@ class EtcdStore:
 
     async def commit(self, conditions: Sequence[Condition], edits: Sequence[Edit]) -> Commit:
         """See Store.commit."""
-        return await self._patiently(lambda: self._transact(conditions, edits))
+        try:
+            return await self._patiently(lambda: self._transact(conditions, edits))
+        except Refused as error:
+            # It is us whom it refuses, and no client.
+            raise Unavailable(str(error)) from None
 
     def watch(self, changed: Callable[[Changes], None]) -> None:
         """See Store.watch."""
@@ -136,9 +157,14 @@ class EtcdStore:
             "success": [await self._operation(edit) for edit in edits],
             "failure": [{"request_range": {"key": self._key(key)}} for key in keys],
         }
+        known = self._newest
         answer = await self._gateway.ask("/v3/kv/txn", body)
         try:
-            revision = int(answer["header"]["revision"])
+            header = _header(answer)
+            if header.is_before(known):
+                raise Unavailable("etcd was set back, and is read anew")
+            self._advance(header)
+            revision = header.revision
             if answer.get("succeeded"):
                 return Commit(True, _written(edits, revision))
             records = tuple(
@@ -163,17 +189,32 @@ class EtcdStore:
     # --- reading ----------------------------------------------------------------------------
 
     async def _read_all(self) -> Changes:
+        known = self._newest
         answer = await self._gateway.ask("/v3/kv/range", self._everything())
         try:
+            header = _header(answer)
             records = tuple(self._record(kv) for kv in answer.get("kvs", ()))
-            return Changes(int(answer["header"]["revision"]), records, whole=True)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise Unavailable("etcd answered a question with something else") from None
+        is_anew = header.is_before(known)
+        if is_anew:
+            _log.warning(
+                "%s was set back, or is another one: what it has now counts", self.describe()
+            )
+            self._newest = header
+            self._leases.forget()
+        self._advance(header)
+        return Changes(header.revision, records, whole=True, is_anew=is_anew)
+
+    def _advance(self, header: _Header) -> None:
+        if not header.is_before(self._newest):
+            self._newest = header
 
     async def _watch(self, changed: Callable[[Changes], None]) -> None:
         backoff = Backoff(WATCH_AGAIN, self._random)
         is_away = False
         while True:
+            known = self._newest
             try:
                 async with aclosing(self._events()) as events:
                     async for result in events:
@@ -183,12 +224,12 @@ class EtcdStore:
                         # What made others give up is over.
                         self._breaker().retry_now(self._clocks().boot)
                         backoff.reset()
-                        changes = await self._changes(result)
+                        changes = await self._changes(result, known)
                         if changes is not None:
                             self._seen = changes.revision
                             changed(changes)
                             if changes.whole:
-                                break  # etcd has cancelled the watch, and will say no more
+                                break  # go on from there
             except ServiceError as error:
                 if not is_away:
                     _log.warning("%s cannot be followed: %s", self.describe(), error)
@@ -201,17 +242,26 @@ class EtcdStore:
         create = {**self._everything(), "start_revision": str(self._seen + 1)}
         return self._gateway.stream("/v3/watch", {"create_request": create})
 
-    async def _changes(self, result: dict[str, Any]) -> Changes | None:
-        """What one answer of the watch says; None: nothing new."""
+    async def _changes(self, result: dict[str, Any], known: _Header | None) -> Changes | None:
+        """What one answer of the watch says; None: nothing new.
+
+        Args:
+            known: what we knew when the watch was begun.
+        """
         if result.get("canceled"):
             if "compact_revision" in result:
                 # What happened in between is no longer told: look at all of it.
                 return await self._read_all()
             raise Unavailable(f"etcd ended the watch: {result.get('cancel_reason', 'no reason')}")
         try:
-            return self._read_events(result.get("events", ()))
+            header = _header(result)
+            if not (result.get("created") and header.is_before(known)):
+                self._advance(header)
+                return self._read_events(result.get("events", ()))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise Unavailable("etcd told a change in a way that cannot be read") from None
+        # What we wait for may never come; or only this one of its servers is behind.
+        return await self._read_all()
 
     def _read_events(self, events: Sequence[dict[str, Any]]) -> Changes | None:
         revision = 0
@@ -250,6 +300,14 @@ class EtcdStore:
     def _record(self, kv: dict[str, Any]) -> Record:
         value = decode(kv.get("value", ""))
         return Record(self._own_key(kv), value, int(kv["mod_revision"]))
+
+
+def _header(answer: dict[str, Any]) -> _Header:
+    """Raises KeyError, TypeError, ValueError or AttributeError."""
+    header = answer["header"]
+    return _Header(
+        str(header.get("cluster_id")), int(header.get("raft_term", 0)), int(header["revision"])
+    )
 
 
 def _written(edits: Sequence[Edit], revision: int) -> Changes:

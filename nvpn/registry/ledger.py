@@ -142,7 +142,8 @@ class Ledger:
         for one in differences:
             self._set_end(one.before, one.after, now)
         news = list(map(self._as_told, differences))
-        for change in tell(news, lambda lease: self._why(lease, now)):
+        why = Ending.MOVED if changes.is_anew else None
+        for change in tell(news, lambda lease: why or self._why(lease, now)):
             self._on_change(change)
 
     def _as_told(self, one: Difference) -> Difference:

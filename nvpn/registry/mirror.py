@@ -102,6 +102,9 @@ class Mirror:
             # The answer to a commit, overtaken by the watch: what it says is known, and may be
             # over already.
             return []
+        if changes.is_anew:
+            self._revisions = dict.fromkeys(self._revisions, 0)
+            self._removed, self._watched = {}, 0
         differences = []
         for record in changes.records:
             if record.revision <= self._known(record.key):
@@ -120,7 +123,7 @@ class Mirror:
             if changes.revision <= self._known(key):
                 continue
             self._removed[key] = changes.revision
-            if self._revisions.pop(key, 0):
+            if self._revisions.pop(key, None) is not None:
                 self.removals += 1
                 differences.append(self._replace(key, None))
         if watched:

@@ -183,7 +183,7 @@ class Ending(enum.Enum):
     EXPIRED = "expired"
     REVOKED = "revoked"
     IDLE = "idle"
-    MOVED = "moved"  # its address is no longer to be had: the pools are others now
+    MOVED = "moved"  # its address is no longer to be had: the pools, or the records, are others
     SHUTDOWN = "shutdown"
 
 

@@ -55,13 +55,15 @@ class Changes:
     """What the store says about some keys, as of a revision.
 
     ``missing`` keys do not exist at ``revision``. ``whole``: ``records`` are all there are,
-    so that every other key is missing, too.
+    so that every other key is missing, too. ``is_anew``: revisions have begun anew, and what was
+    known before is not to be compared with these.
     """
 
     revision: int
     records: tuple[Record, ...] = ()
     missing: tuple[str, ...] = ()
     whole: bool = False
+    is_anew: bool = False
 
 
 class Commit(NamedTuple):
@@ -107,7 +109,8 @@ class Store(Protocol):
     def watch(self, changed: Callable[[Changes], None]) -> None:
         """Call ``changed`` on the loop for what is committed after ``load``, in order.
 
-        Our own commits may be told, too. After a gap everything is told (``whole``).
+        Our own commits may be told, too. After a gap everything is told (``whole``), also when
+        the store was set back to what it had earlier (``is_anew``).
         """
         ...
 

@@ -437,12 +437,12 @@ STEPS = st.lists(
         st.integers(0, 1),
         st.sampled_from((0, 0, 0, 1, 45, LEASE / 2, LEASE - SAFETY, LEASE, 2 * LEASE)),
     ),
-    max_size=25,
+    max_size=16,
 )
 
 
 @pytest.mark.once
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(steps=STEPS, wrong_by=st.sampled_from((0, 0, -7200, 7200)))
 @example(  # it stays where it is
     steps=[("ask", 0, 0, 0), ("cut", 0, 0, 3 * LEASE)],

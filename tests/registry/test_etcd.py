@@ -21,31 +21,25 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from nvpn.config.model import StoreConfig, StoreKind
 from nvpn.errors import PlatformError, Refused, Unavailable
 from nvpn.model.clock import MILLISECOND, SECOND, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.model.secret import SecretText
-from nvpn.registry.etcd_gateway import EtcdGateway, decode, encode
+from nvpn.registry.etcd_gateway import decode, encode
 from nvpn.registry.etcd_store import EtcdStore
 from nvpn.registry.model import LeaseEnded, LeaseGiven, RegistryChange
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Changes, Condition, Delete, Put
 from nvpn.resilience.breaker import BreakerState
-from nvpn.resilience.policy import BreakerPolicy, Policies, RetryPolicy
 from nvpn.resilience.registry import Breakers
 from tests.support.etcd import Etcd, needs_etcd
+from tests.support.etcd_store import HASTY, store_at, until
 from tests.support.ports import free_ports
 from tests.support.registry import admit_all, key_of, settings_of
 from tests.support.tcp_relay import Relay
 
 pytestmark = needs_etcd
-
-HASTY = Policies(
-    RetryPolicy(max_attempts=3, initial=20 * MILLISECOND, maximum=100 * MILLISECOND),
-    BreakerPolicy(failure_threshold=20, reset_timeout=200 * MILLISECOND),
-)
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +56,6 @@ def prefix(request: pytest.FixtureRequest) -> str:
     return f"/nvpn/{request.node.name}"
 
 
-def store_at(
-    *urls: str, prefix: str = "/nvpn/wg0", breakers: Breakers | None = None, **more: object
-) -> EtcdStore:
-    config = StoreConfig(StoreKind.ETCD, urls, prefix, **more)  # type: ignore[arg-type]
-    known = breakers or Breakers(HASTY)
-    return EtcdStore(
-        EtcdGateway(config),
-        config.prefix,
-        breaker=lambda: known.get("etcd"),
-        retry=lambda: known.policies.retry,
-        clocks=read_clocks,
-    )
-
-
 def run(*stores: Callable[[], EtcdStore], story: Callable[..., Awaitable[None]]) -> None:
     async def tell() -> None:
         opened = [store() for store in stores]
@@ -86,14 +66,6 @@ def run(*stores: Callable[[], EtcdStore], story: Callable[..., Awaitable[None]])
                 await store.close()
 
     asyncio.run(tell())
-
-
-async def until(true: Callable[[], object]) -> None:
-    async def look() -> None:
-        while not true():
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(look(), 60)
 
 
 def test_a_commit_is_done_once_and_told_to_everybody(etcd: Etcd, prefix: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nvpn.config.model import HostPort
+from nvpn.model.clock import SECOND
 from nvpn.registry.mirror import Mirror
 from nvpn.registry.model import Client, Invitation, Origin, Server
 from nvpn.registry.records import (
@@ -130,3 +132,12 @@ def test_whatever_comes_the_mirror_follows(news: list[tuple[str, bytes, bool, bo
     assert (mirror.clients, mirror.leases) == (fresh.clients, fresh.leases)
     assert (mirror.invitations, mirror.servers) == (fresh.invitations, fresh.servers)
     assert mirror.apply(Changes(len(news) + 1, tuple(there.values()), whole=True)) == []
+
+
+@pytest.mark.parametrize(("seconds", "hold"), [(30, 60), (60, 60), (3600, 3600)])
+def test_a_lease_stays_in_the_store_for_as_long_as_others_must_wait(
+    seconds: int, hold: int
+) -> None:
+    lease = AddressLease(address("10.8.0.2"), KEY, 1, seconds, seconds * SECOND, "server")
+    assert put_lease(lease).expires_at == (seconds + hold) * SECOND
+    assert put_lease(replace(lease, seconds=0, expires_at=0)).expires_at is None

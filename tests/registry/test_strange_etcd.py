@@ -38,6 +38,7 @@ STRANGE: tuple[tuple[int, object], ...] = (
     (200, {"result": {"events": [{"kv": {"key": encode(b"\xff"), "mod_revision": "9"}}]}}),
     (200, {"result": {"events": 7}}),
     (200, {"result": {"canceled": True, "compact_revision": "1"}}),
+    (403, {"error": "etcdserver: permission denied", "code": 7}),
     (500, {"error": {}, "code": [7]}),
     (500, {"error": ["invalid auth token"], "code": {}}),
     (301, "elsewhere"),
@@ -71,7 +72,7 @@ def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> No
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         store = store_at(server)
         heard: list[Changes] = []
-        with pytest.raises(ServiceError):
+        with pytest.raises(Unavailable):
             await store.commit((Condition("a", 0),), (Put("a", b"1"),))
         with pytest.raises(ServiceError):
             await store.load()

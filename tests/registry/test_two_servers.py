@@ -319,3 +319,15 @@ def test_an_answer_that_the_watch_overtook_brings_nothing_back() -> None:
     # Only now does the commit that wrote it hear that it did.
     assert mirror.apply(written) == []
     assert not mirror.has("name/a")
+
+
+def test_where_revisions_begin_anew_the_lower_ones_count() -> None:
+    mirror = Mirror()
+    records = [Record(f"name/{one}", b"{}", 50) for one in "abc"]
+    mirror.apply(Changes(60, tuple(records), whole=True), watched=True)
+    mirror.apply(Changes(70, missing=("name/c",)), watched=True)
+    anew = tuple(Record(f"name/{one}", b"{}", 5) for one in "ac")
+    mirror.apply(Changes(7, anew, whole=True, is_anew=True), watched=True)
+    assert [mirror.unchanged(f"name/{one}").revision for one in "abc"] == [5, 0, 5]
+    mirror.apply(Changes(8, (Record("name/a", b"{}", 8),)))
+    assert mirror.unchanged("name/a").revision == 8

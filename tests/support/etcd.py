@@ -91,5 +91,14 @@ class Etcd:
             self._process.wait()
             self._process = None
 
+    def save(self) -> None:
+        """Make a backup. Not while it runs."""
+        shutil.copytree(self._directory / "data", self._directory / "saved")
+
+    def set_back(self) -> None:
+        """To the backup. Not while it runs."""
+        shutil.rmtree(self._directory / "data")
+        (self._directory / "saved").rename(self._directory / "data")
+
     def log(self) -> str:
         return (self._directory / "log").read_text()
