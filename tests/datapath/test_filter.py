@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nvpn.datapath.commands import Diversion, Divert, PeerId, Rule, SendInner, SetFilter
 from nvpn.datapath.events import InnerReceived
-from nvpn.datapath.filter import PortFilter, is_diverted
+from nvpn.datapath.filter import PortFilter, comes_from, is_diverted
 from nvpn.datapath.flow import flow_of
 from nvpn.datapath.inner import parse_inner
 from nvpn.datapath.python.event_queue import MAX_DIVERTED_OF_ONE
@@ -183,3 +183,4 @@ def test_no_packet_raises(head: bytes, tail: bytes) -> None:
         flow_of(packet)
         PortFilter([ACCEPT_SSH, DROP_HIGH], otherwise=False).accepts(THEM, inner, packet, 0)
         is_diverted(PLACES, inner, packet)
+        comes_from([Diversion(Prefix.parse("::/0"), 7)], inner, packet)
