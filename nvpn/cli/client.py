@@ -169,7 +169,7 @@ def _client_row(one: dict[str, Any], now: int) -> tuple[str, ...]:
         clean(one["name"]) or "-",
         " ".join(one["addresses"]) or "-",
         _lease(one),
-        _ago(one["last_handshake"] or one["last_seen"], now),
+        _ago(one["latest_handshake"] or one["last_seen"], now),
         _state(one),
         one["public_key"],
     )
@@ -199,7 +199,7 @@ def _lease(one: dict[str, Any]) -> str:
     return "for good" if seconds is None else short_duration(seconds)
 
 
-def _ago(seconds: int, now: int) -> str:
+def _ago(seconds: int | None, now: int) -> str:
     return f"{short_duration(now - seconds)} ago" if seconds else "never"
 
 

@@ -28,14 +28,14 @@ def client(name: str, key: str, **other: Any) -> dict[str, Any]:
         "name": name,
         "public_key": key,
         "origin": "joined",
-        "host": "",
+        "host": None,
         "admitted_at": 1,
-        "last_seen": 0,
+        "last_seen": None,
         "addresses": ["10.8.0.7/24"],
         "lease_seconds": 7200,
         "is_leased": True,
         "is_connected": True,
-        "last_handshake": int(time.time()) - 8000,
+        "latest_handshake": int(time.time()) - 8000,
         "endpoint": "192.0.2.7:1",
         **other,
     }
@@ -56,7 +56,12 @@ def invitation(name: str, state: str) -> dict[str, Any]:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedServer]:
     with played_server(tmp_path, monkeypatch) as made:
-        away = {"is_leased": False, "addresses": [], "last_handshake": 0, "is_connected": False}
+        away = {
+            "is_leased": False,
+            "addresses": [],
+            "latest_handshake": None,
+            "is_connected": False,
+        }
         made.answers["nvpn_clients"] = {
             "clients": [client("laptop", LAPTOP), client("phone", PHONE, **away)],
             "invitations": [invitation("guests", "open"), invitation("old", "used")],

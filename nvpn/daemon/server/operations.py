@@ -166,7 +166,7 @@ class ServerOperations:
         ]
 
     def _client(self, client: Client) -> dict[str, Any]:
-        """For JSON; times in seconds, ``last_seen`` and the like Unix time, 0 for never."""
+        """For JSON; times are Unix seconds, None is "never", "for good" or "not known"."""
         registry, now = self._registry(), self._backend.peer(client.public_key)
         lease = registry.lease_of(client.public_key)
         age = None if now is None else now.session_age
@@ -174,15 +174,15 @@ class ServerOperations:
             "name": client.name,
             "public_key": client.public_key.base64,
             "origin": client.origin.value,
-            "host": client.host,
+            "host": client.host or None,
             "admitted_at": client.admitted_at // SECOND,
-            "last_seen": client.last_seen // SECOND,
+            "last_seen": client.last_seen // SECOND or None,
             "addresses": [] if lease is None else [str(one) for one in lease.addresses],
             "lease_seconds": None if lease is None else registry.remaining(lease),
             "is_leased": lease is not None,
             "is_connected": age is not None and age < _ALIVE,
-            "last_handshake": 0 if now is None else now.last_handshake // SECOND,
-            "endpoint": "" if now is None or now.endpoint is None else str(now.endpoint),
+            "latest_handshake": None if now is None else now.last_handshake // SECOND or None,
+            "endpoint": None if now is None or now.endpoint is None else str(now.endpoint),
         }
 
     def _way_back(self, client: Client) -> dict[str, Any] | None:

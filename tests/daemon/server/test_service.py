@@ -355,6 +355,33 @@ def test_clients_and_leases_are_there_again_before_a_restarted_server_hears_of_a
     play(scenario)
 
 
+def test_a_phone_gets_addresses_for_good_and_programs_hear_what_is_known_of_it() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            operations = stage.service.operations()
+            await operations["nvpn_lease_peer"]([f"public_key={quote(str(ADA))}", "name=ada"])
+            (told,) = await operations["nvpn_clients"]([])
+            (ada,) = json.loads(told)["clients"]
+            assert [prefix.partition("/")[0] for prefix in ada.pop("addresses")] == [
+                prefix.partition("/")[0] for prefix in stage.allowed_ips(ADA)
+            ]
+            assert ada.pop("admitted_at") > 0
+            assert ada == {
+                "name": "ada",
+                "public_key": str(ADA),
+                "origin": "static",
+                "host": None,
+                "last_seen": None,
+                "lease_seconds": None,
+                "is_leased": True,
+                "is_connected": False,
+                "latest_handshake": None,
+                "endpoint": None,
+            }
+
+    play(scenario)
+
+
 def test_a_server_that_stops_says_so_gives_back_its_leases_and_remembers_its_clients() -> None:
     async def scenario() -> None:
         shelf = Shelf()
