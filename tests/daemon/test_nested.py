@@ -131,7 +131,7 @@ AllowedIPs = 0.0.0.0/0, ::/0
 
     # It has taken our rules along that look like its own, and we have put them back.
     wait_until(
-        lambda: "main suppress" in client.host.run("ip", "rule"), 5, "the rule is there again"
+        lambda: "main suppress" in client.host.run("ip", "rule"), 30, "the rule is there again"
     )
     wait_until_reached(client, OUTSIDE)
     (route,) = client.ip("route", "get", ROUTER)

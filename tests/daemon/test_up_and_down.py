@@ -128,7 +128,7 @@ def test_a_taken_port_rolls_the_whole_start_back(machine: Machine) -> None:
         "import socket,time; s=socket.socket(2,2); s.bind(('',7777)); time.sleep(60)",
     )  # fmt: skip
     wait_until(
-        lambda: "7777" in machine.host.run("ss", "-Hlun"), 5, "the other program has the port"
+        lambda: "7777" in machine.host.run("ss", "-Hlun"), 30, "the other program has the port"
     )
 
     up = machine.nvpn("up", "wg0.toml", status=1)

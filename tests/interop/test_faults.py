@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pinging import inside
 from tests.support.world import Host, Tunnel, World, engine, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
@@ -51,13 +53,14 @@ def test_crossing_initiations_settle_in_one_round_trip(world: World, other: str)
             tunnel.wg_set("peer", peer.public_key, "remove")
             tunnel.add_peer(peer, allowed, endpoint=endpoint)
         time.sleep(0.15)  # what is on the wire belongs to the past
-    # One round trip for the handshake, one for the ping, and what two starts of ping take.
-    assert statistics.median(times) < 0.4, times
-    assert max(times) < 2, f"somebody waited for a retry: {times}"
+    # One round trip for the handshake, one for the ping, and what two starts of ping take, which
+    # is much where others want the processors. The first retry would come after five seconds.
+    assert sorted(times)[2] < 0.4, times
+    assert max(times) < 5, f"somebody waited for a retry: {times}"
 
 
 def test_loss_reordering_duplication_and_corruption_are_survived(world: World) -> None:
-    a, _, near, far = impaired(
+    a, b, near, far = impaired(
         world, "nvpn",
         "--delay-ms", "2", "--jitter-ms", "20", "--loss", "0.1",
         "--duplicate", "0.3", "--corrupt", "0.1", "--seed", "4",
@@ -65,9 +68,26 @@ def test_loss_reordering_duplication_and_corruption_are_survived(world: World) -
     wait_until(lambda: a.ping("10.9.0.2", count=1, wait=1)[1] == 1, 30, "a first reply")
     sent, received = a.ping("10.9.0.2", count=200, interval=0.02, wait=2)
     assert sent * 0.45 < received <= sent  # never a duplicate, most of them back
-    end = a.iperf3("10.9.0.2", far.host, "-C", "cubic")["end"]
-    assert end["sum_received"]["bytes"] > 10_000
+    sent_bytes = os.urandom(30_000)
+    assert by_tcp(sent_bytes, a, b, "10.9.0.2") == sent_bytes
     assert near.peer(far)["rx"] > 0
+
+
+def by_tcp(data: bytes, a: Host, b: Host, address: str) -> bytes:
+    """What arrives at an address of b of what a sends there, however long that takes."""
+    with (
+        inside(b.netns, lambda: socket.create_server((address, 5201))) as listener,
+        inside(a.netns, socket.socket) as sender,
+    ):
+        sender.settimeout(300)
+        sender.connect((address, 5201))
+        sender.sendall(data)
+        sender.shutdown(socket.SHUT_WR)
+        listener.settimeout(300)
+        receiver, _ = listener.accept()
+        with receiver:
+            receiver.settimeout(300)
+            return b"".join(iter(lambda: receiver.recv(1 << 16), b""))
 
 
 def test_a_hole_in_the_path_mtu_loses_no_full_size_packet(world: World) -> None:
@@ -135,5 +155,5 @@ def test_a_packet_without_route_or_endpoint_is_answered_with_icmp(world: World) 
     far = b.tunnel(engine("nvpn"), ("10.9.0.2/24",))
     near.add_peer(far, "10.9.0.2/32", "fd09::2/128")  # no endpoint
     for address in ("10.9.0.2", "10.9.0.77", "fd09::2", "fd09::77"):
-        out = a.run("ping", "-n", "-c", "1", "-W", "2", address, check=False)
+        out = a.run("ping", "-n", "-c", "1", "-W", "15", address, check=False)
         assert "nreachable" in out, address

@@ -57,7 +57,7 @@ endpoint = "10.77.1.{other}:51820"
     for machine in (a, b):
         wait_until(
             lambda machine=machine: "fd09::" in machine.host.run("ip", "-6", "route"),
-            10,
+            30,
             "it is up",
         )
     return Two(a, b, processes[0])

@@ -168,7 +168,7 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
     site.reload()
     wait_until(lambda: any("fd43:" in one for one in site.allowed_ips()[key]), 30, "a new lease")
     wait_until(
-        lambda: any("fd43:" in one for one in ada.addresses()), 5, "ada has the new address"
+        lambda: any("fd43:" in one for one in ada.addresses()), 30, "ada has the new address"
     )
 
     site.server.nvpn("client", "revoke", "bob", "-i", site.interface)
