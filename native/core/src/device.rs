@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::admission::Admission;
-use crate::aead::{BatchAead, RingAead};
 use crate::allowed_ips::AllowedIps;
 use crate::command::{Command, Diversion, NewKeypair, Role};
 use crate::constants::TOS_HANDSHAKE;
@@ -59,7 +58,6 @@ pub struct Device {
     pub(crate) diversions: Box<[Diversion]>,
     pub(crate) icmp: ErrorLimit,
     drops: Arc<Drops>,
-    pub(crate) aead: Box<dyn BatchAead + Send>,
     pub(crate) random: Random,
     pub(crate) scratch: Vec<u8>,
 }
@@ -94,7 +92,6 @@ impl Device {
             diversions: Box::default(),
             icmp: ErrorLimit::new(),
             drops,
-            aead: Box::new(RingAead),
             random,
             scratch: Vec::new(),
         }
