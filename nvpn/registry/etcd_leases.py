@@ -1,7 +1,7 @@
 """etcd's own leases, under which records vanish that nobody renews: many share one.
 
-A record is put under an etcd lease that ends some minutes after the record is over, so that
-what a server gave ends even if no server is left to end it. Ends that are close to each other
+A record is put under an etcd lease that ends some minutes after any server may have ended it, so
+that what a server gave ends even if no server is left to end it. Ends that are close to each other
 get the same etcd lease: five hundred clients at once need one or two.
 """
 
@@ -16,7 +16,7 @@ from nvpn.model.clock import SECOND, Now
 from nvpn.registry.etcd_gateway import EtcdGateway
 
 MARGIN: Final = 300
-"""Seconds that a record outlives its end, for servers that put ends off."""
+"""Seconds that a record is there for longer than it must be: servers end it, and tell why."""
 
 _FINEST: Final = 32
 """Seconds."""

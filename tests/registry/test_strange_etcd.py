@@ -117,3 +117,27 @@ def test_an_answer_without_an_end_is_given_up(
         server.close()
 
     asyncio.run(story())
+
+
+def test_a_commit_in_an_etcd_that_was_set_back_is_not_taken_for_done() -> None:
+    revisions = iter((9, 3, 9))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        header = {"cluster_id": "1", "raft_term": "2", "revision": str(next(revisions))}
+        text = json.dumps({"header": header, "succeeded": True}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + text)
+        await writer.drain()
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        store = store_at(server)
+        assert (await store.commit((), (Put("a", b"1"),))).done
+        with pytest.raises(Unavailable, match="set back"):
+            await store.commit((), (Put("a", b"2"),))
+        assert (await store.commit((), (Put("a", b"3"),))).done
+        await store.close()
+        server.close()
+
+    asyncio.run(story())
