@@ -258,7 +258,8 @@ class ControlServer:
         """Whether it came to its end, and the client is still there to hear of it."""
         # Streams may last for ever: others are to find room beside them.
         if self._streaming >= self._limits.streams:
-            raise ControlError(errno.EBUSY, f"{self._streaming} others follow it already")
+            sentence = f"{self._streaming} others follow {self._name} already"
+            raise ControlError(errno.EBUSY, sentence)
         telling = self._streams[request.operation](list(request.lines()))
         self._streaming += 1
         try:

@@ -135,7 +135,7 @@ def test_some_streams_leave_room_for_everybody_else(scene: Scene) -> None:
             client.send(ASK)
             assert client.socket.recv(100).decode() == BEGUN
         refused = scene.server.ask(ASK)
-        assert refused == "nvpn_message=2 others follow it already\nerrno=-16\n\n"
+        assert refused == f"nvpn_message=2 others follow {NAME} already\nerrno=-16\n\n"
         assert "errno=0" in scene.server.ask("get=1\n\n")
     assert scene.is_closed(0)
     assert scene.is_closed(1)
