@@ -30,6 +30,9 @@ _BAD_CHOICE: Final = re.compile(
 _NEEDLESS_VALUE: Final = re.compile(
     r"argument (?P<option>\S+): ignored explicit argument .*", re.DOTALL
 )
+_EXCLUSIVE: Final = re.compile(
+    r"argument (?P<option>\S+): not allowed with argument (?P<other>\S+)"
+)
 _BAD_VALUE: Final = re.compile(r"argument (?P<option>-\S+): (?P<reason>expected .*)")
 
 _LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9+/]{40}")
@@ -152,6 +155,8 @@ class Parser(argparse.ArgumentParser):
         if found := _BAD_CHOICE.fullmatch(message):
             choices = found["choices"].replace("'", "")
             return f"'{found['option']}' cannot be {found['value']}", f"it may be {choices}"
+        if found := _EXCLUSIVE.fullmatch(message):
+            return f"{found['option']} does not go with {found['other']}", ""
         if found := _BAD_VALUE.fullmatch(message):
             return f"'{found['option']}': {found['reason']}", ""
         return message, ""

@@ -79,7 +79,7 @@ def test_help_has_colours_on_a_terminal_and_none_for_no_color() -> None:
         (("show", "--json=2"), "'--json' takes no value", ""),
         (("--plan",), "unexpected option '--plan'", ""),
         (("show", "--plan"), "unexpected option '--plan'", "'--plain'"),
-        (("show", "--json", "--plain"), "not allowed with", ""),
+        (("show", "--json", "--plain"), "--plain does not go with --json", ""),
         (("up",), "FILE|NAME is missing", ""),
         (
             ("up", "--log-level", "loud", "x"),
