@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 from typing import Any
 
@@ -17,21 +19,26 @@ pytestmark = pytest.mark.root
 
 
 class Told:
-    """Lines of ``nvpn events`` on a machine."""
+    """Lines of ``nvpn events`` on a machine on which no tunnel is up yet."""
 
     def __init__(self, machine: Machine) -> None:
         self._path = machine.directory / "events"
+        ours, theirs = pty.openpty()
         with self._path.open("w") as output:
             self.process = subprocess.Popen(
-                machine.argv("events"),
-                env=machine.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                machine.argv("events"), env=machine.environment, stdout=output, stderr=theirs
             )
+        os.close(theirs)
         machine.world.processes.append(self.process)  # type: ignore[arg-type]
+        # To people it says that it has looked: what comes from now on is told.
+        self._terminal = os.fdopen(ours, "rb", buffering=0)
+        said = b""
+        while b"waiting for one" not in said:
+            said += self._terminal.read(4096)
 
     def all(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        whole, _, _unfinished = self._path.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for(self, event: str) -> dict[str, Any]:
         def found() -> list[dict[str, Any]]:
