@@ -184,4 +184,4 @@ def test_a_reader_that_has_seen_enough_does_not_wait_for_the_next_event(director
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        assert process.wait(10) == 141
+        assert process.wait(30) == 141

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.root
 def test_a_signal_ends_it_within_a_second_with_status_0(machine: Machine, number: int) -> None:
     machine.write(CONFIG)
     process = machine.start("up", "-f", "wg0.toml")
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
 
     began = time.monotonic()
     process.send_signal(number)
 
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert time.monotonic() - began < 3  # a second, and a loaded machine's share
     assert machine.is_clean()
 
@@ -55,7 +55,7 @@ post_down = "true"
         process = machine.start("up", "-f", "wg0.toml")
         time.sleep(chance.uniform(0.05, 0.9))
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=5)
+        output, _ = process.communicate(timeout=30)
         # Before the first line of ours runs, Python dies of the signal itself.
         is_ours = "wg0:" in output
         what = f"seed {seed}, attempt {attempt}: {output}"
@@ -98,7 +98,7 @@ def test_down_kills_a_daemon_that_hangs(machine: Machine) -> None:
     down = machine.nvpn("down", "wg0")
 
     assert down.stderr == "warning: wg0 did not stop within 5 seconds and is killed\n"
-    wait_until(machine.is_clean, 3, "nothing is left")
+    wait_until(machine.is_clean, 30, "nothing is left")
 
 
 def test_down_does_not_touch_another_program_behind_the_socket(machine: Machine) -> None:
@@ -109,7 +109,7 @@ def test_down_does_not_touch_another_program_behind_the_socket(machine: Machine)
         process = subprocess.Popen(
             machine.argv("down", "wg0"), env=machine.environment, stderr=subprocess.PIPE, text=True
         )
-        listening.settimeout(10)
+        listening.settimeout(30)
         while process.poll() is None:
             try:
                 listening.settimeout(0.2)
@@ -127,22 +127,22 @@ def test_down_does_not_touch_another_program_behind_the_socket(machine: Machine)
 def test_the_interface_deleted_under_it_ends_it_cleanly(machine: Machine) -> None:
     machine.write(CONFIG)
     process = machine.start("up", "-f", "wg0.toml")
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
 
     machine.host.run("ip", "link", "delete", "wg0")
 
-    assert process.wait(3) == 0
+    assert process.wait(30) == 0
     assert machine.is_clean()
 
 
 def test_the_socket_deleted_ends_it_cleanly(machine: Machine) -> None:
     machine.write(CONFIG)
     process = machine.start("up", "-f", "wg0.toml")
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
 
     (machine.run_directory / "wg0.sock").unlink()
 
-    assert process.wait(3) == 0
+    assert process.wait(30) == 0
     assert machine.is_clean()
 
 
@@ -162,22 +162,22 @@ def waiting(pair: Pair) -> Iterator[Machine]:
 
 def test_ctrl_c_while_it_starts_stops_the_daemon_too(waiting: Machine) -> None:
     process = waiting.start("up", "wg0.toml")
-    wait_until(waiting.has_link, 10, "the daemon works")
+    wait_until(waiting.has_link, 30, "the daemon works")
 
     process.send_signal(signal.SIGINT)
 
-    assert process.wait(5) == 130
+    assert process.wait(30) == 130
     assert waiting.is_clean()
 
 
 def test_a_resolver_that_hangs_does_not_keep_it_from_ending(waiting: Machine) -> None:
     process = waiting.start("up", "-f", "wg0.toml")
-    wait_until(waiting.has_link, 10, "it waits for the name")
+    wait_until(waiting.has_link, 30, "it waits for the name")
 
     began = time.monotonic()
     process.terminate()
 
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
     assert time.monotonic() - began < 3
     assert waiting.is_clean()
 
@@ -209,11 +209,11 @@ def test_a_bug_inside_ends_it_loudly_and_leaves_nothing(machine: Machine) -> Non
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 10, "it is up")
+    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
 
     machine.host.run("ping", "-c", "1", "-W", "1", "10.9.0.2", check=False)
 
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "critical: internal error" in errors
     assert "RuntimeError: planted" in errors

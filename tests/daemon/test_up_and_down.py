@@ -190,9 +190,9 @@ def test_the_capability_alone_is_enough_without_being_root(machine: Machine) -> 
     )  # fmt: skip
     try:
         machine.wait_until_serving()
-        wait_until(lambda: "10.20.0.0/16" in machine.routes(), 5, "routes")
+        wait_until(lambda: "10.20.0.0/16" in machine.routes(), 30, "routes")
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
@@ -215,10 +215,10 @@ def test_a_link_set_down_and_up_has_its_routes_again(pair: Pair) -> None:
     assert "10.30.0.0/16" in before
 
     pair.alice.host.run("ip", "link", "set", "wg0", "down")
-    wait_until(lambda: "51820" not in pair.alice.host.run("ss", "-Hlun"), 3, "sockets close")
+    wait_until(lambda: "51820" not in pair.alice.host.run("ss", "-Hlun"), 30, "sockets close")
     pair.alice.host.run("ip", "link", "set", "wg0", "up")
 
-    wait_until(lambda: pair.alice.routes() == before, 3, "the routes are back")
+    wait_until(lambda: pair.alice.routes() == before, 30, "the routes are back")
     assert pair.alice.host.ping("10.9.0.2", count=2) == (2, 2)
 
 
@@ -249,14 +249,14 @@ def test_no_secret_is_in_arguments_environment_or_logs(pair: Pair) -> None:
     secret = alice.key.reveal_base64()
     alice.write(pair.configuration(alice))
     process = alice.start("up", "-f", "--log-level", "debug", "wg0.toml")
-    wait_until(lambda: "wg0" in alice.host.run("ip", "route"), 10, "it is up")
+    wait_until(lambda: "wg0" in alice.host.run("ip", "route"), 30, "it is up")
     daemon = alice.pid()
 
     for name in ("cmdline", "environ"):
         with open(f"/proc/{daemon}/{name}", encoding="utf-8") as stream:
             assert secret not in stream.read()
     process.terminate()
-    output, _ = process.communicate(timeout=5)
+    output, _ = process.communicate(timeout=30)
     assert "ready" in output
     assert secret not in output
     assert alice.key.reveal_hex() not in output
