@@ -10,46 +10,51 @@ NEVER: Final = 1 << 63
 
 class _Span(NamedTuple):
     due: int
+    over: int
     latest: int
 
 
 class Ends:
-    """When something is to be done about each address's lease, in boot nanoseconds."""
+    """The end of each address's lease, in boot nanoseconds; the next ones first."""
 
     def __init__(self) -> None:
         self._spans: dict[bytes, _Span] = {}
         # Holds what is no longer true, too; ``_spans`` decides.
         self._queue: list[tuple[int, bytes]] = []
 
-    def set(self, address: bytes, due: int, latest: int = NEVER) -> None:
-        """The lease is to be ended at ``due``, whatever was said before.
+    def set(self, address: bytes, over: int, latest: int = NEVER) -> None:
+        """The lease is over then, whatever was said before.
 
-        Nobody is promised it for longer than ``latest``.
+        Args:
+            latest: nobody is promised it for longer.
         """
-        self._spans[address] = _Span(due, latest)
-        heapq.heappush(self._queue, (due, address))
-        if len(self._queue) > 64 + 4 * len(self._spans):
-            self._queue = sorted((span.due, address) for address, span in self._spans.items())
+        self._put(address, _Span(over, over, latest))
 
     def put_off(self, address: bytes, until: int) -> None:
-        """Not before ``until``, but at the latest when it can be promised no longer."""
+        """Its client is promised that it has it until then, or until ``latest``."""
         span = self._spans.get(address)
         if span is not None:
-            self.set(address, min(max(span.due, until), span.latest), span.latest)
+            due = min(max(span.due, until), span.latest)
+            self._put(address, span._replace(due=due))
 
     def discard(self, address: bytes) -> None:
         """There is no lease, or one without end."""
         self._spans.pop(address, None)
 
     def due(self, address: bytes) -> int | None:
-        """When it is to be ended; None: never."""
+        """When it is to be looked at; None: never."""
         span = self._spans.get(address)
         return None if span is None else span.due
+
+    def is_over(self, address: bytes, now: int) -> bool:
+        """Whether it may be ended for everybody."""
+        span = self._spans.get(address)
+        return span is not None and span.over <= now
 
     def good_until(self, address: bytes) -> int | None:
         """For how long its client may have it, if nothing is heard; None: for ever."""
         span = self._spans.get(address)
-        return None if span is None else min(span)
+        return None if span is None else min(span.due, span.latest)
 
     def next(self) -> int | None:
         """When the first is due."""
@@ -61,10 +66,17 @@ class Ends:
         return None
 
     def take_due(self, now: int, again: int) -> list[bytes]:
-        """What is due, each once, and once more at ``again`` if it is still there then."""
+        """What is due, each once, and once more at ``again`` or when it is over."""
         found = []
         while (due := self.next()) is not None and due <= now:
             _, address = heapq.heappop(self._queue)
-            self.set(address, again, self._spans[address].latest)
+            span = self._spans[address]
+            self._put(address, span._replace(due=max(again, span.over)))
             found.append(address)
         return found
+
+    def _put(self, address: bytes, span: _Span) -> None:
+        self._spans[address] = span
+        heapq.heappush(self._queue, (span.due, address))
+        if len(self._queue) > 64 + 4 * len(self._spans):
+            self._queue = sorted((span.due, address) for address, span in self._spans.items())

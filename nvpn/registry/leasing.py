@@ -268,8 +268,15 @@ class Leasing:
         mirror, ends, again = self._ledger.mirror, self._ledger.ends, now.boot + PUT_OFF
         due = ends.take_due(now.boot, again)
         over: dict[PublicKey, list[bytes]] = {}
+        promised = []
         for address in due:
-            over.setdefault(mirror.leases[address].client, []).append(address)
+            lease = mirror.leases[address]
+            if ends.is_over(address, now.boot):
+                over.setdefault(lease.client, []).append(address)
+            else:
+                promised.append(lease)
+        # Other servers gave these, and may end them.
+        self._ledger.lapse(promised)
         try:
             await self._end_all(over, Ending.EXPIRED)
         except Unavailable as error:

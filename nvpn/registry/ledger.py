@@ -157,18 +157,17 @@ class Ledger:
         promised = 0
         if isinstance(before, AddressLease):
             if isinstance(after, AddressLease) and after.client == before.client:
-                promised = self.ends.due(before.address) or 0
+                promised = self.ends.good_until(before.address) or 0
             self.ends.discard(before.address)
         if isinstance(after, AddressLease) and after.seconds:
-            due, latest = self._end(after, now)
+            self.ends.set(after.address, *self._end(after, now))
             if after.server == self.server:
                 # The answer may have been lost, and its client told to go on for a while.
-                due = max(due, min(promised, now.boot + PUT_OFF))
-            self.ends.set(after.address, due, latest)
+                self.ends.put_off(after.address, min(promised, now.boot + PUT_OFF))
 
     def _end(self, lease: AddressLease, now: Now) -> tuple[int, int]:
-        """When we are to end a lease that we just heard of, and for how long it may be promised
-        while we hear nothing, by our boot clock.
+        """When a lease that we just heard of is over for everybody, and for how long it may be
+        promised while we hear nothing, by our boot clock.
 
         What we gave ends ``seconds`` after we sent it: not after we heard that it was done, which
         may be long after others did. Others end it one hold later, if we do not. So our client

@@ -196,6 +196,32 @@ def test_who_comes_from_a_server_that_died_with_the_store_has_no_more_than_it_ha
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("asks_at", [LEASE / 2, LEASE - 10])
+def test_what_another_server_gave_is_that_ones_to_end(asks_at: float) -> None:
+    async def story() -> None:
+        shelf, clocks = Shelf(), Clocks()
+        east, west = branches(shelf, clocks)
+        async with east, west:
+            client = await east.join(1)
+            await east.registry.lease(client)
+            await settle(east, west)
+            west.store.cut()
+            clocks.pass_by(asks_at)
+            try:
+                await west.registry.lease(client)
+            except Unavailable:
+                assert asks_at > LEASE - SAFETY
+            west.store.join()
+            east.heard()
+            await wait(clocks, LEASE - asks_at - 1, east, west)
+            assert ends(west) and not ends(east)
+            assert east.registry.lease_of(client) and not west.registry.lease_of(client)
+            await wait(clocks, 1, east, west)
+            assert ends(east) and not ends(west)
+
+    asyncio.run(story())
+
+
 def test_what_it_heard_late_it_counts_from_when_it_was_written() -> None:
     async def story() -> None:
         shelf, clocks = Shelf(), Clocks()
