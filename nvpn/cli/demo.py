@@ -20,7 +20,7 @@ from typing import IO
 from nvpn.cli.demonstration.view import Event, PlainView, View
 from nvpn.cli.paint import is_terminal
 from nvpn.cli.usage import print_error
-from nvpn.control.client import parse_get
+from nvpn.control.records import parse_get
 
 _FEWEST_SECONDS = 0.2
 _MOST_SECONDS = 3600.0

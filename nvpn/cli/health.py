@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 
-from nvpn.control.client import PeerRecord, TunnelRecord
+from nvpn.control.records import PeerRecord, TunnelRecord
 from nvpn.model import guest_name
 
 FRESH_SECONDS = 180

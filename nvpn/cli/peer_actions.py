@@ -13,7 +13,7 @@ from nvpn.config.edit import ConfigFile, NewPeer
 from nvpn.config.load import SEARCHED, SUFFIXES, find
 from nvpn.config.model import HostPort, PeerConfig, TunnelConfig
 from nvpn.control import client
-from nvpn.control.client import TunnelRecord
+from nvpn.control.records import TunnelRecord
 from nvpn.errors import ConfigError, ConfigErrors, ControlError, NvpnError, PlatformError
 from nvpn.model.interface_name import is_interface_name
 from nvpn.model.keys import PublicKey

@@ -14,7 +14,7 @@ from nvpn.cli.peer_actions import choose_file, find_running
 from nvpn.cli.rows import compact_prefixes
 from nvpn.config.load import load
 from nvpn.config.model import TunnelConfig
-from nvpn.control.client import PeerRecord
+from nvpn.control.records import PeerRecord
 
 _HEADINGS = ("PEER", "KEY", "HANDSHAKE", "ALLOWED IPS")
 _MOST_PREFIXES = 3

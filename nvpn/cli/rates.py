@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nvpn.control.client import TunnelRecord
+from nvpn.control.records import TunnelRecord
 
 
 class Rate(NamedTuple):

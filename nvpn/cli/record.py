@@ -12,7 +12,7 @@ from typing import Any
 
 from nvpn.cli.health import peer_health, peer_problems, tunnel_problems
 from nvpn.cli.text import format_endpoint
-from nvpn.control.client import PeerRecord, TunnelRecord
+from nvpn.control.records import PeerRecord, TunnelRecord
 
 _NANOSECONDS = 1_000_000_000
 

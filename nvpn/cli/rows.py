@@ -20,7 +20,7 @@ from nvpn.cli.health import (
 )
 from nvpn.cli.rates import Rate
 from nvpn.cli.text import format_endpoint, newest_first
-from nvpn.control.client import PeerRecord, TunnelRecord
+from nvpn.control.records import PeerRecord, TunnelRecord
 
 _HEADINGS = ("PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS")
 _RATE_HEADINGS = ("RX/S", "TX/S")

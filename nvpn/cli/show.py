@@ -18,8 +18,8 @@ from nvpn.cli.output import write_complaint, write_output
 from nvpn.cli.paint import is_terminal, wants_colour
 from nvpn.cli.usage import USAGE_ERROR, print_error, print_usage_error, quoted
 from nvpn.control import client
-from nvpn.control.client import TunnelRecord
 from nvpn.control.paths import socket_path
+from nvpn.control.records import TunnelRecord
 from nvpn.errors import ControlError, PlatformError
 
 MOST_TABLE_PEERS = 50

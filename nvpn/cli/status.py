@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from nvpn.control import client
-from nvpn.control.client import LeaseRecord, TunnelRecord
+from nvpn.control.records import LeaseRecord, TunnelRecord
 from nvpn.errors import ControlError, PlatformError
 
 

@@ -34,7 +34,7 @@ from nvpn.cli.paint import wants_colour
 from nvpn.cli.rates import Rate
 from nvpn.cli.rows import compact_prefixes
 from nvpn.cli.text import format_endpoint
-from nvpn.control.client import PeerRecord, TunnelRecord
+from nvpn.control.records import PeerRecord, TunnelRecord
 
 _LAYOUTS: Final = ((True, 6), (True, 3), (True, 2), (False, 3), (True, 1), (False, 1))
 """Best first: whether each number has a column of its own, and how many prefixes to show."""

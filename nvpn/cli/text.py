@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 
-from nvpn.control.client import PeerRecord, TunnelRecord
+from nvpn.control.records import PeerRecord, TunnelRecord
 
 FIELDS = (
     "public-key",

@@ -28,7 +28,7 @@ from nvpn.cli.rows import format_rows
 from nvpn.cli.status import ask_status
 from nvpn.cli.table import draw_tunnel, open_console
 from nvpn.control import client
-from nvpn.control.client import TunnelRecord
+from nvpn.control.records import TunnelRecord
 from nvpn.errors import ControlError, PlatformError
 
 DEFAULT_SECONDS: Final = 2.0

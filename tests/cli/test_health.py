@@ -13,7 +13,7 @@ from nvpn.cli.health import (
     short_duration,
     tunnel_problems,
 )
-from nvpn.control.client import LeaseRecord
+from nvpn.control.records import LeaseRecord
 from nvpn.errors import DropReason
 from tests.support.records import NOW, peer, tunnel
 

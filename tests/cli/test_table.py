@@ -10,7 +10,7 @@ from rich.console import Console
 
 from nvpn.cli.rows import format_rows
 from nvpn.cli.table import draw_tunnel
-from nvpn.control.client import LeaseRecord, TunnelRecord
+from nvpn.control.records import LeaseRecord, TunnelRecord
 from tests.support.records import NOW, peer, tunnel
 
 OFFICE = {

@@ -20,7 +20,7 @@ from nvpn.backend.api import Backend
 from nvpn.cli.rates import Rate, Rates
 from nvpn.cli.rows import format_rows
 from nvpn.control import client
-from nvpn.control.client import TunnelRecord
+from nvpn.control.records import TunnelRecord
 from nvpn.errors import PlatformError
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot, TunnelSnapshot

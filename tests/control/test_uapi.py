@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.control.client import parse_get
+from nvpn.control.records import parse_get
 from nvpn.control.uapi import iter_get, parse_set
 from nvpn.errors import ControlError, DropReason
 from nvpn.model.changes import (

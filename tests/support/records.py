@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nvpn.control.client import PeerRecord, TunnelRecord, parse_get
+from nvpn.control.records import PeerRecord, TunnelRecord, parse_get
 from tests.support.cli import key
 
 NOW = 1_800_000_000

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from nvpn.cli.demonstration.view import CLOSING, TITLE, Event, describe, format_rate
 from nvpn.cli.table import draw_tunnel, open_console
-from nvpn.control.client import TunnelRecord
+from nvpn.control.records import TunnelRecord
 
 _NEXT: Final = {
     "hosts": "making keys",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from nvpn.cli.health import short_bytes
 from nvpn.cli.output import write_output
 from nvpn.cli.text import format_tunnel
-from nvpn.control.client import TunnelRecord
+from nvpn.control.records import TunnelRecord
 
 Event = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nvpn.control.client import PeerRecord, parse_get
+from nvpn.control.records import PeerRecord, parse_get
 from tests.support.control_socket import Client
 from tests.support.machines import Machine
 from tests.support.world import SOCKETS, World, wait_until
