@@ -66,12 +66,11 @@ class Ends:
         return None
 
     def take_due(self, now: int, again: int) -> list[bytes]:
-        """What is due, each once, and once more at ``again`` or when it is over."""
+        """What is due, each once, and once more at ``again`` if it is still there then."""
         found = []
         while (due := self.next()) is not None and due <= now:
             _, address = heapq.heappop(self._queue)
-            span = self._spans[address]
-            self._put(address, span._replace(due=max(again, span.over)))
+            self._put(address, self._spans[address]._replace(due=again))
             found.append(address)
         return found
 

@@ -143,8 +143,7 @@ class Leasing:
             self._full.update(dict.fromkeys(none_left, ledger.mirror.removals))
         if not chosen:
             raise RegistryRefused(Refusal.EXHAUSTED, "this server has no address left to lease")
-        in_force = ledger.held_by(client)
-        if {one.address for one in in_force} == set(chosen) and self._is_fresh(in_force, now):
+        if {one.address for one in held} == set(chosen) and self._is_fresh(held, now):
             return self.lease_of(client)
         conditions, edits = self._transaction(record, held, chosen, now)
         self._pending.update(dict.fromkeys(chosen, client))
@@ -212,7 +211,7 @@ class Leasing:
                 lost.setdefault(other, set()).add(address)
         return [(mirror.clients[other], addresses) for other, addresses in lost.items()]
 
-    def _is_fresh(self, held: Iterable[AddressLease], now: Now) -> bool:
+    def _is_fresh(self, held: tuple[AddressLease, ...], now: Now) -> bool:
         whole = self.settings.lease_seconds
         for one in held:
             end = self._ledger.ends.good_until(one.address)
