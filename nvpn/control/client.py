@@ -1,7 +1,7 @@
 """Talk to a running tunnel: ours, any other WireGuard's that has a control socket, the kernel's.
 
 ``nvpn show`` begins and ends here, so this module imports next to nothing: no asyncio,
-no dataclasses, no cryptography. What comes back is plain strings and numbers.
+no dataclasses, no cryptography.
 """
 
 from __future__ import annotations
