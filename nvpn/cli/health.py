@@ -125,8 +125,11 @@ def tunnel_problems(tunnel: TunnelRecord) -> list[str]:
     problems = []
     if not tunnel.public_key:
         problems.append("no private key: no handshake is possible")
-    if not tunnel.peers:
+    server = tunnel.server
+    if not tunnel.peers and server is None:
         problems.append("no peers")
+    if server is not None and not server.is_reachable:
+        problems.append(f"no new clients and no new leases: {clean(server.store)} does not answer")
     lease = tunnel.lease
     if lease is not None and lease.state != "leased":
         why = f" ({clean(lease.trouble)})" if lease.trouble else ""

@@ -223,16 +223,18 @@ def _print_for_people(tunnels: list[TunnelRecord], now: int, *, verbose: bool = 
         write_output(
             "No tunnel is up. 'nvpn up FILE' brings one up, 'nvpn demo' shows one at work.\n"
         )
-    elif any(len(tunnel.peers) > MOST_TABLE_PEERS for tunnel in tunnels):
+        return
+    from nvpn.cli.status import ask_status
+
+    for tunnel in tunnels:
+        ask_status(tunnel)
+    if any(len(tunnel.peers) > MOST_TABLE_PEERS for tunnel in tunnels):
         from nvpn.cli.rows import format_rows
 
         write_output(format_rows(tunnels, now))
     else:
-        from nvpn.cli.status import ask_status
         from nvpn.cli.table import print_tunnels
 
-        for tunnel in tunnels:
-            ask_status(tunnel)
         print_tunnels(tunnels, now, up_since=_up_since(tunnels), verbose=verbose)
 
 

@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 from nvpn.control import client
-from nvpn.control.records import LeaseRecord, TunnelRecord
+from nvpn.control.records import LeaseRecord, ServerRecord, TunnelRecord
 from nvpn.errors import ControlError, PlatformError
 
 
 def ask_status(tunnel: TunnelRecord) -> dict[str, Any]:
-    """All of it, by names of its own; nothing of others. Learns the tunnel's lease."""
+    """All of it, by names of its own; nothing of others. The tunnel learns its lease, and
+    that it is a server.
+    """
     if not tunnel.datapath:
         return {}
     try:
@@ -27,4 +29,7 @@ def ask_status(tunnel: TunnelRecord) -> dict[str, Any]:
             expires_in=lease["expires_in_seconds"],
             asks_in=lease["asks_again_in_seconds"],
         )
+    server = status.get("server")
+    if server is not None:
+        tunnel.server = ServerRecord(server["store"], is_reachable=server["is_reachable"])
     return status

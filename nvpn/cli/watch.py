@@ -78,10 +78,10 @@ class View:
         self, tunnel: TunnelRecord, now: int, since: dict[str, int], width: int
     ) -> RenderableType:
         rates = self._rates.of(tunnel)
+        ask_status(tunnel)
         if len(tunnel.peers) > self._most_in_table:
             text = format_rows([tunnel], now, rates=rates)
             return Text(text, no_wrap=True, overflow="ignore")
-        ask_status(tunnel)
         return draw_tunnel(
             tunnel,
             now,

@@ -72,13 +72,23 @@ class LeaseRecord:
         self.asks_in = asks_in
 
 
+class ServerRecord:
+    """A server, as ``nvpn_status`` tells it: where it keeps its clients, and whether it can."""
+
+    __slots__ = ("is_reachable", "store")
+
+    def __init__(self, store: str, *, is_reachable: bool) -> None:
+        self.store = store
+        self.is_reachable = is_reachable
+
+
 class TunnelRecord:
     """An interface as ``get`` told it. Keys are base64, ``""`` for none.
 
     ``peers`` are in the daemon's order. ``mtu``, ``datapath`` and why it is that one, and
     ``drops`` (by the names of :class:`nvpn.errors.DropReason`) are nvpn's own: 0 and empty
-    with another daemon. So is ``lease``, which ``get`` does not tell: it is None until
-    somebody has asked for it, and for those who are no clients.
+    with another daemon. So are ``lease`` and ``server``, which ``get`` does not tell: they are
+    None until somebody has asked for them, and for those who are no clients, or no servers.
     """
 
     __slots__ = (
@@ -93,6 +103,7 @@ class TunnelRecord:
         "name",
         "peers",
         "private_key",
+        "server",
     )
 
     def __init__(self, name: str) -> None:
@@ -106,6 +117,7 @@ class TunnelRecord:
         self.datapath_reason = ""
         self.drops: dict[str, int] = {}
         self.lease: LeaseRecord | None = None
+        self.server: ServerRecord | None = None
         self.peers: list[PeerRecord] = []
 
     @property

@@ -13,7 +13,7 @@ from nvpn.cli.health import (
     short_duration,
     tunnel_problems,
 )
-from nvpn.control.records import LeaseRecord
+from nvpn.control.records import LeaseRecord, ServerRecord
 from nvpn.errors import DropReason
 from tests.support.records import NOW, peer, tunnel
 
@@ -78,6 +78,13 @@ def test_an_interface_without_key_or_peers_says_so() -> None:
     assert tunnel_problems(tunnel(private_key="", _public_key="")) == [
         "no private key: no handshake is possible",
         "no peers",
+    ]
+
+
+def test_a_server_without_clients_is_well_unless_it_cannot_have_any() -> None:
+    assert tunnel_problems(tunnel(server=ServerRecord("a file", is_reachable=True))) == []
+    assert tunnel_problems(tunnel(server=ServerRecord("etcd at h:1", is_reachable=False))) == [
+        "no new clients and no new leases: etcd at h:1 does not answer"
     ]
 
 

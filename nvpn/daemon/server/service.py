@@ -30,6 +30,7 @@ from nvpn.daemon.server.idle import IdleReleaser
 from nvpn.daemon.server.opening import open_at_once, open_later
 from nvpn.daemon.server.operations import ServerOperations
 from nvpn.daemon.server.roster import Roster, everybody, hand_back
+from nvpn.daemon.server.stores import ETCD
 from nvpn.daemon.server.terms import file_peers, registry_settings, tells_otherwise
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, NvpnError, Unavailable
@@ -48,6 +49,7 @@ from nvpn.registry.model import (
 )
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Store
+from nvpn.resilience.breaker import BreakerState
 from nvpn.resilience.policy import RetryPolicy
 from nvpn.resilience.registry import Breakers
 
@@ -317,11 +319,13 @@ class ServerService:
 
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
-        registry, wall = self.registry, self._clocks().wall
-        states = [one.state(wall).value for one in registry.invitations()]
+        registry, now = self.registry, self._clocks()
+        states = [one.state(now.wall).value for one in registry.invitations()]
+        breakers = {one.name: one.state for one in self._breakers.snapshots(now.boot)}
+        is_answering = breakers.get(ETCD, BreakerState.CLOSED) is BreakerState.CLOSED
         return {
             "store": self._where,
-            "is_reachable": self._is_open,
+            "is_reachable": self._is_open and is_answering,
             "pools": [str(pool) for pool in self._terms.pools],
             "clients": len(registry.clients()),
             "leases": len(registry.holders()),

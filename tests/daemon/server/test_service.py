@@ -39,6 +39,7 @@ from nvpn.config.model import (
 from nvpn.daemon import events
 from nvpn.daemon.server.farewells import REMINDER_SECONDS
 from nvpn.daemon.server.service import ServerService
+from nvpn.daemon.server.stores import ETCD
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, Refused, Unavailable
 from nvpn.model.changes import AddAllowedIp, AddPeer, SetPrivateKey
@@ -111,6 +112,7 @@ class Stage:
         self.config = config or config_of()
         self.store = MemoryStore(shelf or Shelf())
         self.port, self.clocks = Port(), Clocks()
+        self.breakers = Breakers()
         self.events: list[events.Event] = []
         self.warnings: list[str] = []
         self.left: list[PublicKey] = []
@@ -136,7 +138,7 @@ class Stage:
             backend=self.backend,
             port=self.port,  # type: ignore[arg-type]
             store=self.store,
-            breakers=Breakers(),
+            breakers=self.breakers,
             around=around,
             publish=self.events.append,
             on_left=self.left.append,
@@ -474,6 +476,11 @@ def test_a_store_that_is_away_at_the_start_costs_a_warning_and_is_tried_again(
             while not stage.service.describe()["is_reachable"]:
                 await asyncio.sleep(0.001)
             await stage.join(ADA, "ada")
+            for _ in range(stage.breakers.policies.breaker.failure_threshold):
+                attempt = stage.breakers.get(ETCD).attempt(stage.clocks().boot)
+                assert attempt is not None
+                attempt.failed(stage.clocks().boot)
+            assert stage.service.describe()["is_reachable"] is False
 
     play(scenario)
 
