@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from nvpn.config.load import examine, load
 from nvpn.config.model import HostPort, TunnelConfig
 from nvpn.model.keys import PrivateKey
 from nvpn.model.prefixes import Interface
+from tests.support.wg_daemon import noting_daemon
 
 OWN = "wAo3rNbkSyQ1DGvgUqCWLIm0dWRT5vOJ9M9mNRqPT1o="
 ALICE = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -111,41 +110,6 @@ def test_two_peers_may_have_the_same_name_in_comments(tmp_path: Path) -> None:
 # --- against the real wg, which says through a control socket what it understood ---
 
 
-class Listener:
-    """A control socket that notes what is set, and agrees to everything."""
-
-    def __init__(self, name: str) -> None:
-        self.path = Path("/var/run/wireguard") / f"{name}.sock"
-        self.said: list[str] = []
-        self.path.parent.mkdir(exist_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(self.path))
-        self._socket.listen()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._thread.join(30)
-        self.path.unlink()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection:
-                request = b""
-                while not request.endswith(b"\n\n") and (chunk := connection.recv(65536)):
-                    request += chunk
-                if request.startswith(b"set=1"):
-                    self.said += request.decode().split("\n")
-                if request:
-                    connection.sendall(b"errno=0\n\n")
-
-
 def as_wg_says_it(config: TunnelConfig) -> list[str]:
     interface = config.interface
     lines = ["set=1"]
@@ -202,15 +166,12 @@ needs_wg = pytest.mark.skipif(
     ],
 )  # fmt: skip
 def test_wg_understands_the_same(text: str, tmp_path: Path) -> None:
-    name = f"g5c{os.getpid() % 100000}"
     config = read(tmp_path, text)
-    listener = Listener(name)
-    try:
-        subprocess.run(["wg", "setconf", name, tmp_path / "wg0.conf"], check=True, timeout=20)
-    finally:
-        listener.close()
+    with noting_daemon() as (name, daemon):
+        subprocess.run(["wg", "setconf", name, tmp_path / "wg0.conf"], check=True, timeout=60)
+        said = "".join(daemon.take()).split("\n")
     ours = as_wg_says_it(config)
-    theirs = sorted_prefixes(listener.said)
+    theirs = sorted_prefixes(said)
     unset = {
         "persistent_keepalive_interval=0",
         "fwmark=0",
@@ -253,11 +214,7 @@ def test_wg_understands_the_same(text: str, tmp_path: Path) -> None:
 def test_what_wg_refuses_is_refused(line: str, tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_text(f"{line}\n")
-    name = f"g5r{os.getpid() % 100000}"
-    listener = Listener(name)
-    try:
-        theirs = subprocess.run(["wg", "setconf", name, path], capture_output=True, timeout=20)
-    finally:
-        listener.close()
+    with noting_daemon() as (name, _):
+        theirs = subprocess.run(["wg", "setconf", name, path], capture_output=True, timeout=60)
     assert theirs.returncode == 1
     assert examine(path).problems

@@ -15,8 +15,12 @@ class AnsweringSocket:
     def __init__(self, path: Path, converse: Callable[[socket.socket], None]) -> None:
         self._converse = converse
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        # Whatever refuses, `wg` of another test takes for dead, and removes: it gets its name
+        # once it listens.
+        unnamed = path.with_suffix("")
+        self._listener.bind(str(unnamed))
         self._listener.listen(64)
+        unnamed.rename(path)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
