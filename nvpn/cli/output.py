@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 from nvpn.errors import PlatformError
@@ -32,12 +34,8 @@ def write_output(text: str) -> None:
     stream = standard_stream("stdout")
     if stream is None:
         raise OutputError("write to standard output", errno=errno.EBADF)
-    try:
+    with writing():
         stream.write(text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _cannot_write(error) from None
     flush_output()
 
 
@@ -46,12 +44,19 @@ def flush_output() -> None:
     stream = standard_stream("stdout")
     if stream is None:
         return  # closed by whoever started us, who wants no output
-    try:
+    with writing():
         stream.flush()
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Around other code that writes there. Raises as :func:`write_output` does."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _cannot_write(error) from None
+        raise OutputError("write to standard output", errno=error.errno or 0) from None
 
 
 def write_complaint(text: str) -> None:
@@ -70,7 +75,3 @@ def standard_stream(name: str) -> TextIO | None:
     """``stdin``, ``stdout`` or ``stderr``; None if we were started with it closed."""
     stream: TextIO | None = getattr(sys, name)
     return stream
-
-
-def _cannot_write(error: OSError) -> OutputError:
-    return OutputError("write to standard output", errno=error.errno or 0)

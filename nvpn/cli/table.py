@@ -30,6 +30,7 @@ from nvpn.cli.health import (
     short_duration,
     tunnel_problems,
 )
+from nvpn.cli.output import writing
 from nvpn.cli.paint import wants_colour
 from nvpn.cli.rates import Rate
 from nvpn.cli.rows import compact_prefixes
@@ -68,7 +69,9 @@ def print_tunnels(
     console = open_console()
     for tunnel in tunnels:
         since = up_since.get(tunnel.name)
-        console.print(draw_tunnel(tunnel, now, since=since, verbose=verbose, width=console.width))
+        drawn = draw_tunnel(tunnel, now, since=since, verbose=verbose, width=console.width)
+        with writing():
+            console.print(drawn)
 
 
 def open_console() -> Console:

@@ -21,7 +21,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from nvpn.cli.output import write_output
+from nvpn.cli.output import write_output, writing
 from nvpn.cli.paint import is_terminal
 from nvpn.cli.rates import Rates
 from nvpn.cli.rows import format_rows
@@ -122,8 +122,9 @@ def _watch_through_pipe(view: View, seconds: float, console: Console) -> NoRetur
     pace = _Pace(seconds)
     gap = ""
     while True:
-        with console.capture() as captured:
-            console.print(view.draw(console.width), crop=False)
+        drawn = view.draw(console.width)
+        with writing(), console.capture() as captured:
+            console.print(drawn, crop=False)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         write_output(f"{gap}{stamp}\n{captured.get()}")
         gap = "\n"

@@ -236,3 +236,10 @@ def test_quick_forms_import_nothing_heavy(wg0: str) -> None:
         done = run(NVPN[0], "-S", "-c", code)
         assert done.out
         assert not heavy & set(done.err.split())
+
+
+@pytest.mark.parametrize("option", ["--table", "--watch", "--json", "--plain"])
+def test_a_full_disk_is_told_of_in_a_sentence(wg0: str, option: str) -> None:
+    done = run("sh", "-c", f"{' '.join(NVPN)} show {option} >/dev/full")
+    assert done.status == 1
+    assert done.err == "error: cannot write to standard output: No space left on device\n"
