@@ -1,6 +1,7 @@
 """Puts the repository's root on the path (tests share ``tests.support``), and guards skips.
 
-No example of hypothesis has a deadline: tests judge what is done, not how busy the machine is.
+No example of hypothesis has a deadline, nor does it judge how long examples take to be found:
+tests judge what is done, not how busy the machine is.
 
 With NVPN_TESTS_MAY_NOT_SKIP set, a test that skips fails, unless that is the nature of the
 machine: where everything is installed, nothing may be left out quietly.
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("nvpn", deadline=None)
+settings.register_profile("nvpn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nvpn")
 
 # A shell's background is deaf to Ctrl-C and hands that down, to what tests start, too.
