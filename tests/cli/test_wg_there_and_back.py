@@ -99,7 +99,10 @@ def memory_tunnel() -> Iterator[str]:
         yield name
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(tunnel=tunnels)
 def test_what_showconf_prints_makes_the_same_again(
     memory_tunnel: str,
