@@ -181,6 +181,6 @@ def run(etcd: Etcd, story) -> None:  # type: ignore[no-untyped-def]
     etcd.start()
     etcd.wait()
     try:
-        asyncio.run(asyncio.wait_for(story(), 30))
+        asyncio.run(asyncio.wait_for(story(), 120))
     finally:
         etcd.kill()

@@ -41,4 +41,4 @@ async def until(true: Callable[[], object]) -> None:
         while not true():
             await asyncio.sleep(0.005)
 
-    await asyncio.wait_for(look(), 10)
+    await asyncio.wait_for(look(), 60)
