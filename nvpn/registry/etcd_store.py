@@ -31,6 +31,8 @@ AT_ONCE: Final = 8
 """Requests under way; the others wait for their turn. More make etcd no quicker, and httpx slower:
 it looks at every connection for every request."""
 
+_CANCEL_AGAIN_SECONDS: Final = 0.1
+
 WATCH_AGAIN: Final = RetryPolicy(max_attempts=0, initial=SECOND // 5, maximum=5 * SECOND)
 
 
@@ -109,9 +111,10 @@ class EtcdStore:
 
     async def close(self) -> None:
         """See Store.close."""
-        if self._watching is not None:
+        # Until Python 3.12, wait_for forgets a cancellation that comes together with an answer.
+        while self._watching is not None and not self._watching.done():
             self._watching.cancel()
-            await asyncio.wait((self._watching,))
+            await asyncio.wait((self._watching,), timeout=_CANCEL_AGAIN_SECONDS)
         self._leases.close()
         await self._gateway.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -56,6 +58,38 @@ def store_at(server: asyncio.Server) -> EtcdStore:
         retry=lambda: HASTY.retry,
         clocks=read_clocks,
     )
+
+
+class DeafGateway(EtcdGateway):
+    """Its watch forgets to be cancelled once, as wait_for may do before Python 3.12."""
+
+    async def stream(
+        self, path: str, body: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+        yield {}
+
+
+def test_a_watch_that_forgets_that_it_is_cancelled_is_ended_all_the_same() -> None:
+    config = StoreConfig(StoreKind.ETCD, ("http://127.0.0.1:1",), "/nvpn/wg0")
+    breakers = Breakers(HASTY)
+
+    async def run() -> None:
+        store = EtcdStore(
+            DeafGateway(config),
+            "/nvpn/wg0",
+            breaker=lambda: breakers.get("etcd"),
+            retry=lambda: HASTY.retry,
+            clocks=read_clocks,
+        )
+        store.watch(lambda changes: None)
+        await asyncio.sleep(0)
+        await asyncio.wait_for(store.close(), 30)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("status", "body"), STRANGE)

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvpn.errors import Unavailable
+from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Interface, Prefix
+from nvpn.registry.ledger import PUT_OFF
 from nvpn.registry.mirror import Mirror
 from nvpn.registry.model import (
     ClientAdmitted,
@@ -151,6 +153,11 @@ async def compete(steps: list[tuple[str, int, int]], width: int, draw: random.Ra
             together = steps[at : at + width]
             await asyncio.gather(*(shops[who].do(kind, number) for kind, who, number in together))
             check_store(shelf)
+        # What a server that was cut off let go of it ends in the store when it tries again.
+        clocks.pass_by(PUT_OFF / SECOND)
+        for shop in shops:
+            shop.store.is_away = shop.store.loses_answers = False
+            await shop.do("expire", 1)
         for shop in shops:
             await shop.store.settle()
             shop.check()
