@@ -8,6 +8,7 @@ import pytest
 
 from nvpn.backend.alarm import Alarm, LoopAlarm, TimerfdAlarm, open_alarm
 from nvpn.model.clock import MILLISECOND, SECOND, boot_ns
+from tests.support.descriptors import descriptors
 
 Opener = Callable[[asyncio.AbstractEventLoop, Callable[[], None]], Alarm]
 
@@ -26,12 +27,6 @@ class Bell:
     async def wait(self) -> None:
         await asyncio.wait_for(self._event.wait(), 60)
         self._event.clear()
-
-
-def open_descriptors() -> set[int]:
-    listed = {int(name) for name in os.listdir("/proc/self/fd")}
-    # The descriptor that listed them is among them, and closed by now.
-    return {fd for fd in listed if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
 @pytest.fixture(params=[TimerfdAlarm, LoopAlarm])
@@ -116,11 +111,11 @@ def test_a_clock_that_jumps_over_the_instant_is_noticed(monkeypatch: pytest.Monk
 
 def test_the_descriptor_is_closed_and_not_inherited() -> None:
     async def scenario() -> None:
-        before = open_descriptors()
+        before = descriptors()
         alarm = open_alarm(asyncio.get_running_loop(), lambda: None)
-        (opened,) = open_descriptors() - before
+        (opened,) = descriptors() - before
         assert not os.get_inheritable(opened)
         alarm.close()
-        assert open_descriptors() == before
+        assert descriptors() == before
 
     asyncio.run(scenario())

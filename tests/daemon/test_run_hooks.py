@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from nvpn.daemon import hooks
 from nvpn.daemon.hooks import run_hooks
 from nvpn.errors import PlatformError
+from tests.support.descriptors import descriptors
 from tests.support.groups import wait_until_none_lives
 from tests.support.virtual_loop import SkippingLoop
 
@@ -83,7 +83,7 @@ def test_how_one_failed_is_told(command: str, told: str) -> None:
 
 
 def test_no_descriptor_is_left_of_a_hook() -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(3):
         asyncio.run(run_hooks("PreUp", ("true", "echo x"), "wg0", show=print, limit=None))
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

@@ -13,6 +13,7 @@ import pytest
 
 from nvpn.errors import PlatformError
 from nvpn.netconf.linux_namespace import call_in, open_namespace
+from tests.support.descriptors import descriptors
 
 OWN = "/proc/thread-self/ns/net"
 
@@ -44,12 +45,12 @@ def test_ours_is_opened_by_no_name_and_not_inherited() -> None:
     "text", ["nvpn-nowhere", "/nowhere", "/dev/null", "/proc/self/ns/uts", "."]
 )
 def test_what_is_no_network_namespace_is_refused(text: str) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
 
     with pytest.raises(PlatformError, match=f"cannot open network namespace {text}"):
         open_namespace(text)
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 @pytest.mark.root

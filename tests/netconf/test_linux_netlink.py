@@ -20,6 +20,7 @@ from nvpn.netconf.linux_monitor import LinuxMonitor
 from nvpn.netconf.linux_netlink import BATCH, Connection, Refusal
 from nvpn.netconf.linux_routes import pack_gone_routes, pack_new_routes
 from nvpn.overlay.linux import open_tun
+from tests.support.descriptors import descriptors
 from tests.support.own_namespace import in_new_namespace
 
 
@@ -29,10 +30,6 @@ def link_message(name: str = "", index: int = 0, mtu: int = 0) -> ifinfmsg:
     message["attrs"] = [("IFLA_IFNAME", name)] if name else []
     message["attrs"] += [("IFLA_MTU", mtu)] if mtu else []
     return message
-
-
-def descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 def test_closing_gives_everything_back() -> None:

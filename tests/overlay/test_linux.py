@@ -11,6 +11,7 @@ from nvpn.datapath.offloads import NO_OFFLOAD
 from nvpn.errors import PlatformError
 from nvpn.overlay import linux
 from nvpn.overlay.linux import adopt_tun, open_tun, tun_name
+from tests.support.descriptors import descriptors
 from tests.support.own_namespace import in_new_namespace
 from tests.support.segments import Flow
 from tests.support.split_namespace import ip
@@ -124,11 +125,11 @@ def test_a_device_made_for_another_number_of_queues_is_refused() -> None:
 
 @in_new_namespace
 def test_more_queues_than_the_kernel_has_are_refused_and_nothing_is_left() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(PlatformError, match="cannot open queue 257 of TUN device dwq0") as caught:
         open_tun("dwq0", queues=257)
     assert "set queues = 1" in caught.value.hint
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert "dwq0" not in {name for _, name in socket.if_nameindex()}
 
 
