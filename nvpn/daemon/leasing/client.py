@@ -8,6 +8,7 @@ without any server's answer it goes on as its file says.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
@@ -118,6 +119,7 @@ class LeaseClient:
         self._has_come_or_was_refused = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
         # One change to the host at a time.
         self._bringing = asyncio.Lock()
         self._has_started = False
@@ -364,13 +366,20 @@ class LeaseClient:
         memory = LeaseMemory.of(told)
         if memory != self._memory:
             self._memory = memory
-            self._spawn(self._write(memory))
+            if self._writing is None:
+                self._writing = self._spawn(self._write())
 
-    async def _write(self, memory: LeaseMemory) -> None:
-        try:
-            await run_in_thread(lambda: write_lease(self._memory_path, memory), name="lease")
-        except OSError as error:
-            _log.warning("cannot write %s: %s", self._memory_path, error.strerror)
+    async def _write(self) -> None:
+        """One at a time, so that nothing older is ever written over something newer."""
+        written = None
+        while (memory := self._memory) is not None and memory is not written:
+            write = functools.partial(write_lease, self._memory_path, memory)
+            try:
+                await run_in_thread(write, name="lease")
+            except OSError as error:
+                _log.warning("cannot write %s: %s", self._memory_path, error.strerror)
+            written = memory
+        self._writing = None
 
     # --- what happens ---------------------------------------------------------------------
 
