@@ -64,7 +64,7 @@ class Forwarding:
         self._warn = warn
         self._before: dict[str, str] = {}
         self._table = ""
-        self._has_warned = False
+        self._said: set[str] = set()
 
     def set(self, server: ServerConfig | None) -> None:
         """Forward and translate what this server's clients send, as far as it wants that.
@@ -122,9 +122,8 @@ class Forwarding:
             if before != value:
                 write_sysctl(switch, value)
         chains = chains_that_drop_forwarded()
-        if chains and not self._has_warned:
-            self._has_warned = True
-            self._warn(
+        if chains:
+            self._warn_once(
                 f"{self._name}: what is to be forwarded is dropped by {', '.join(chains)} of this"
                 f" host's firewall unless a rule there accepts it; such as: iptables -I FORWARD"
                 f" -i {self._name} -j ACCEPT, and the same with -o"
@@ -145,12 +144,10 @@ class Forwarding:
             if server.nat:
                 hint = "nat = true needs nftables; install it, or write your own rule as post_up"
                 raise PlatformError(f"translate addresses for {self._name}", hint=hint)
-            if not self._has_warned:
-                self._has_warned = True
-                self._warn(
-                    f"{self._name}: without nftables the segments of forwarded TCP connections"
-                    " are not made to fit into the tunnel; install it"
-                )
+            self._warn_once(
+                f"{self._name}: without nftables the segments of forwarded TCP connections"
+                " are not made to fit into the tunnel; install it"
+            )
             return
         if not self._table:
             self._leftovers.note(FORWARDING_TABLE, forwarding_table(self._name))
@@ -162,6 +159,12 @@ class Forwarding:
             self._run(lambda: remove_table(forwarding_table(self._name)))
             self._table = ""
             self._leftovers.forget(FORWARDING_TABLE)
+
+    def _warn_once(self, sentence: str) -> None:
+        """A reload looks again, and finds the same."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._warn(sentence)
 
     def _namespace(self) -> str:
         return str(self._leftovers.pending().get(NAMESPACE, ""))

@@ -5,12 +5,18 @@ from __future__ import annotations
 import socket
 import struct
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from nvpn.config.model import ServerConfig
+from nvpn.daemon.forwarding import Forwarding
+from nvpn.daemon.leftovers import Leftovers
 from nvpn.model.prefixes import Prefix
+from nvpn.netconf import linux_firewall
 from nvpn.netconf.firewall import dropping_chains, forwarding_rules
 from tests.support.machines import Machine
+from tests.support.own_namespace import in_new_namespace
 from tests.support.pinging import inside
 from tests.support.world import World
 
@@ -126,6 +132,33 @@ def test_a_firewall_that_drops_what_is_forwarded_is_named(world: World) -> None:
     told = here.nvpn("up", "./f6c.toml").stderr
     assert "dropped by ip filter FORWARD of this host's firewall" in told
     here.nvpn("down", "f6c")
+
+
+@in_new_namespace
+def test_what_is_in_the_way_is_told_also_after_something_else_was_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVPN_STATE_DIR", str(tmp_path))
+    said: list[str] = []
+    forwarding = Forwarding(
+        "gea", Leftovers(str(tmp_path / "gea")), run=lambda call: call(), warn=said.append
+    )
+    wanted = ServerConfig(pools=(Prefix.parse("10.8.0.0/24"),), forward=True)
+    with monkeypatch.context() as without_nft:
+        without_nft.setattr(linux_firewall, "_find", lambda _: None)
+        forwarding.set(wanted)
+        forwarding.set(wanted)
+    assert len(said) == 1
+    assert said[0].startswith("gea: without nftables")
+    linux_firewall.apply_ruleset(
+        "add table ip filter\n"
+        "add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }\n"
+    )
+    forwarding.set(wanted)
+    forwarding.set(wanted)
+    forwarding.close()
+    assert len(said) == 2
+    assert "is dropped by ip filter FORWARD" in said[1]
 
 
 def sniffer(machine: Machine) -> socket.socket:
