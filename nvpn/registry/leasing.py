@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -77,13 +77,14 @@ class Leasing:
         """See Registry.lease."""
         tries = self._ledger.tries()
         while True:
-            now = self._ledger.clocks()
+            now, settings = self._ledger.clocks(), self.settings
             record = self._holder(client, now)
             if isinstance(record, Lease):
                 return record
             record = replace(record, host=clean_host(host) or record.host, last_seen=now.wall)
             given = await self._give(record, wanted[:_MAX_WISHES], now)
-            if given is not None:
+            # What is to be leased may have changed while it was written.
+            if given is not None and self.settings is settings:
                 return given
             await tries.again()
 
@@ -253,12 +254,12 @@ class Leasing:
 
     async def return_leases(self) -> None:
         """See Registry.return_leases."""
-        mine = {
-            one.client
+        mine = [
+            one
             for one in self._ledger.mirror.leases.values()
             if one.seconds and one.server == self._ledger.server
-        }
-        await self._end_all({client: self._addresses(client) for client in mine}, Ending.SHUTDOWN)
+        ]
+        await self._end_all(mine, Ending.SHUTDOWN)
 
     async def expire(self, now: Now) -> None:
         """End what is over. What cannot be ended now is put off, and on a shared store lapses: its
@@ -266,14 +267,11 @@ class Leasing:
         """
         mirror, ends, again = self._ledger.mirror, self._ledger.ends, now.boot + PUT_OFF
         due = ends.take_due(now.boot, again)
-        over: dict[PublicKey, list[bytes]] = {}
-        promised = []
+        over: list[AddressLease] = []
+        promised: list[AddressLease] = []
         for address in due:
-            lease = mirror.leases[address]
-            if ends.is_over(address, now.boot):
-                over.setdefault(lease.client, []).append(address)
-            else:
-                promised.append(lease)
+            kind = over if ends.is_over(address, now.boot) else promised
+            kind.append(mirror.leases[address])
         # Other servers gave these, and may end them.
         self._ledger.lapse(promised)
         try:
@@ -287,10 +285,11 @@ class Leasing:
 
     async def sweep(self) -> None:
         """End those of our leases that the configuration does not allow. Raises Unavailable."""
-        over: dict[PublicKey, list[bytes]] = {}
-        for one in self._ledger.mirror.leases.values():
-            if one.server == self._ledger.server and not self.may_hold(one):
-                over.setdefault(one.client, []).append(one.address)
+        over = [
+            one
+            for one in self._ledger.mirror.leases.values()
+            if one.server == self._ledger.server and not self.may_hold(one)
+        ]
         await self._end_all(over, Ending.MOVED)
         await self._claim_own()
 
@@ -329,38 +328,38 @@ class Leasing:
             return False
         return lease.address in reserved or self._pools.is_leasable(lease.address)
 
-    async def _end_all(self, over: Mapping[PublicKey, list[bytes]], why: Ending) -> None:
-        """End these leases, many in one commit. Raises Unavailable."""
-        clients = list(over)
+    async def _end_all(self, leases: Iterable[AddressLease], why: Ending) -> None:
+        """End these, many in one commit, but what has been renewed meanwhile. Raises
+        Unavailable.
+        """
+        over: dict[PublicKey, list[AddressLease]] = {}
+        for one in leases:
+            over.setdefault(one.client, []).append(one)
+        clients = list(over.values())
         groups = [clients[at : at + _AT_ONCE] for at in range(0, len(clients), _AT_ONCE)]
         results = await asyncio.gather(
-            *(self._end({client: over[client] for client in group}, why) for group in groups),
-            return_exceptions=True,
+            *(self._end(group, why) for group in groups), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _end(self, over: Mapping[PublicKey, list[bytes]], why: Ending) -> None:
+    async def _end(self, clients: Sequence[Sequence[AddressLease]], why: Ending) -> None:
+        """End what each of some clients holds, all in one commit."""
         mirror = self._ledger.mirror
-        leases = [
-            lease
-            for client, addresses in over.items()
-            for address in addresses
-            if (lease := mirror.leases.get(address)) is not None and lease.client == client
-        ]
+        leases = [one for held in clients for one in held if mirror.leases.get(one.address) == one]
         keys = [lease_key(one.address) for one in leases]
         if not keys or await self._ledger.commit(
-            map(mirror.unchanged, keys), tuple(map(Delete, keys)), ending=tuple(over), why=why
+            map(mirror.unchanged, keys),
+            tuple(map(Delete, keys)),
+            ending={one.client for one in leases},
+            why=why,
         ):
             return
         # Somebody changed one of them in between; that must not keep the others.
-        if len(over) > 1:
-            for client, addresses in over.items():
-                await self._end({client: addresses}, why)
-
-    def _addresses(self, client: PublicKey) -> list[bytes]:
-        return [one.address for one in self._ledger.mirror.held_by(client)]
+        if len(clients) > 1:
+            for held in clients:
+                await self._end((held,), why)
 
     # --- what there is ----------------------------------------------------------------------
 

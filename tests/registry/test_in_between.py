@@ -1,0 +1,90 @@
+"""What others do between a decision and its commit, and what becomes of the decision then."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+
+from nvpn.registry.model import Ending, LeaseEnded
+from nvpn.registry.store import Commit, Condition, Edit
+from tests.support.registry import (
+    LEASE_SECONDS,
+    Clocks,
+    Office,
+    Shelf,
+    settings_of,
+    texts,
+)
+
+Branch = functools.partial(Office, is_shared=True)
+
+
+def meanwhile(office: Office, happens: Callable[[], Awaitable[object]]) -> None:
+    """Once, when the next commit is on its way and has not come to the store."""
+    commit = office.store.commit
+
+    async def commit_later(conditions: Sequence[Condition], edits: Sequence[Edit]) -> Commit:
+        office.store.commit = commit  # type: ignore[method-assign]
+        await happens()
+        return await commit(conditions, edits)
+
+    office.store.commit = commit_later  # type: ignore[method-assign]
+
+
+def branches(shelf: Shelf, clocks: Clocks) -> tuple[Office, Office]:
+    east, west = (
+        Branch(shelf, clocks=clocks, settings=settings_of("10.8.0.0/24", server=name), seed=seed)
+        for seed, name in enumerate(("east", "west"))
+    )
+    return east, west
+
+
+def test_who_finds_another_server_while_its_own_stops_keeps_what_it_gets_there() -> None:
+    async def story() -> None:
+        shelf, clocks = Shelf(), Clocks()
+        east, west = branches(shelf, clocks)
+        async with east, west:
+            stays, moves = await east.join(1), await east.join(2)
+            for client in (stays, moves):
+                await east.registry.lease(client)
+            await west.store.settle()
+            west.heard()
+            meanwhile(east, lambda: west.registry.lease(moves))
+            await east.registry.return_leases()
+            await west.store.settle()
+            lease = west.registry.lease_of(moves)
+            assert lease is not None and lease.server == "west"
+            assert [one.key for one in west.heard() if isinstance(one, LeaseEnded)] == [stays]
+
+    asyncio.run(story())
+
+
+def test_who_renews_at_the_last_moment_keeps_its_lease_and_the_others_leases_end() -> None:
+    async def story() -> None:
+        async with Office() as here:
+            silent, late = await here.join(1), await here.join(2)
+            for client in (silent, late):
+                await here.registry.lease(client)
+            here.clocks.pass_by(LEASE_SECONDS)
+            here.heard()
+            meanwhile(here, lambda: here.registry.lease(late))
+            await here.registry.expire()
+            ended = [one for one in here.heard() if isinstance(one, LeaseEnded)]
+            assert [(one.key, one.why) for one in ended] == [(silent, Ending.EXPIRED)]
+            lease = here.registry.lease_of(late)
+            assert lease is not None and here.registry.remaining(lease) == LEASE_SECONDS
+
+    asyncio.run(story())
+
+
+def test_who_is_answered_after_a_reload_is_answered_by_what_holds_then() -> None:
+    async def story() -> None:
+        async with Office() as here:
+            client = await here.join(1)
+            other = settings_of("10.9.0.0/24")
+            meanwhile(here, lambda: here.registry.reconfigure(other, {}))
+            (address,) = texts(await here.registry.lease(client))
+            assert address.startswith("10.9.0.")
+
+    asyncio.run(story())
