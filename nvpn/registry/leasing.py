@@ -242,15 +242,8 @@ class Leasing:
 
     async def release(self, client: PublicKey, why: Ending) -> None:
         """See Registry.release."""
-        mirror = self._ledger.mirror
-        tries = self._ledger.tries()
-        while True:
-            keys = [lease_key(one.address) for one in mirror.held_by(client) if one.seconds]
-            if not keys or await self._ledger.commit(
-                map(mirror.unchanged, keys), tuple(map(Delete, keys)), ending=(client,), why=why
-            ):
-                return
-            await tries.again()
+        held = self._ledger.mirror.held_by(client)
+        await self._end_all((one for one in held if one.seconds), why)
 
     async def return_leases(self) -> None:
         """See Registry.return_leases."""

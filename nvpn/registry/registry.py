@@ -153,7 +153,8 @@ class Registry:
     async def release(self, client: PublicKey, why: Ending = Ending.RELEASED) -> None:
         """Take its addresses back; it gets the same ones next time if it can.
 
-        What was given for good stays until the client is revoked.
+        What was given for good stays until the client is revoked, and what it gets in this very
+        moment, here or of another server, is its own.
         """
         await self._leasing.release(client, why)
 
@@ -176,6 +177,11 @@ class Registry:
         return self._next_cleaning if end is None else min(end, self._next_cleaning)
 
     # --- what there is ----------------------------------------------------------------------
+
+    @property
+    def server(self) -> str:
+        """Who we are in the leases that we gave or renewed last."""
+        return self._ledger.server
 
     def remaining(self, lease: Lease) -> int | None:
         """Seconds that the lease is good for, None: for ever."""

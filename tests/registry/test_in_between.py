@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
 
 from nvpn.registry.model import Ending, LeaseEnded
-from nvpn.registry.store import Commit, Condition, Edit
 from tests.support.registry import (
     LEASE_SECONDS,
     Clocks,
     Office,
     Shelf,
+    meanwhile,
     settings_of,
     texts,
 )
 
 Branch = functools.partial(Office, is_shared=True)
-
-
-def meanwhile(office: Office, happens: Callable[[], Awaitable[object]]) -> None:
-    """Once, when the next commit is on its way and has not come to the store."""
-    commit = office.store.commit
-
-    async def commit_later(conditions: Sequence[Condition], edits: Sequence[Edit]) -> Commit:
-        office.store.commit = commit  # type: ignore[method-assign]
-        await happens()
-        return await commit(conditions, edits)
-
-    office.store.commit = commit_later  # type: ignore[method-assign]
 
 
 def branches(shelf: Shelf, clocks: Clocks) -> tuple[Office, Office]:
@@ -50,7 +37,7 @@ def test_who_finds_another_server_while_its_own_stops_keeps_what_it_gets_there()
                 await east.registry.lease(client)
             await west.store.settle()
             west.heard()
-            meanwhile(east, lambda: west.registry.lease(moves))
+            meanwhile(east.store, lambda: west.registry.lease(moves))
             await east.registry.return_leases()
             await west.store.settle()
             lease = west.registry.lease_of(moves)
@@ -68,7 +55,7 @@ def test_who_renews_at_the_last_moment_keeps_its_lease_and_the_others_leases_end
                 await here.registry.lease(client)
             here.clocks.pass_by(LEASE_SECONDS)
             here.heard()
-            meanwhile(here, lambda: here.registry.lease(late))
+            meanwhile(here.store, lambda: here.registry.lease(late))
             await here.registry.expire()
             ended = [one for one in here.heard() if isinstance(one, LeaseEnded)]
             assert [(one.key, one.why) for one in ended] == [(silent, Ending.EXPIRED)]
@@ -83,8 +70,24 @@ def test_who_is_answered_after_a_reload_is_answered_by_what_holds_then() -> None
         async with Office() as here:
             client = await here.join(1)
             other = settings_of("10.9.0.0/24")
-            meanwhile(here, lambda: here.registry.reconfigure(other, {}))
+            meanwhile(here.store, lambda: here.registry.reconfigure(other, {}))
             (address,) = texts(await here.registry.lease(client))
             assert address.startswith("10.9.0.")
+
+    asyncio.run(story())
+
+
+def test_who_goes_here_and_comes_to_another_server_keeps_what_it_gets_there() -> None:
+    async def story() -> None:
+        shelf, clocks = Shelf(), Clocks()
+        east, west = branches(shelf, clocks)
+        async with east, west:
+            client = await east.join(1)
+            await east.registry.lease(client)
+            await west.store.settle()
+            meanwhile(east.store, lambda: west.registry.lease(client))
+            await east.registry.release(client)
+            await west.store.settle()
+            assert west.registry.lease_of(client) is not None
 
     asyncio.run(story())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from nvpn.errors import Unavailable
@@ -205,6 +205,18 @@ class Office:
         """What was told since the last time."""
         told, self.told[:] = list(self.told), []
         return told
+
+
+def meanwhile(store: Store, happens: Callable[[], Awaitable[object]]) -> None:
+    """Once, when the next commit is on its way and has not come to the store."""
+    commit = store.commit
+
+    async def commit_later(conditions: Sequence[Condition], edits: Sequence[Edit]) -> Commit:
+        store.commit = commit  # type: ignore[method-assign]
+        await happens()
+        return await commit(conditions, edits)
+
+    store.commit = commit_later  # type: ignore[method-assign]
 
 
 async def admit_all(store: Store, keys: Sequence[PublicKey]) -> None:

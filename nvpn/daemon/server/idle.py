@@ -15,7 +15,7 @@ from nvpn.errors import ServiceError
 from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot
-from nvpn.registry.model import Ending
+from nvpn.registry.model import Ending, Lease
 from nvpn.registry.registry import Registry
 
 _log: Final = logging.getLogger(__name__)
@@ -86,17 +86,25 @@ class IdleReleaser:
 
     async def release(self, seconds: int) -> None:
         """Look once, and end what is to end. Never raises for a store that is away."""
+        leases: dict[PublicKey, Lease] = {}
         received: dict[PublicKey, int] = {}
         for place, client in enumerate(self._registry.holders(), 1):
             lease, now = self._registry.lease_of(client), self._peers.peer(client)
-            # What was given for good does not end by silence.
-            if lease is not None and lease.expires_at is not None and now is not None:
-                received[client] = now.rx_bytes
+            if lease is not None and now is not None and self._may_end(lease):
+                leases[client], received[client] = lease, now.rx_bytes
             if place % _PEERS_A_TURN == 0:
                 await asyncio.sleep(0)
         for client in self._watch.look(received, seconds * SECOND, self._clocks().boot):
+            now = self._peers.peer(client)
+            has_spoken = now is None or now.rx_bytes != received[client]
+            if has_spoken or self._registry.lease_of(client) != leases[client]:
+                continue  # while the leases of others ended
             _log.info("idle for %d s: its lease ends", seconds, extra={"peer": client.short})
             try:
                 await self._registry.release(client, Ending.IDLE)
             except ServiceError as error:
                 _log.info("%s", error, extra={"peer": client.short})
+
+    def _may_end(self, lease: Lease) -> bool:
+        """Not what was given for good, nor what another server gave: there its client speaks."""
+        return lease.expires_at is not None and lease.server == self._registry.server

@@ -9,7 +9,7 @@ from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import PeerSnapshot
 from nvpn.registry.model import Ending, LeaseEnded
-from tests.support.registry import Office, key_of
+from tests.support.registry import Clocks, Office, Shelf, key_of, meanwhile, settings_of
 from tests.support.scenarios import A, B
 
 TIMEOUT = 60 * SECOND
@@ -91,5 +91,63 @@ def test_leases_of_the_silent_end_and_those_for_good_do_not() -> None:
                 talkative
             ]
             assert office.registry.lease_of(phone) is not None
+
+    asyncio.run(scenario())
+
+
+async def fall_silent(idle: IdleReleaser, clocks: Clocks) -> None:
+    for _ in range(3):
+        await idle.release(60)
+        clocks.pass_by(21)
+
+
+def test_who_is_silent_here_because_it_is_at_another_server_keeps_its_lease() -> None:
+    async def scenario() -> None:
+        shelf, clocks, counts = Shelf(), Clocks(), Counts()
+        here, there = (
+            Office(
+                shelf,
+                clocks=clocks,
+                settings=settings_of("10.8.0.0/24", server=name),
+                is_shared=True,
+            )
+            for name in ("here", "there")
+        )
+        async with here, there:
+            client = await here.join(1)
+            await here.registry.lease(client)
+            counts.received = {client: 10}
+            idle = IdleReleaser(here.registry, counts, clocks)
+            await idle.release(60)
+            await there.store.settle()
+            await there.registry.lease(client)
+            await here.store.settle()
+            await fall_silent(idle, clocks)
+            await idle.release(60)
+            assert here.registry.lease_of(client) is not None
+
+    asyncio.run(scenario())
+
+
+def test_who_is_heard_just_as_it_was_found_silent_keeps_its_lease() -> None:
+    async def scenario() -> None:
+        counts = Counts()
+        settings = settings_of("10.8.0.0/24", lease_seconds=120)
+        async with Office(settings=settings) as office:
+            silent, asks, speaks = [await office.join(number) for number in (1, 2, 3)]
+            idle = IdleReleaser(office.registry, counts, office.clocks)
+            for client in (silent, asks, speaks):
+                await office.registry.lease(client)
+                counts.received[client] = 10
+            await fall_silent(idle, office.clocks)
+
+            async def happens() -> None:
+                await office.registry.lease(asks)
+                counts.received[speaks] += 1
+
+            meanwhile(office.store, happens)
+            office.heard()
+            await idle.release(60)
+            assert [one.key for one in office.heard()] == [silent]
 
     asyncio.run(scenario())
