@@ -63,6 +63,7 @@ class StateKeeper:
             memory.timestamp, save_now=self._reserve_now, save_soon=self._reserve_soon
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._has_changed = False
         self._pause = _FIRST_DELAY
         self._last_written_at = float("-inf")
         self._disk = threading.Lock()
@@ -124,6 +125,7 @@ class StateKeeper:
     # --- writing ------------------------------------------------------------------------
 
     def _save_soon(self) -> None:
+        self._has_changed = True
         if self._timer is None and not self._closed:
             wait = max(self._pause, self._last_written_at + _INTERVAL - time.monotonic())
             self._timer = self._loop.call_later(wait, self._start_saving)
@@ -132,6 +134,7 @@ class StateKeeper:
         self._spawn(self._save())
 
     async def _save(self) -> None:
+        self._has_changed = False
         memory, version = self._collect()
         begun = time.monotonic()
         problem = await run_in_thread(lambda: self._try_write(memory, version), name="state")
@@ -139,7 +142,7 @@ class StateKeeper:
         self._pause = max(_FIRST_DELAY, (self._last_written_at - begun) / _WRITING_SHARE)
         self._timer = None
         self._judge(problem, memory)
-        if version != self._version and not problem:
+        if self._has_changed:  # while that was written
             self._save_soon()
 
     def _write_or_complain(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from nvpn.daemon.keeper import StateKeeper
-from nvpn.daemon.memory import PeerMemory, TunnelMemory, read_memory
+from nvpn.daemon.memory import PeerMemory, TunnelMemory, read_memory, write_memory
 from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
@@ -156,6 +157,34 @@ def test_a_burst_of_changes_is_a_few_writes_and_the_last_one_wins(tmp_path: Path
         await content(
             tmp_path / "wg0.json",
             lambda memory: bool(memory.peers) and memory.peers[ALICE].last_handshake == WALL + 999,
+        )
+
+    run(test)
+
+
+def test_what_changes_while_a_slow_disk_writes_is_written_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        has_begun = asyncio.Event()
+        may_go_on = threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_a_slow_disk(path: str, memory: TunnelMemory) -> None:
+            loop.call_soon_threadsafe(has_begun.set)
+            assert may_go_on.wait(30)
+            write_memory(path, memory)
+
+        monkeypatch.setattr("nvpn.daemon.keeper.write_memory", on_a_slow_disk)
+        keeper = make(tmp_path / "wg0.json")
+        keeper.remember(completed())
+        await has_begun.wait()
+        keeper.remember(completed(endpoint=THERE))
+        may_go_on.set()
+
+        await content(
+            tmp_path / "wg0.json",
+            lambda memory: bool(memory.peers) and memory.peers[ALICE].endpoint == THERE,
         )
 
     run(test)
