@@ -465,10 +465,11 @@ def test_what_is_remembered_last_is_what_a_slow_disk_holds_at_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[PublicKey] = []
-    first_may_go_on = threading.Event()
+    first_has_begun, first_may_go_on = threading.Event(), threading.Event()
 
     def on_a_slow_disk(path: str, memory: LeaseMemory) -> None:
         begun.append(memory.server)
+        first_has_begun.set()
         if len(begun) == 1:
             assert first_may_go_on.wait(30)
         write_lease(path, memory)
@@ -483,6 +484,7 @@ def test_what_is_remembered_last_is_what_a_slow_disk_holds_at_last(
         scene.answers[A] = replace(SETTINGS, addresses=(EIGHT,))
         await scene.pass_to(60)
         assert scene.servers_asked == [A, B, A]
+        assert first_has_begun.wait(30)
         assert begun == [A]
         first_may_go_on.set()
         await scene.until_written(LeaseMemory(A, (EIGHT,)))
