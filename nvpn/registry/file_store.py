@@ -80,6 +80,7 @@ class FileStore:
         self._changed: Callable[[Changes], None] | None = None
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def describe(self) -> str:
         """The file's path."""
@@ -100,7 +101,7 @@ class FileStore:
 
     async def commit(self, conditions: Sequence[Condition], edits: Sequence[Edit]) -> Commit:
         """See Store.commit."""
-        if self._file is None:
+        if self._file is None or self._is_closed:
             raise Unavailable(f"{self._path} is closed")
         done: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(conditions, edits, done))
@@ -109,9 +110,16 @@ class FileStore:
         return await done
 
     async def close(self) -> None:
-        """See Store.close; what was asked for by now is written."""
-        if self._writing is not None:
+        """See Store.close; what was asked for by now is written, whether anybody waits for it
+        or not.
+        """
+        self._is_closed = True
+        if self._writing is None:
+            self._let_go()
+        else:
             await asyncio.wait((self._writing,))
+
+    def _let_go(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
@@ -128,6 +136,10 @@ class FileStore:
         except BaseException as error:
             self._refuse(self._waiting, error)
             raise
+        else:
+            # Not before: a thread has the file while we write.
+            if self._is_closed:
+                self._let_go()
         finally:
             self._writing = None
 

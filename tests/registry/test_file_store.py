@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import stat
@@ -149,6 +150,54 @@ def test_close_waits_for_what_was_asked_for(tmp_path: Path) -> None:
 
 
 # --- crashes ------------------------------------------------------------------------------
+
+
+def test_who_is_next_when_it_closes_is_turned_away(tmp_path: Path) -> None:
+    async def tell() -> None:
+        disk, troubles = Disk(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: troubles.append(about))
+        store = FileStore(str(tmp_path / "r"), in_thread=disk)
+        await store.load()
+        turn = asyncio.Lock()
+
+        async def guest(number: int) -> bool:
+            async with turn:
+                return (await put(store, str(number))).done
+
+        disk.is_held.clear()
+        guests = [asyncio.ensure_future(guest(number)) for number in range(3)]
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(store.close())
+        await asyncio.sleep(0)
+        disk.is_held.set()
+        await closing
+        first, *others = await asyncio.gather(*guests, return_exceptions=True)
+        assert first is True
+        assert [str(one) for one in others] == [f"{tmp_path}/r is closed"] * 2
+        gc.collect()
+        assert troubles == []
+
+    asyncio.run(tell())
+    assert content(tmp_path / "r") == {"0": b"{}"}
+
+
+def test_a_close_that_nobody_waits_for_gives_the_file_free_all_the_same(tmp_path: Path) -> None:
+    async def tell() -> None:
+        disk = Disk()
+        store = FileStore(str(tmp_path / "r"), in_thread=disk)
+        await store.load()
+        disk.is_held.clear()
+        writing = asyncio.ensure_future(put(store, "a"))
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(store.close(), 0.01)
+        disk.is_held.set()
+        assert (await writing).done
+        again = FileStore(str(tmp_path / "r"))
+        assert [record.key for record in (await again.load()).records] == ["a"]
+        await again.close()
+
+    asyncio.run(tell())
 
 
 def some_history(path: Path) -> list[dict[str, bytes]]:
