@@ -246,6 +246,13 @@ class LeaseEnded:
     why: Ending
 
 
+@dataclass(frozen=True, slots=True)
+class ServerChanged:
+    """A server of the store came, went, or says something else of itself: it may be us."""
+
+    key: PublicKey
+
+
 RegistryChange = Union[  # noqa: UP007 - a runtime value on Python 3.10
     ClientAdmitted,
     ClientRevoked,
@@ -254,4 +261,5 @@ RegistryChange = Union[  # noqa: UP007 - a runtime value on Python 3.10
     InvitationGone,
     LeaseGiven,
     LeaseEnded,
+    ServerChanged,
 ]

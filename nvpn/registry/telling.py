@@ -1,4 +1,4 @@
-"""What differences of records mean to a server: admissions, invitations, leases."""
+"""What differences of records mean to a server: admissions, invitations, leases, servers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from nvpn.registry.model import (
     LeaseGiven,
     Origin,
     RegistryChange,
+    Server,
+    ServerChanged,
 )
-from nvpn.registry.records import AddressLease, Value
+from nvpn.registry.records import AddressLease, AnnouncedServer, Value
 
 
 def is_welcome(client: Client | None) -> bool:
@@ -48,6 +50,7 @@ def tell(
             given.setdefault(after.client, []).append(_prefix(after))
         others += _tell_client(one)
         others += _tell_invitation(one)
+        others += _tell_server(one)
     return [
         *(LeaseEnded(key, tuple(prefixes), reason) for (key, reason), prefixes in ended.items()),
         *others,
@@ -74,6 +77,19 @@ def _tell_invitation(one: Difference) -> list[RegistryChange]:
     if isinstance(one.before, Invitation) and one.after is None:
         return [InvitationGone(one.before.public_key)]
     return []
+
+
+def _tell_server(one: Difference) -> list[RegistryChange]:
+    before, after = _server(one.before), _server(one.after)
+    if before == after:
+        return []  # that it is there still is no news
+    changed = after or before
+    assert changed is not None
+    return [ServerChanged(changed.public_key)]
+
+
+def _server(value: Value | None) -> Server | None:
+    return value.server if isinstance(value, AnnouncedServer) else None
 
 
 def _lease(value: Value | None) -> AddressLease | None:

@@ -27,6 +27,7 @@ from nvpn.daemon.server.expiry import Expiry
 from nvpn.daemon.server.farewells import Farewells
 from nvpn.daemon.server.guests import Guests
 from nvpn.daemon.server.idle import IdleReleaser
+from nvpn.daemon.server.news import News
 from nvpn.daemon.server.opening import open_at_once, open_later
 from nvpn.daemon.server.operations import ServerOperations
 from nvpn.daemon.server.roster import Roster, everybody, hand_back
@@ -46,6 +47,8 @@ from nvpn.registry.model import (
     LeaseEnded,
     LeaseGiven,
     RegistryChange,
+    Server,
+    ServerChanged,
 )
 from nvpn.registry.registry import Registry
 from nvpn.registry.store import Store
@@ -57,6 +60,9 @@ _log: Final = logging.getLogger(__name__)
 
 RETURN_SECONDS: Final = 0.5
 _CLOSING_SECONDS: Final = 0.5
+_GATHERING_SECONDS: Final = 1.0
+"""Servers that come together are told of together."""
+
 _TOLD_OF: Final = frozenset({Ending.EXPIRED, Ending.IDLE, Ending.MOVED})
 """Ends that a client does not know of by itself."""
 
@@ -112,6 +118,9 @@ class ServerService:
             farewell=lambda keys: self._farewells.say_to_all(keys, GoodbyeReason.REVOKED),
         )
         self._farewells = Farewells(backend, port, loop=around.loop, lacks_lease=self._lacks_lease)
+        self._news = News(self._say_to_ask_again, holders=self.registry.holders, spawn=self._spawn)
+        # The others, as clients were told of them.
+        self._others: tuple[Server, ...] = ()
         self._answers = Answers(
             registry=self._opened,
             in_force=self._settled,
@@ -207,8 +216,7 @@ class ServerService:
         await self._roster.in_force()
         self._expiry.look()
         if self._is_open and tells_otherwise(before, self._terms):
-            holders = [lease.client for lease in self.registry.leases()]
-            await self._farewells.say_to_all(holders, GoodbyeReason.SETTINGS_CHANGED)
+            self._news.tell()
         return told
 
     async def _open_later(self) -> None:
@@ -221,6 +229,7 @@ class ServerService:
 
     async def _begin(self) -> None:
         self._is_open = True
+        self._others = self.registry.other_servers()
         await self._roster.in_force()
         self._expiry.look()
 
@@ -251,6 +260,9 @@ class ServerService:
     def _changed(self, change: RegistryChange) -> None:
         if self._is_stopping:
             return  # what ends now ends with us
+        if isinstance(change, ServerChanged):
+            self._look_at_others()
+            return
         key = change.key
         self._roster.tell(self._routed(change) if isinstance(change, LeaseGiven) else change)
         if isinstance(change, ClientAdmitted | ClientRenamed):
@@ -265,6 +277,16 @@ class ServerService:
             self._names.pop(key, None)
         if isinstance(change, LeaseEnded) and change.why in _TOLD_OF:
             self._farewells.say(key, GoodbyeReason.LEASE_ENDED)
+
+    def _look_at_others(self) -> None:
+        others = self.registry.other_servers()
+        if self._is_open and others != self._others:
+            self._others = others
+            self._news.tell(after=_GATHERING_SECONDS)
+
+    def _say_to_ask_again(self, key: PublicKey) -> bool:
+        reason = GoodbyeReason.SETTINGS_CHANGED
+        return not self._is_stopping and self._farewells.say(key, reason)
 
     def _routed(self, given: LeaseGiven) -> LeaseGiven:
         """Of a lease, what is not somebody else's by our own file."""

@@ -49,13 +49,14 @@ from nvpn.model.prefixes import Interface, Prefix
 from nvpn.model.snapshot import PeerSnapshot
 from nvpn.registry.model import Server
 from nvpn.registry.records import AnnouncedServer, put_server, read, server_key
+from nvpn.registry.store import Delete
 from nvpn.resilience.registry import Breakers
 from tests.support.memory_tunnel import MemoryTunnel
 from tests.support.registry import Clocks, MemoryStore, Shelf
 from tests.support.virtual_loop import play_virtually
 
 OURS = PrivateKey(b"\x05" * 32)
-ADA, BOB = (PublicKey(bytes([number]) * 32) for number in (9, 10))
+ADA, BOB, CAT, DAN, EVE = (PublicKey(bytes([number]) * 32) for number in range(9, 14))
 TERMS = ServerConfig(
     pools=(Prefix.parse("10.8.0.0/29"),),
     endpoints=(HostPort("vpn.example", 51820),),
@@ -306,13 +307,10 @@ def test_who_is_revoked_and_could_come_back_by_its_invitation_is_told_of() -> No
 
 
 def test_who_joins_hears_of_the_other_servers_of_the_same_store() -> None:
-    shared = replace(TERMS, store=StoreConfig(StoreKind.ETCD, ("http://192.0.2.1",), "/nvpn"))
-
     async def scenario() -> None:
         shelf = Shelf()
-        south = Server(BOB, "south", (HostPort("south.example", 51820),))
-        await MemoryStore(shelf).commit((), [put_server(AnnouncedServer(south, 0), expires_at=1)])
-        async with Stage(config_of(shared), shelf) as stage:
+        await announce(shelf, BOB, "south")
+        async with Stage(config_of(SHARED), shelf) as stage:
             await stage.ring()  # which is due at once
             told = read(key := server_key(OURS.public()), shelf.records[key].value)
             assert isinstance(told, AnnouncedServer)
@@ -425,12 +423,77 @@ def test_clients_are_told_when_a_reload_changes_what_they_would_be_told() -> Non
             stage.in_session.add(ADA)
             await stage.lease(ADA)
             await stage.service.change(config_of(replace(TERMS, idle_timeout=3600)))
+            await stage.settle()
             assert stage.goodbyes() == []
             await stage.service.change(config_of(replace(TERMS, mtu=1300)))
+            await stage.settle()
             assert stage.goodbyes() == [(ADA, GoodbyeReason.SETTINGS_CHANGED.value)]
             assert (await stage.lease(ADA)).mtu == 1300
 
     play(scenario)
+
+
+SHARED = replace(TERMS, store=StoreConfig(StoreKind.ETCD, ("http://192.0.2.1",), "/nvpn"))
+
+
+async def announce(shelf: Shelf, key: PublicKey, host: str, at: int = 0) -> None:
+    """What another server writes into the store."""
+    server = Server(key, host, (HostPort(f"{host}.example", 51820),))
+    edit = put_server(AnnouncedServer(server, at), expires_at=1)
+    await MemoryStore(shelf).commit((), [edit])
+
+
+def test_connected_clients_are_told_soon_of_a_server_that_comes_moves_or_goes() -> None:
+    asked_again = (ADA, GoodbyeReason.SETTINGS_CHANGED.value)
+
+    async def scenario() -> None:
+        shelf = Shelf()
+        await announce(shelf, CAT, "north")
+        async with Stage(config_of(SHARED), shelf) as stage:
+            await stage.ring()  # with which it announces itself, which is no news to us
+            for key, name in ((ADA, "ada"), (BOB, "bob")):
+                await stage.join(key, name)
+                await stage.lease(key)
+            stage.in_session.add(ADA)
+
+            async def heard() -> list[tuple[PublicKey, str]]:
+                stage.port.told.clear()
+                await asyncio.sleep(3600)
+                return stage.goodbyes()
+
+            assert await heard() == []
+            await announce(shelf, DAN, "south")
+            await announce(shelf, EVE, "west")
+            assert await heard() == [asked_again]  # once for both
+            assert {one.name for one in (await stage.lease(ADA)).servers} == {
+                "north",
+                "south",
+                "west",
+            }
+            await announce(shelf, DAN, "south", at=1)
+            assert await heard() == []  # it is where it was
+            await announce(shelf, DAN, "east")
+            assert await heard() == [asked_again]
+            await MemoryStore(shelf).commit((), [Delete(server_key(DAN))])
+            assert await heard() == [asked_again]
+
+    play_virtually(scenario)
+
+
+def test_who_was_told_that_a_server_stops_is_not_asked_to_come_back() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        async with Stage(config_of(SHARED), shelf) as stage:
+            await stage.join(ADA, "ada")
+            await stage.lease(ADA)
+            stage.in_session.add(ADA)
+            await announce(shelf, CAT, "north")
+            await stage.settle()
+            await stage.service.prepare_stop()
+            await asyncio.sleep(60)
+            assert stage.goodbyes() == [(ADA, GoodbyeReason.STOPPING.value)]
+
+    play_virtually(scenario)
 
 
 @pytest.mark.parametrize(
