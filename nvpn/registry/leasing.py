@@ -302,10 +302,13 @@ class Leasing:
                 ):
                     break
                 await tries.again()
-        for former in mirror.server_addresses():
-            if former.owner == ledger.server and former.address not in own:
-                key = lease_key(former.address)
-                await ledger.commit((mirror.unchanged(key),), (Delete(key),))
+        former = [
+            mirror.unchanged(lease_key(one.address))
+            for one in mirror.server_addresses()
+            if one.owner == ledger.server and one.address not in own
+        ]
+        for condition in former:
+            await ledger.commit((condition,), (Delete(condition.key),))
 
     def may_hold(self, lease: AddressLease) -> bool:
         """Whether the configuration of this server allows it, whoever gave it."""

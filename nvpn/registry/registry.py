@@ -260,12 +260,14 @@ class Registry:
             for place, one in enumerate(former)
             if place >= MAX_FORMER or max(one.revoked_at, one.last_seen) + REVOCATION_KEPT <= wall
         ]
+        # As they are now: who comes back while we are at it is to be kept.
+        unneeded = list(map(mirror.unchanged, old))
         self._next_cleaning = self._ledger.clocks().boot + CLEANING_INTERVAL
         try:
             await self._servers.announce()
             await self._leasing.sweep()
-            for key in old:
-                await self._ledger.commit((mirror.unchanged(key),), (Delete(key),))
+            for condition in unneeded:
+                await self._ledger.commit((condition,), (Delete(condition.key),))
         except Unavailable as error:
             self._next_cleaning = self._ledger.clocks().boot + PUT_OFF
             _log.info("the registry cannot be cleaned now: %s", error)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 
+from nvpn.model.clock import SECOND
 from nvpn.registry.model import Ending, LeaseEnded
+from nvpn.registry.records import client_key
 from tests.support.registry import (
+    DAY,
     LEASE_SECONDS,
     Clocks,
     Office,
@@ -89,5 +92,22 @@ def test_who_goes_here_and_comes_to_another_server_keeps_what_it_gets_there() ->
             await east.registry.release(client)
             await west.store.settle()
             assert west.registry.lease_of(client) is not None
+
+    asyncio.run(story())
+
+
+def test_who_comes_back_just_as_it_is_to_be_forgotten_is_not() -> None:
+    async def story() -> None:
+        async with Office() as here:
+            gone, back = await here.join(1), await here.join(2)
+            await here.registry.revoke("client1")
+            here.clocks.pass_by(1)
+            await here.registry.revoke("client2")
+            await here.registry.expire()
+            here.clocks.pass_by(366 * DAY / SECOND)
+            meanwhile(here.store, lambda: here.join(2))
+            await here.registry.expire()
+            assert [one.public_key for one in here.registry.clients()] == [back]
+            assert client_key(gone) not in here.store.shelf.records
 
     asyncio.run(story())
