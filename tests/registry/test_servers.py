@@ -9,7 +9,7 @@ from typing import Any
 
 from nvpn.config.model import HostPort
 from nvpn.model.clock import SECOND
-from nvpn.registry.model import RegistrySettings, Server
+from nvpn.registry.model import RegistrySettings, Server, ServerChanged
 from nvpn.registry.records import server_key
 from nvpn.registry.servers import FORGOTTEN
 from tests.support.registry import Clocks, Office, Shelf, key_of, settings_of
@@ -50,12 +50,17 @@ def test_servers_find_each_other_and_hear_of_changes() -> None:
                 assert north.registry.other_servers() == (two,)
                 assert south.registry.other_servers() == (one,)
                 # They are nobody's clients.
-                assert north.heard() == south.heard() == []
+                both = [ServerChanged(one.public_key), ServerChanged(two.public_key)]
+                assert north.heard() == south.heard() == both
 
                 moved = server(1, "other.example", "192.0.2.1")
                 await north.registry.reconfigure(of(moved), {})
                 await south.store.settle()
                 assert south.registry.other_servers() == (moved,)
+                assert south.heard() == [ServerChanged(one.public_key)]
+                south.clocks.pass_by(WEEK / 2 / SECOND)
+                await south.registry.expire()
+                assert south.heard() == [], "that one is there still is no news"
             # One that goes down may be back any moment.
             assert north.registry.other_servers() == (two,)
 
