@@ -219,12 +219,16 @@ def test_the_kernel_is_a_peer_in_both_roles(world: World) -> None:
         near.wg_set("listen-port", "51999")
         assert a.ping("10.9.0.2") == (3, 3)
         assert f"{HOST_UNDERLAY}:51999" in kernel.run("wg", "show", "wg0", "endpoints")
-        kernel.run("iperf3", "-s", "-D")
-        for arguments in ([], ["-R"]):
+        # Two servers: one may not be done with the first client yet when the second comes.
+        for port, arguments in (("5201", []), ("5202", ["-R"])):
+            kernel.run("iperf3", "-s", "-1", "-D", "-p", port)
             wait_until(
-                lambda: ":5201" in kernel.run("ss", "-Hltn"), 20, "iperf3 listens", interval=0.3
+                lambda port=port: f":{port}" in kernel.run("ss", "-Hltn"),
+                60,
+                "iperf3 listens",
+                interval=0.3,
             )
-            out = a.run("iperf3", "-c", "10.9.0.2", "-t", "2", *arguments, timeout=60)
+            out = a.run("iperf3", "-c", "10.9.0.2", "-p", port, "-t", "2", *arguments)
             assert "receiver" in out
         sent = near.dump()[kernel.public_key]["tx"]
         received = int(kernel.run("wg", "show", "wg0", "transfer").split()[1])
@@ -239,7 +243,7 @@ def test_the_kernel_is_a_peer_in_both_roles(world: World) -> None:
             *("endpoint", f"{HOST_UNDERLAY}:51999"),
         )
         kernel.wg_set_psk(near.public_key, psk)
-        assert " 0% packet loss" in kernel.run("ping", "-c", "3", "-W", "10", "10.9.0.1")
+        kernel.run("ping", "-c", "3", "-w", "30", "10.9.0.1")  # fails with fewer answers
         assert near.dump()[kernel.public_key]["endpoint"] == kernel.endpoint
         try_all()
         assert "Invalid MAC" not in kernel.run("dmesg")

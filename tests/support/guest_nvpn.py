@@ -54,7 +54,7 @@ class Guest:
         return [str(PROGRAM), "exec", *options, self.name, "--", *command]
 
     def run(
-        self, *command: str, stdin: bytes | None = None, timeout: float = 60
+        self, *command: str, stdin: bytes | None = None, timeout: float = 180
     ) -> tuple[int, str, str]:
         """Exit status, standard output and standard error."""
         done = subprocess.run(
@@ -66,7 +66,7 @@ class Guest:
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
-    def output(self, *command: str, stdin: bytes | None = None, timeout: float = 60) -> str:
+    def output(self, *command: str, stdin: bytes | None = None, timeout: float = 180) -> str:
         """Standard output of a command that succeeds."""
         status, out, err = self.run(*command, stdin=stdin, timeout=timeout)
         assert status == 0, f"{' '.join(command[:6])}: exit {status}\n{out}{err}"
@@ -89,14 +89,15 @@ def guest_with_nvpn(
         done = subprocess.run(
             [
                 *(str(PROGRAM), "up", name, "--netns", netns, "--memory", "900"),
+                *("--timeout", "180"),
                 *("--underlay", underlay, "--host-underlay", host_underlay),
             ],
             capture_output=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, (done.stdout + done.stderr).decode()
-        guest.output("tar", "x", "-C", "/", stdin=_bundle(), timeout=120)
+        guest.output("tar", "x", "-C", "/", stdin=_bundle())
         yield guest
     finally:
         subprocess.run([str(PROGRAM), "down", name], capture_output=True, check=False)

@@ -35,7 +35,7 @@ class KernelTunnel:
     def endpoint(self) -> str:
         return f"{UNDERLAY}:51820"
 
-    def run(self, *command: str, timeout: float = 60, check: bool = True) -> str:
+    def run(self, *command: str, timeout: float = 180, check: bool = True) -> str:
         done = subprocess.run(
             [str(PROGRAM), "exec", self.name, "--", *command],
             capture_output=True,
@@ -69,9 +69,10 @@ def kernel_tunnel(
             [
                 *(str(PROGRAM), "up", name, "--netns", host.netns, "--conf", str(conf)),
                 *("--underlay", f"{UNDERLAY}/24", "--host-underlay", f"{HOST_UNDERLAY}/24"),
+                *("--timeout", "180"),
             ],
             capture_output=True,
-            timeout=120,
+            timeout=300,
             check=False,
             env=dict(os.environ),
         )

@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
+import string
 import subprocess
 import sys
 import time
@@ -384,7 +386,9 @@ def new_world(directory: Path) -> Iterator[World]:
     why = missing()
     if why:
         pytest.skip(why)
-    world = World(directory, f"i9{os.urandom(2).hex()}")
+    # Several lanes make some hundreds of them side by side, and nobody else's name will do.
+    dice = random.SystemRandom()
+    world = World(directory, "w" + "".join(dice.choices(string.ascii_lowercase, k=5)))
     try:
         yield world
     finally:
