@@ -140,4 +140,5 @@ def _set_up_process(name: str) -> None:
 
 
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
+    # What a handler raises is lost where it interrupts a finalizer, in an import for instance.
+    os._exit(0)
