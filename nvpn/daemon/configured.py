@@ -15,6 +15,7 @@ from typing import Final
 from nvpn.backend.api import TunnelBackend
 from nvpn.config.model import Hooks, TunnelConfig
 from nvpn.daemon.host_side import HostSide
+from nvpn.daemon.leasing.client import Wanted
 from nvpn.daemon.network_watch import NetworkWatch
 from nvpn.daemon.next_start import left_for_next_start
 from nvpn.daemon.peer_side import PeerSide, wipe_keys
@@ -95,18 +96,22 @@ class Configured:
         _log.info("reloaded")
         return [*new.warnings, *unresolved, *told, *left_for_next_start(old, new)]
 
-    async def overlay(self, effective: TunnelConfig, leased: Plan) -> None:
+    async def overlay(self, wanted: Wanted) -> TunnelConfig | None:
         """Be what others tell us, beside what the file says, or leave all as it is.
 
         Args:
-            leased: what changes for the peers.
+            wanted: asked when no other change is under way, so that its answer stays true.
+
+        Returns what the tunnel is then; None if nothing was to be done.
 
         Raises:
             NvpnError: the host or the backend refused; all is as before.
         """
         async with self._changing:
             assert self.config is not None
-            effective = self._host_side.with_mark(effective)
+            if (answer := wanted()) is None:
+                return None
+            effective, leased = self._host_side.with_mark(answer[0]), answer[1]
             mark = effective.interface.fwmark
             if mark != self.config.interface.fwmark:
                 leased = (SetFwmark(mark), *leased)
@@ -117,6 +122,7 @@ class Configured:
             self.config = _with_mark_of(effective, self.config)
             self._peers.told()
             await self._host_side.change_name_servers(effective)
+            return effective
 
     def follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""

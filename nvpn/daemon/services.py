@@ -28,7 +28,7 @@ from nvpn.daemon.connections import Connections
 from nvpn.daemon.event_lines import EventStream
 from nvpn.daemon.events import BreakerChanged, EventBus
 from nvpn.daemon.forwarding import Forwarding
-from nvpn.daemon.leasing.client import LeaseClient
+from nvpn.daemon.leasing.client import LeaseClient, Wanted
 from nvpn.daemon.leasing.overlay import servers_of
 from nvpn.daemon.leasing.setup import make_lease_client
 from nvpn.daemon.leftovers import Leftovers
@@ -52,10 +52,11 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 
-Overlay = Callable[[TunnelConfig, Plan], Awaitable[None]]
+Overlay = Callable[[Wanted], Awaitable["TunnelConfig | None"]]
 """Bring the host to a configuration that is not (only) the file's, and the peers by a plan.
 
-All or nothing: it raises NvpnError, and all is as before."""
+What is wanted is asked for when no other change is under way. Returns that configuration, None
+if nothing was to be done. All or nothing: it raises NvpnError, and all is as before."""
 
 LAST_HOOKS_SECONDS: Final = 1.0
 
@@ -234,9 +235,10 @@ class Services:
 
     # --- details ------------------------------------------------------------------------
 
-    async def _be_told(self, effective: TunnelConfig, plan: Plan) -> None:
-        await self._overlay(effective, plan)
-        self._open_channel(effective)  # also to servers that the file does not name
+    async def _be_told(self, wanted: Wanted) -> None:
+        effective = await self._overlay(wanted)
+        if effective is not None:
+            self._open_channel(effective)  # also to servers that the file does not name
 
     async def _finish_hooks(self) -> None:
         self._connections.end()

@@ -148,7 +148,7 @@ class Session:
             around=around,
             namespaces=self._namespaces,
             leftovers=self._leftovers,
-            overlay=lambda effective, leased: self._configured.overlay(effective, leased),
+            overlay=lambda wanted: self._configured.overlay(wanted),
             hooks=lambda: self._configured.hooks(),
         )
         undo.push_async_callback(self._services.close)

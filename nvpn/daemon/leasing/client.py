@@ -68,6 +68,11 @@ _FAREWELLS: Final = {
 }
 
 
+Wanted = Callable[[], "tuple[TunnelConfig, Plan] | None"]
+"""The effective configuration, and the changes to the peers that lead there; None: it is as it
+is to be. An answer is good for as long as no reload comes in between."""
+
+
 class LeaseClient:
     """One tunnel's lease, from :meth:`start` to :meth:`close`.
 
@@ -76,8 +81,8 @@ class LeaseClient:
         memory: of the last run.
         memory_path: where to remember for the next.
         initiate: begins a handshake with a peer.
-        apply: brings the host to an effective configuration, and the peers by a plan; raises
-            NvpnError when one refuses, and all is as before then.
+        apply: asks, when its turn has come, what is wanted, and brings the host and the peers
+            there; raises NvpnError when one refuses, and all is as before then.
         surrounding: what a lease must not get into the way of, with what the file says.
         spawn: starts a background task of the daemon.
         warn: tells whoever started the tunnel.
@@ -91,7 +96,7 @@ class LeaseClient:
         memory_path: str,
         port: Port,
         initiate: Callable[[PublicKey], None],
-        apply: Callable[[TunnelConfig, Plan], Awaitable[None]],
+        apply: Callable[[Wanted], Awaitable[None]],
         surrounding: Callable[[TunnelConfig], Surrounding],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         warn: Callable[[str], None],
@@ -351,16 +356,17 @@ class LeaseClient:
 
     async def _bring(self, told: Told) -> None:
         """Raises NvpnError: all is as before."""
-        while True:
-            config = self._config
+
+        def wanted() -> tuple[TunnelConfig, Plan] | None:
+            # Not before it is our turn: the reload that we waited for has changed the file.
+            config, before = self._config, self._in_force
             effective = overlay(config, told)
-            plan = lease_plan((config, self._in_force), (config, told))
-            if plan or effective != overlay(config, self._in_force):
-                await self._apply(effective, plan)
-            self._in_force = told
-            if self._config is config:  # no reload came in between
-                self._lifecycle.change_servers(servers_of(config, told), self._clock())
-                return
+            plan = lease_plan((config, before), (config, told))
+            return (effective, plan) if plan or effective != overlay(config, before) else None
+
+        await self._apply(wanted)
+        self._in_force = told
+        self._lifecycle.change_servers(servers_of(self._config, told), self._clock())
 
     def _remember(self, told: Told) -> None:
         memory = LeaseMemory.of(told)

@@ -10,12 +10,11 @@ from typing import Final
 from nvpn.backend.api import TunnelBackend
 from nvpn.config.model import TunnelConfig
 from nvpn.control.paths import lease_path
-from nvpn.daemon.leasing.client import LeaseClient
+from nvpn.daemon.leasing.client import LeaseClient, Wanted
 from nvpn.daemon.leasing.memory import read_lease
 from nvpn.daemon.leasing.port import Port
 from nvpn.daemon.leasing.told import Surrounding
 from nvpn.daemon.surroundings import Surroundings
-from nvpn.model.changes import Plan
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import format_address
 
@@ -31,14 +30,14 @@ def make_lease_client(
     port: Port,
     *,
     around: Surroundings,
-    overlay: Callable[[TunnelConfig, Plan], Awaitable[None]],
+    overlay: Callable[[Wanted], Awaitable[None]],
     at_home: Callable[[Callable[[], bool]], bool] = lambda call: call(),
 ) -> LeaseClient:
     """Idle as long as the file names no server.
 
     Args:
         config: what the file says.
-        overlay: brings the tunnel to an effective configuration, or raises NvpnError.
+        overlay: brings the tunnel to what is wanted when its turn has come, or raises NvpnError.
         at_home: calls in the namespace of the interface.
     """
     path = lease_path(config.name)

@@ -20,7 +20,7 @@ from nvpn.channel.messages import (
     Settings,
 )
 from nvpn.config.model import HostPort, InterfaceConfig, PeerConfig, TunnelConfig
-from nvpn.daemon.leasing.client import LeaseClient
+from nvpn.daemon.leasing.client import LeaseClient, Wanted
 from nvpn.daemon.leasing.memory import LeaseMemory, read_lease, write_lease
 from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.daemon.leasing.told import Surrounding
@@ -70,6 +70,8 @@ class Scene:
         self.host = file
         self.plans: list[Plan] = []
         self.refusal: Exception | None = None
+        # Held by whoever changes the host, such as a reload.
+        self.changing = asyncio.Lock()
         self.warnings: list[str] = []
         self.due: int | None = None
         self._ring: Callable[[], None] = lambda: None
@@ -121,12 +123,15 @@ class Scene:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
 
-    async def _apply(self, effective: TunnelConfig, plan: Plan) -> None:
-        await asyncio.sleep(0)
-        if self.refusal is not None:
-            raise self.refusal
-        self.host = effective
-        self.plans.append(plan)
+    async def _apply(self, wanted: Wanted) -> None:
+        async with self.changing:
+            if (answer := wanted()) is None:
+                return
+            await asyncio.sleep(0)
+            if self.refusal is not None:
+                raise self.refusal
+            self.host, plan = answer
+            self.plans.append(plan)
 
     # --- what the test does -------------------------------------------------------------
 
@@ -355,6 +360,44 @@ def test_a_reload_keeps_the_lease_upon_the_new_file(tmp_path: Path) -> None:
         scene.client.change(new)
         await settle()
         assert scene.servers_asked == [A]
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_lease_that_comes_during_a_reload_is_put_upon_the_new_file(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        new = replace(FILE, interface=replace(FILE.interface, addresses=(EIGHT,)))
+        async with scene.changing:
+            starting = asyncio.create_task(scene.client.start())
+            await settle()
+            assert scene.servers_asked == [A]
+            scene.host = scene.client.effective(new)
+            scene.client.change(new)
+        await starting
+
+        assert scene.host.interface.addresses == (EIGHT, SEVEN)
+        assert len(scene.plans) == 1
+
+    play(Scene(tmp_path), script)
+
+
+def test_a_lease_that_comes_while_a_reload_drops_its_server_is_not_put_into_force(
+    tmp_path: Path,
+) -> None:
+    async def script(scene: Scene) -> None:
+        new = replace(FILE, peers=FILE.peers[1:])
+        scene.answers[B] = replace(SETTINGS, addresses=(EIGHT,))
+        async with scene.changing:
+            starting = asyncio.create_task(scene.client.start())
+            await settle()
+            scene.host = scene.client.effective(new)
+            scene.client.change(new)
+        await starting
+        await scene.pass_to(2)
+
+        assert scene.servers_asked == [A, B]
+        assert scene.host.interface.addresses == (EIGHT,)
+        assert scene.plans == [(AddAllowedIp(B, NET, Owner.LEASE),)]
 
     play(Scene(tmp_path), script)
 
