@@ -19,10 +19,6 @@ from nvpn.registry.registry import Registry
 
 _log: Final = logging.getLogger(__name__)
 
-KEEPALIVE: Final = 25
-"""Seconds. What a client is asked for, so that it can be reached behind its router."""
-
-
 class Answers:
     """Each peer is who its key says; what it may ask for, the registry says.
 
@@ -83,6 +79,8 @@ class Answers:
                 lease = await registry.lease(peer, wanted, request.name)
             # The client must not use its addresses before everybody accepts them.
             await self._in_force()
+            # If we are going down by now it is not, and the client is to ask another server.
+            registry = self._registry()
             answer = settings_for(
                 self._terms(),
                 lease,
@@ -112,8 +110,6 @@ class Answers:
         answer = Enrolled(
             name=client.name,
             endpoints=tuple(map(str, terms.endpoints)),
-            # Whoever is to go when it is silent is not to be kept from being silent.
-            keepalive=0 if terms.idle_timeout else KEEPALIVE,
             server=our_name(),
         )
         return with_servers(answer, registry.other_servers())

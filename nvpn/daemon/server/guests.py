@@ -48,16 +48,18 @@ class Guests:
         self._spawn = spawn
         self._clocks = clocks
         self._leaving: dict[PublicKey, asyncio.TimerHandle] = {}
+        self._is_closed = False
 
     def enrolled(self, one_time: PublicKey) -> None:
         """Somebody has become a client by this invitation, and is being told so."""
-        if one_time not in self._leaving:
+        if one_time not in self._leaving and not self._is_closed:
             self._leaving[one_time] = self._loop.call_later(
                 ANSWERING_SECONDS, self._leave, one_time
             )
 
     def close(self) -> None:
-        """Make nothing anew any more."""
+        """Make nothing anew any more, whoever is still being answered."""
+        self._is_closed = True
         for timer in self._leaving.values():
             timer.cancel()
         self._leaving.clear()

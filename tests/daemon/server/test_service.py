@@ -38,6 +38,7 @@ from nvpn.config.model import (
 )
 from nvpn.daemon import events
 from nvpn.daemon.server.farewells import REMINDER_SECONDS
+from nvpn.daemon.server.guests import ANSWERING_SECONDS
 from nvpn.daemon.server.service import ServerService
 from nvpn.daemon.server.stores import ETCD
 from nvpn.daemon.surroundings import Surroundings
@@ -52,7 +53,7 @@ from nvpn.registry.records import AnnouncedServer, put_server, read, server_key
 from nvpn.registry.store import Delete
 from nvpn.resilience.registry import Breakers
 from tests.support.memory_tunnel import MemoryTunnel
-from tests.support.registry import Clocks, MemoryStore, Shelf
+from tests.support.registry import Clocks, MemoryStore, Shelf, meanwhile
 from tests.support.virtual_loop import play_virtually
 
 OURS = PrivateKey(b"\x05" * 32)
@@ -400,6 +401,35 @@ def test_a_server_that_stops_says_so_gives_back_its_leases_and_remembers_its_cli
             assert again.allowed_ips(ADA) == []
 
     play(scenario)
+
+
+def test_who_is_leased_something_as_the_server_stops_is_sent_to_another() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.join(ADA, "ada")
+            meanwhile(stage.store, stage.service.prepare_stop)
+            with pytest.raises(Unavailable, match="going down"):
+                await stage.lease(ADA)
+            assert stage.allowed_ips(ADA) == []
+
+    play(scenario)
+
+
+def test_who_enrols_as_the_server_goes_leaves_no_peer_behind() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            expires_at = stage.clocks().wall * 2
+            made = await stage.service.registry.invite("team", expires_at=expires_at, uses=2)
+            one_time = made.invitation.public_key
+            await stage.settle()
+            assert stage.look(one_time) is not None
+            meanwhile(stage.store, stage.service.withdraw)
+            enrolled = await stage.port.ask(one_time, Enrol(ADA, "host", "1"))
+            assert isinstance(enrolled, Enrolled)  # it is, when there is a server again
+            await asyncio.sleep(2 * ANSWERING_SECONDS)
+            assert stage.look(one_time) is None and stage.look(ADA) is None
+
+    play_virtually(scenario)
 
 
 def test_a_client_that_believes_in_its_lease_is_reminded_to_ask() -> None:
