@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from nvpn.control.paths import state_directory
 from nvpn.daemon.leftovers import Leftovers
@@ -18,6 +19,8 @@ from nvpn.errors import PlatformError
 from nvpn.model.name_servers import NameServers
 from nvpn.netconf.api import Link
 from nvpn.netconf.dns import RESOLVED, DnsWriter, WriterAbsentError, find_writers, writer_named
+
+_T = TypeVar("_T")
 
 _KIND: Final = "dns"
 _SET_SECONDS: Final = 5.0
@@ -51,6 +54,8 @@ class NameService:
         self._etc = etc
         self._state = Path(state_directory())
         self._used: DnsWriter | None = None
+        # One that hangs and is not waited for any more is not overtaken.
+        self._writing = threading.Lock()
 
     async def set(self, wanted: NameServers | None) -> None:
         """Make it so; None takes back what we set. Again with another value: changes over."""
@@ -77,9 +82,7 @@ class NameService:
         if writer is None:
             return
         try:
-            await asyncio.wait_for(
-                run_in_thread(lambda: writer.unset(self._link), name="dns"), _UNSET_SECONDS
-            )
+            await asyncio.wait_for(self._in_turn(lambda: writer.unset(self._link)), _UNSET_SECONDS)
         except asyncio.TimeoutError:
             self._warn(
                 f"cannot take back name servers by {writer.name} within {_UNSET_SECONDS:g} seconds"
@@ -101,7 +104,7 @@ class NameService:
                 _KIND, {"writer": writer.name, "link": link.name, "index": link.index}
             )
             try:
-                unmet = await run_in_thread(_setting(writer, link, wanted), name="dns")
+                unmet = await self._in_turn(_setting(writer, link, wanted))
             except PlatformError as error:
                 if not had_set:
                     self._used = None
@@ -112,6 +115,13 @@ class NameService:
             for sentence in unmet:
                 self._warn(sentence)
             return
+
+    async def _in_turn(self, call: Callable[[], _T]) -> _T:
+        def run() -> _T:
+            with self._writing:
+                return call()
+
+        return await run_in_thread(run, name="dns")
 
     def _find_writers(self) -> list[DnsWriter]:
         if not self._netns:

@@ -394,9 +394,50 @@ def test_a_writer_that_hangs_is_not_waited_for(
 
     asyncio.run(play())
     released.set()
+    for thread in threading.enumerate():
+        if thread.name == "dns":
+            thread.join(30)
 
     way = service.etc / "resolv.conf"
     assert service.warnings == [
         f"cannot set name servers by {way} within 0.05 seconds; the tunnel goes on without them",
         f"cannot take back name servers by {way} within 0.05 seconds",
     ]
+
+
+def test_a_writer_that_hung_when_it_set_is_not_overtaken_by_what_takes_it_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, released, taken_back = threading.Event(), threading.Event(), threading.Event()
+    set_at_last, unset = FileWriter.set, FileWriter.unset
+
+    def hang(writer: FileWriter, link: Link, wanted: NameServers) -> tuple[str, ...]:
+        hangs.set()
+        assert released.wait(30)
+        return set_at_last(writer, link, wanted)
+
+    def take_back(writer: FileWriter, link: Link) -> None:
+        unset(writer, link)
+        taken_back.set()
+
+    monkeypatch.setattr(name_service, "_SET_SECONDS", 0.05)
+    monkeypatch.setattr(FileWriter, "set", hang)
+    monkeypatch.setattr(FileWriter, "unset", take_back)
+
+    async def play() -> None:
+        # No time passes before the writer hangs: until then a busy machine may take its own.
+        loop = asyncio.get_running_loop()
+        now, begun = loop.time, loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now() if hangs.is_set() else begun)
+        names = service()
+        await names.set(servers(1))
+        taking_back = asyncio.ensure_future(names.unset())
+        await asyncio.sleep(0.05)
+        assert not taken_back.is_set()
+        released.set()
+        await taking_back
+        assert taken_back.wait(30)
+
+    asyncio.run(play())
+
+    assert (service.etc / "resolv.conf").read_bytes() == OLD
