@@ -8,7 +8,6 @@ Source: etcd 3.4, Documentation/dev-guide/api_grpc_gateway.md; rpc.proto.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import logging
@@ -18,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from nvpn.config.model import StoreConfig
 from nvpn.errors import PlatformError, Refused, ServiceError, Unavailable
+from nvpn.resilience.within import within
 
 try:
     import httpx
@@ -178,7 +178,7 @@ class EtcdGateway:
 
     async def _post(self, endpoint: str, path: str, body: dict[str, Any]) -> _Answer:
         try:
-            return await asyncio.wait_for(self._exchange(endpoint + path, body), WHOLE_SECONDS)
+            return await within(WHOLE_SECONDS, self._exchange(endpoint + path, body))
         except Unavailable:
             raise
         except Exception as error:

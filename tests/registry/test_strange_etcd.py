@@ -92,6 +92,33 @@ def test_a_watch_that_forgets_that_it_is_cancelled_is_ended_all_the_same() -> No
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_who_is_cancelled_together_with_an_answer_does_not_go_on(turns: int) -> None:
+    """Who does would ask for ever, and the end of the server wait for it."""
+
+    class HeldGateway(EtcdGateway):
+        async def _exchange(self, url: str, body: dict[str, Any]) -> Any:
+            return await answered
+
+    async def run() -> None:
+        nonlocal answered
+        answered = asyncio.get_running_loop().create_future()
+        gateway = HeldGateway(StoreConfig(StoreKind.ETCD, ("http://127.0.0.1:1",), "/nvpn/wg0"))
+        asking = asyncio.ensure_future(gateway.ask("/v3/kv/range", {}))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        answered.set_result(etcd_gateway._Answer(200, {}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        is_under_way = asking.cancel()
+        await asyncio.wait((asking,))
+        assert asking.cancelled() == is_under_way
+        await gateway.close()
+
+    answered: asyncio.Future[Any]
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(("status", "body"), STRANGE)
 def test_a_strange_answer_is_trouble_and_no_bug(status: int, body: object) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -31,6 +31,7 @@ from nvpn.daemon.metrics.http import (
     parse_request,
 )
 from nvpn.errors import PlatformError
+from nvpn.resilience.within import within
 
 _log: Final = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class MetricsServer:
                 if isinstance(request, Refusal)
                 else await self._answer(request)
             )
-            await asyncio.wait_for(self._send(connection, pieces), ANSWER_SECONDS)
+            await within(ANSWER_SECONDS, self._send(connection, pieces))
         except (OSError, asyncio.TimeoutError):
             pass  # it hung up, or reads too slowly
         except Exception:
@@ -155,7 +156,7 @@ class MetricsServer:
 
     async def _read(self, connection: socket.socket) -> Scrape | Refusal:
         try:
-            return await asyncio.wait_for(self._read_head(connection), REQUEST_SECONDS)
+            return await within(REQUEST_SECONDS, self._read_head(connection))
         except asyncio.TimeoutError:
             return TOO_SLOW
 
