@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root
 def test_a_signal_ends_it_within_a_second_with_status_0(machine: Machine, number: int) -> None:
     machine.write(CONFIG)
     process = machine.start("up", "-f", "wg0.toml")
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
+    machine.wait_until_ready(process)
 
     began = time.monotonic()
     process.send_signal(number)
@@ -127,7 +127,7 @@ def test_down_does_not_touch_another_program_behind_the_socket(machine: Machine)
 def test_the_interface_deleted_under_it_ends_it_cleanly(machine: Machine) -> None:
     machine.write(CONFIG)
     process = machine.start("up", "-f", "wg0.toml")
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
+    machine.wait_until_ready(process)
 
     machine.host.run("ip", "link", "delete", "wg0")
 
@@ -138,7 +138,7 @@ def test_the_interface_deleted_under_it_ends_it_cleanly(machine: Machine) -> Non
 def test_the_socket_deleted_ends_it_cleanly(machine: Machine) -> None:
     machine.write(CONFIG)
     process = machine.start("up", "-f", "wg0.toml")
-    wait_until(lambda: "10.20.0.0/16" in machine.host.run("ip", "route"), 30, "it is up")
+    machine.wait_until_ready(process)
 
     (machine.run_directory / "wg0.sock").unlink()
 

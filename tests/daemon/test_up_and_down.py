@@ -249,15 +249,16 @@ def test_no_secret_is_in_arguments_environment_or_logs(pair: Pair) -> None:
     secret = alice.key.reveal_base64()
     alice.write(pair.configuration(alice))
     process = alice.start("up", "-f", "--log-level", "debug", "wg0.toml")
-    wait_until(lambda: "wg0" in alice.host.run("ip", "route"), 30, "it is up")
+    output = alice.wait_until_ready(process)
     daemon = alice.pid()
 
     for name in ("cmdline", "environ"):
         with open(f"/proc/{daemon}/{name}", encoding="utf-8") as stream:
             assert secret not in stream.read()
     process.terminate()
-    output, _ = process.communicate(timeout=30)
-    assert "ready" in output
+    assert process.stdout is not None
+    output += process.stdout.read()
+    assert process.wait(30) == 0
     assert secret not in output
     assert alice.key.reveal_hex() not in output
 

@@ -54,12 +54,8 @@ endpoint = "10.77.1.{other}:51820"
 """
         )
         processes.append(mine.start("up", "-f", "wg0.toml"))
-    for machine in (a, b):
-        wait_until(
-            lambda machine=machine: "fd09::" in machine.host.run("ip", "-6", "route"),
-            30,
-            "it is up",
-        )
+    for process in processes:
+        Machine.wait_until_ready(process)
     return Two(a, b, processes[0])
 
 

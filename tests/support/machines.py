@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,23 @@ class Machine:
         )
         self.world.processes.append(process)  # type: ignore[arg-type]
         return process
+
+    @staticmethod
+    def wait_until_ready(process: subprocess.Popen[str]) -> str:
+        """Read what a tunnel in front says until it is ready, and return that.
+
+        Its device, its routes and its socket are there before.
+        """
+        assert process.stdout is not None
+        too_late = threading.Timer(60, process.kill)
+        too_late.start()
+        said = line = ""
+        while "ready: " not in line:
+            line = process.stdout.readline()
+            assert line, f"it ended before it was ready: {said}"
+            said += line
+        too_late.cancel()
+        return said
 
     def write(self, text: str, name: str = "wg0.toml") -> Path:
         """A configuration; ``PRIVATE`` in it stands for this machine's key."""
