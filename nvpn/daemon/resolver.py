@@ -34,6 +34,7 @@ from nvpn.resilience.backoff import Backoff
 from nvpn.resilience.breaker import Attempt
 from nvpn.resilience.policy import RetryPolicy
 from nvpn.resilience.registry import Breakers
+from nvpn.resilience.within import within
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -229,7 +230,7 @@ class EndpointResolver:
                     # A hundred names must not come back to the resolver all at once.
                     pause *= uniform(0.9, 1.1)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(search.wake.wait(), pause)
+                await within(pause, search.wake.wait())
                 backoff.reset()
 
     @property

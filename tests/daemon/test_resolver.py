@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -38,15 +39,20 @@ class World:
         self.asked: list[str] = []
         self.found: list[tuple[PublicKey | str, ...]] = []
         self.now = 0
+        self.tasks: list[asyncio.Task[None]] = []
         self.breakers = Breakers(Policies(retry or RetryPolicy(), breaker or BreakerPolicy()))
         self.resolver = EndpointResolver(
             lambda peer, found: self.found.append((peer, *map(str, found))),
-            spawn=asyncio.get_running_loop().create_task,
+            spawn=self._spawn,
             breakers=self.breakers,
             look_up=self.look_up,
             ask_ttl=self.ttls.get,
             clock=lambda: self.now,
         )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+        return self.tasks[-1]
 
     def look_up(self, wanted: HostPort) -> tuple[Endpoint, ...]:
         self.asked.append(wanted.host)
@@ -433,6 +439,25 @@ def test_when_the_network_changes_what_failed_is_looked_up_at_once_and_nothing_e
         await until(lambda: bool(world.found))
         assert world.found == [(ALICE, "192.0.2.1:1")]
         assert world.asked.count("b.example") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_name_that_nobody_wants_any_more_just_as_it_is_to_be_looked_up_is_let_go(
+    turns: int,
+) -> None:
+    async def test() -> None:
+        slow = RetryPolicy(initial=3600 * SECOND, maximum=3600 * SECOND)
+        world = World(retry=slow)
+        world.resolver.want({ALICE: (HostPort("a.example", 1),)})
+        await world.resolver.wait(5)
+        await asyncio.sleep(0)
+        world.resolver.network_changed()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        world.resolver.want({})
+        await asyncio.wait_for(asyncio.wait(world.tasks), 30)
 
     run(test)
 
