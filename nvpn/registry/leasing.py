@@ -38,6 +38,7 @@ from nvpn.registry.records import (
     put_server_address,
 )
 from nvpn.registry.store import Condition, Delete, Edit
+from nvpn.registry.stranded import Stranded
 from nvpn.registry.telling import is_welcome
 
 _log: Final = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Leasing:
         self._pending: Final[dict[bytes, PublicKey]] = {}
         # Families of which nothing was free when so many records had gone.
         self._full: Final[dict[int, int]] = {}
+        self.stranded: Final = Stranded(ledger, may_hold=self.may_hold)
         self.settings = settings
         self._pools = Pools(settings, _fixed(admissions.file_peers))
 
@@ -277,7 +279,9 @@ class Leasing:
                 self._ledger.lapse(mirror.leases[address] for address in silent)
 
     async def sweep(self) -> None:
-        """End those of our leases that the configuration does not allow. Raises Unavailable."""
+        """End those of our leases that the configuration does not allow, and give back those for
+        good that it allows again. Raises Unavailable.
+        """
         over = [
             one
             for one in self._ledger.mirror.leases.values()
@@ -285,6 +289,7 @@ class Leasing:
         ]
         await self._end_all(over, Ending.MOVED)
         await self._claim_own()
+        await self.stranded.restore()
 
     async def _claim_own(self) -> None:
         """Keep our own addresses from other servers' clients. Raises Unavailable."""

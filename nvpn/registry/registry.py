@@ -219,6 +219,12 @@ class Registry:
         """What this client holds."""
         return self._leasing.lease_of(client)
 
+    def stranded(self) -> tuple[Client, ...]:
+        """Clients with addresses for good of which this server may not lease all: their pool has
+        gone. They cannot ask for others, and get them back when it is there again.
+        """
+        return self._leasing.stranded.clients()
+
     def other_servers(self) -> tuple[Server, ...]:
         """Those of the same store that were there in the last week, the next after us first."""
         return self._servers.others()

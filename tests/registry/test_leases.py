@@ -16,6 +16,7 @@ from nvpn.registry.model import (
     ClientAdmitted,
     Ending,
     FilePeer,
+    Lease,
     LeaseEnded,
     LeaseGiven,
     Refusal,
@@ -51,6 +52,10 @@ async def refusal(asked: Awaitable[object]) -> Refusal:
 
 def prefixes(*texts: str) -> tuple[Prefix, ...]:
     return tuple(map(Prefix.parse, texts))
+
+
+def packed(lease: Lease) -> tuple[bytes, ...]:
+    return tuple(one.packed for one in lease.prefixes)
 
 
 def test_a_client_gets_one_address_of_each_family() -> None:
@@ -357,6 +362,44 @@ def test_other_pools_end_the_leases_outside_of_them() -> None:
         await here.registry.reconfigure(settings_of("10.9.0.0/24"), {})
         assert here.heard() == [LeaseEnded(client, old.prefixes, Ending.MOVED)]
         assert texts(await here.registry.lease(client))[0].startswith("10.9.0.")
+
+    run(story)
+
+
+def test_what_a_phone_has_for_good_comes_back_with_its_pool() -> None:
+    async def story(here: Office) -> None:
+        phone, laptop = key_of(99), await here.join(1)
+        had = await here.registry.admit(phone, "phone")
+        await here.registry.lease(laptop)
+        assert here.registry.stranded() == ()
+        await here.registry.reconfigure(settings_of("10.9.0.0/24"), {})
+        assert here.registry.lease_of(phone) is None
+        (stranded,) = here.registry.stranded()
+        assert (stranded.name, stranded.addresses) == ("phone", packed(had))
+        here.heard()
+        await here.registry.reconfigure(settings_of("10.8.0.0/24"), {})
+        back = here.registry.lease_of(phone)
+        assert back is not None
+        assert (back.addresses, back.expires_at) == (had.addresses, None)
+        assert here.heard() == [LeaseGiven(phone, had.prefixes)]
+        assert here.registry.stranded() == ()
+
+    run(story)
+
+
+def test_what_a_phone_had_does_not_come_back_when_it_is_somebody_elses() -> None:
+    async def story(here: Office) -> None:
+        phone, laptop = key_of(99), key_of(1)
+        had = await here.registry.admit(phone, "phone")
+        await here.registry.reconfigure(settings_of("10.9.0.0/24"), {})
+        peer = FilePeer("laptop", had.prefixes)
+        await here.registry.reconfigure(settings_of("10.8.0.0/24"), {laptop: peer})
+        assert here.registry.lease_of(phone) is None
+        assert [one.name for one in here.registry.stranded()] == ["phone"]
+        await here.registry.revoke("phone")
+        await here.registry.reconfigure(settings_of("10.8.0.0/24"), {})
+        assert here.registry.lease_of(phone) is None
+        assert here.registry.stranded() == ()
 
     run(story)
 
