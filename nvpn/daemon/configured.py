@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -54,6 +54,7 @@ class Configured:
         self._services = services
         self._network_watch = network_watch
         self._changing = asyncio.Lock()
+        self._is_to_follow = False
 
     def begin(self, config: TunnelConfig) -> None:
         """Its mark is known now."""
@@ -63,13 +64,18 @@ class Configured:
         """Those of the file."""
         return Hooks() if self.config is None else self.config.interface.hooks
 
+    async def settled(self) -> None:
+        """Return when no change is under way. Until whoever awaits this waits again, none is."""
+        async with self._changing:
+            pass
+
     async def change(self, new: TunnelConfig) -> list[str]:
         """Follow the file, or leave all as it is. Sentences of warning.
 
         Raises:
             NvpnError: the host or the backend refused; all is as before.
         """
-        async with self._changing:
+        async with self._alone():
             old = self.config
             assert old is not None
             effective = self._host_side.with_mark(self._services.effective(new))
@@ -107,7 +113,7 @@ class Configured:
         Raises:
             NvpnError: the host or the backend refused; all is as before.
         """
-        async with self._changing:
+        async with self._alone():
             assert self.config is not None
             if (answer := wanted()) is None:
                 return None
@@ -126,8 +132,24 @@ class Configured:
 
     def follow_paths(self) -> None:
         """Peers may be reached another way now. Raises PlatformError."""
-        if self._effective is not None:
+        if self._changing.locked():
+            self._is_to_follow = True  # as what is in force when that is over wants it
+        elif self._effective is not None:
             self._host_side.follow_paths(self._effective, self._peers.addresses)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """For one change."""
+        async with self._changing:
+            try:
+                yield
+            finally:
+                if self._is_to_follow and self._effective is not None:
+                    self._is_to_follow = False
+                    try:
+                        self._host_side.follow_paths(self._effective, self._peers.addresses)
+                    except NvpnError as error:
+                        _log.warning("%s", error)
 
     def _with_places(self, plan: Plan) -> Plan:
         """A plan that may add servers of which others tell us, with where they are."""

@@ -22,6 +22,7 @@ class Ending:
         config: as the tunnel is configured now; None for a bare device.
         leased: addresses of the interface that are not the file's to give.
         finish: the last thing: what the tunnel's services have to say.
+        settled: returns when no change to the tunnel is under way.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Ending:
         config: Callable[[], TunnelConfig | None],
         leased: Callable[[], frozenset[bytes]],
         finish: Callable[[], Awaitable[None]],
+        settled: Callable[[], Awaitable[None]],
     ) -> None:
         self._backend = backend
         self._host = host
@@ -42,6 +44,7 @@ class Ending:
         self._config = config
         self._leased = leased
         self._finish = finish
+        self._settled = settled
         self._preparing: asyncio.Task[list[str]] | None = None
 
     async def prepare(self) -> list[str]:
@@ -62,6 +65,8 @@ class Ending:
         """Write the running state into the file; sentences of warning. Raises NvpnError."""
         from nvpn.config.save import Running, save_running
 
+        # In the middle of a change the interface has what is not known for leased yet.
+        await self._settled()
         config, link = self._config(), self._host.link
         assert config is not None
         running = Running(

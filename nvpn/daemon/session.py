@@ -200,6 +200,7 @@ class Session:
             config=lambda: self._configured.config,
             leased=self._services.leased_addresses,
             finish=self._services.prepare_stop,
+            settled=self._configured.settled,
         )
         self._backend.subscribe(self._notice)
         if _log.isEnabledFor(logging.DEBUG):
