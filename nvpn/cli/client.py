@@ -176,7 +176,11 @@ def _client_row(one: dict[str, Any], now: int) -> tuple[str, ...]:
 
 
 def _state(one: dict[str, Any]) -> str:
-    """A session outlives a client that has left, and a lease does not."""
+    """A session outlives a client that has left, and a lease does not. Who cannot ask for one
+    is not only away when it has none.
+    """
+    if one["origin"] == "static" and not one["is_leased"]:
+        return "no address"
     if not one["is_connected"]:
         return "away"
     return "connected" if one["is_leased"] else "no lease"

@@ -98,6 +98,23 @@ def test_clients_and_open_invitations_are_listed(
     ]
 
 
+def test_a_phone_whose_addresses_are_not_to_be_had_is_not_only_away(
+    server: PlayedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = {"origin": "static", "addresses": [], "lease_seconds": None}
+    server.answers["nvpn_clients"] = {
+        "clients": [
+            client("phone", PHONE, **phone, is_leased=False),
+            client("tablet", LAPTOP, **phone, is_leased=True, is_connected=False),
+        ],
+        "invitations": [],
+    }
+    _, lost, away = here(capsys, "client", "list").out.splitlines()
+
+    assert lost.split() == ["phone", "-", "-", "2", "h", "ago", "no", "address", PHONE]
+    assert away.split()[-2:] == ["away", LAPTOP]
+
+
 def test_names_of_wide_letters_keep_the_columns_straight(
     server: PlayedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,9 @@ from nvpn.model.changes import Change, Plan, RemoveAllowedIp, RemovePeer
 from nvpn.model.clock import Now, read_clocks
 from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
+from nvpn.model.prefixes import format_address
 from nvpn.registry.model import (
+    Client,
     ClientAdmitted,
     ClientRenamed,
     ClientRevoked,
@@ -217,7 +219,7 @@ class ServerService:
         self._expiry.look()
         if self._is_open and tells_otherwise(before, self._terms):
             self._news.tell()
-        return told
+        return [*told, *map(_tell_stranded, self.registry.stranded())]
 
     async def _open_later(self) -> None:
         def retry() -> RetryPolicy:
@@ -229,6 +231,8 @@ class ServerService:
 
     async def _begin(self) -> None:
         self._is_open = True
+        for client in self.registry.stranded():
+            self._around.warn(_tell_stranded(client))
         self._others = self.registry.other_servers()
         await self._roster.in_force()
         self._expiry.look()
@@ -421,3 +425,11 @@ class ServerService:
 def _public_key(backend: TunnelBackend) -> PublicKey | None:
     key = backend.snapshot().private_key
     return None if key is None else key.public()
+
+
+def _tell_stranded(client: Client) -> str:
+    addresses = ", ".join(map(format_address, client.addresses))
+    return (
+        f"{client.name} has {addresses} for good, which this file does not lease: it is cut off"
+        " until a pool of the file holds it again, or it is revoked and added anew"
+    )

@@ -383,6 +383,25 @@ def test_a_phone_gets_addresses_for_good_and_programs_hear_what_is_known_of_it()
     play(scenario)
 
 
+def test_a_reload_says_which_phones_it_cuts_off_and_so_does_the_next_start() -> None:
+    async def scenario() -> None:
+        shelf, others = Shelf(), replace(TERMS, pools=(Prefix.parse("10.9.0.0/29"),))
+        async with Stage(shelf=shelf) as stage:
+            operations = stage.service.operations()
+            await operations["nvpn_lease_peer"]([f"public_key={quote(str(ADA))}", "name=ada"])
+            had = stage.allowed_ips(ADA)
+            (told,) = await stage.service.change(config_of(others))
+            address = had[0].partition("/")[0]
+            assert told.startswith(f"ada has {address} for good, which this file does not lease")
+            assert stage.allowed_ips(ADA) == []
+        async with Stage(config_of(others), shelf) as again:
+            assert again.warnings == [told]
+            assert await again.service.change(config_of()) == []
+            assert again.allowed_ips(ADA) == had
+
+    play(scenario)
+
+
 def test_a_server_that_stops_says_so_gives_back_its_leases_and_remembers_its_clients() -> None:
     async def scenario() -> None:
         shelf = Shelf()
