@@ -147,9 +147,10 @@ class Admissions:
             client = self.find(name_or_key)
             now = self._ledger.clocks()
             gone = replace(client, revoked_at=now.wall, addresses=())
-            addresses = [lease.address for lease in mirror.held_by(client.public_key)]
-            keys = [client_key(client.public_key), *map(lease_key, addresses)]
-            edits: list[Edit] = [Delete(lease_key(address)) for address in addresses]
+            leases = mirror.held_by(client.public_key)
+            held = [lease_key(lease.address) for lease in leases]
+            keys = [client_key(client.public_key), *held]
+            edits: list[Edit] = list(map(Delete, held))
             edits += [
                 put_client(gone, expires_at=now.wall + REVOCATION_KEPT),
                 Delete(name_key(client.name)),
@@ -157,7 +158,7 @@ class Admissions:
             if await self._ledger.commit(
                 map(mirror.unchanged, keys),
                 edits,
-                ending=(client.public_key,),
+                ending=leases,
                 why=Ending.REVOKED,
             ):
                 return gone

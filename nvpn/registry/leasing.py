@@ -151,7 +151,8 @@ class Leasing:
         conditions, edits = self._transaction(record, held, chosen, now)
         self._pending.update(dict.fromkeys(chosen, client))
         try:
-            done = await ledger.commit(conditions, edits, ending=(client,), why=Ending.MOVED)
+            left = (one for one in held if one.address not in chosen)
+            done = await ledger.commit(conditions, edits, ending=left, why=Ending.MOVED)
         except Unavailable as error:
             self._keep_a_while(client)
             if (lease := self.lease_of(client)) is not None:
@@ -302,7 +303,7 @@ class Leasing:
                 if await ledger.commit(
                     (mirror.unchanged(lease_key(address)),),
                     (put_server_address(ServerAddress(address, ledger.server)),),
-                    ending=() if lost is None else (lost.client,),
+                    ending=() if lost is None else (lost,),
                     why=Ending.MOVED,
                 ):
                     break
@@ -353,7 +354,7 @@ class Leasing:
         if not keys or await self._ledger.commit(
             map(mirror.unchanged, keys),
             tuple(map(Delete, keys)),
-            ending={one.client for one in leases},
+            ending=leases,
             why=why,
         ):
             return

@@ -64,8 +64,8 @@ class Ledger:
         self._store: Final = store
         self._on_change: Final = on_change
         self._sleep: Final = sleep
-        # Why we are ending leases of these clients just now.
-        self._reasons: dict[PublicKey, Ending] = {}
+        # What each commit that is under way ends, and why.
+        self._endings: list[tuple[frozenset[AddressLease], Ending]] = []
         # Addresses that we let go of, although the store says that they are leased.
         self._lapsed: set[bytes] = set()
 
@@ -83,26 +83,25 @@ class Ledger:
         conditions: Iterable[Condition],
         edits: Sequence[Edit],
         *,
-        ending: Iterable[PublicKey] = (),
+        ending: Iterable[AddressLease] = (),
         why: Ending = Ending.RELEASED,
     ) -> bool:
         """Whether it was done; the mirror knows by then what happened instead.
 
         Args:
-            ending: the clients whose leases end by this.
+            ending: the leases that end by this.
             why: they do.
 
         Raises:
             Unavailable: see Store.commit.
         """
-        reasons = dict.fromkeys(ending, why)
-        self._reasons.update(reasons)
+        endings = (frozenset(ending), why)
+        self._endings.append(endings)
         try:
             commit = await self._store.commit(tuple(conditions), edits)
             self._learn(commit.changes)
         finally:
-            for client in reasons:
-                self._reasons.pop(client, None)
+            self._endings.remove(endings)
         return commit.done
 
     @property
@@ -188,9 +187,9 @@ class Ledger:
         return now.boot + whole + hold, end - safety
 
     def _why(self, lease: AddressLease, now: Now) -> Ending:
-        known = self._reasons.get(lease.client)
-        if known is not None:
-            return known
+        for ended, why in self._endings:
+            if lease in ended:
+                return why
         client = self.mirror.clients.get(lease.client)
         if client is not None and client.revoked_at:
             return Ending.REVOKED

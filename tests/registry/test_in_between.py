@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 
+import pytest
+
 from nvpn.model.clock import SECOND
 from nvpn.registry.model import Ending, LeaseEnded
 from nvpn.registry.records import client_key
@@ -109,5 +111,33 @@ def test_who_comes_back_just_as_it_is_to_be_forgotten_is_not() -> None:
             await here.registry.expire()
             assert [one.public_key for one in here.registry.clients()] == [back]
             assert client_key(gone) not in here.store.shelf.records
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("why", [Ending.REVOKED, Ending.IDLE])
+def test_why_a_lease_ends_is_told_also_if_its_client_asks_meanwhile(why: Ending) -> None:
+    async def story() -> None:
+        async with Office() as here:
+            client = await here.join(1)
+            lease = await here.registry.lease(client)
+            here.clocks.pass_by(LEASE_SECONDS / 2)
+            here.heard()
+            has_ended = asyncio.Event()
+
+            async def ask() -> None:
+                meanwhile(here.store, has_ended.wait)
+                asked.append(asyncio.ensure_future(here.registry.lease(client)))
+                await asyncio.sleep(0)
+
+            asked: list[asyncio.Future[object]] = []
+            meanwhile(here.store, ask)
+            if why is Ending.REVOKED:
+                await here.registry.revoke("client1")
+            else:
+                await here.registry.release(client, why)
+            assert here.heard()[0] == LeaseEnded(client, lease.prefixes, why)
+            has_ended.set()
+            await asyncio.wait(asked)
 
     asyncio.run(story())
