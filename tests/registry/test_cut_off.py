@@ -286,11 +286,15 @@ def test_nobody_lapses_from_a_store_that_is_ours_alone() -> None:
 
 @dataclass
 class Visitor:
-    """A client: where it was answered last, and what it was told there."""
+    """A client: where it was answered last, and what it was told there.
+
+    It uses its address for as long as it was told; ``until`` then its server keeps it for sure.
+    """
 
     key: PublicKey
     at: Server | None = None
     until: float = 0
+    uses_until: float = 0
     renews_at: float | None = None
 
 
@@ -377,6 +381,7 @@ class Town:
         left = registry.remaining(lease)
         assert left is not None and left > 0
         visitor.at, visitor.until = server, self.now + left
+        visitor.uses_until = visitor.until
         visitor.renews_at = self.now + max(1, left // 2)
 
     async def leave(self, visitor: Visitor) -> None:
@@ -447,7 +452,7 @@ class Town:
         held = [
             prefix
             for visitor in everybody
-            if visitor.at is not None
+            if visitor.at is not None and self.now <= visitor.uses_until
             for prefix, key in visitor.at.holders.items()
             if key == visitor.key
         ]
@@ -481,6 +486,13 @@ STEPS = st.lists(
 @example(  # it goes to the one that is cut off
     steps=[("ask", 1, 0, 0), ("cut", 0, 0, 0), ("ask", 0, 0, 3 * LEASE)],
     wrong_by=0,
+)
+@example(  # it is refused by the other one, and goes on as it was told by the one before
+    steps=[
+        *[("lose", 0, 0, 0), ("ask", 1, 1, 0), ("ask", 0, 1, 0)],
+        *[("cut", 1, 0, 2 * LEASE)],
+    ],
+    wrong_by=-7200,
 )
 @example(  # what is heard late
     steps=[
