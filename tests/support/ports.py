@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from typing import Final
 
-_ASKED_FOR: Final = range(20_000, 32_768)
-"""Below those that the kernel gives to whoever asks for any: what is free here stays so."""
+_ASKED_FOR: Final = range(20_000 + os.getpid() % 64, 32_768, 64)
+"""Below those that the kernel gives to whoever asks for any: what is free here stays so.
+
+Nor does another run of tests ask for it, as most likely has another remainder."""
 
 
 def free_ports(count: int, kind: socket.SocketKind = socket.SOCK_DGRAM) -> list[int]:
