@@ -9,6 +9,7 @@ machine: where everything is installed, nothing may be left out quietly.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,12 @@ def forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if reason not in MAY_SKIP:
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} may not skip here: {reason}"
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at ten thousand tests again: they all stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

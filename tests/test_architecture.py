@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,18 @@ ONLY_IN = {
 }
 
 
+@cache
 def modules() -> list[Path]:
     return sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
 
 
+def modules_of(*rooms: str) -> list[Path]:
+    found = [path for path in modules() if room(path) in rooms]
+    assert {room(path) for path in found} == set(rooms)
+    return found
+
+
+@cache
 def imports(path: Path) -> list[tuple[int, str]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -69,7 +78,11 @@ def room(path: Path) -> str:
     return first.removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_a_room_imports_only_from_below(path: Path) -> None:
     here = room(path)
     if here in ("__init__", "__main__"):
@@ -86,18 +99,16 @@ def test_a_room_imports_only_from_below(path: Path) -> None:
         assert FLOOR_OF[there] >= FLOOR_OF[here], f"{where}: upwards"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules_of("protocol"), ids=name_of)
 def test_the_protocol_knows_the_seam_and_no_datapath(path: Path) -> None:
-    if room(path) != "protocol":
-        return
     for line, name in imports(path):
         if name.startswith("nvpn.datapath"):
             assert name.split(".")[2] in ("api", "commands", "events"), f"{path}:{line}: {name}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_one_module_decides_about_the_datapath_and_loads_only_that_one(path: Path) -> None:
-    place = str(path.relative_to(ROOT))
+    place = name_of(path)
     for line, name in imports(path):
         for home in ("datapath/python", "datapath/native"):
             if name.startswith(f"nvpn.{home.replace('/', '.')}"):
@@ -109,18 +120,16 @@ def test_one_module_decides_about_the_datapath_and_loads_only_that_one(path: Pat
             assert not name.startswith("numpy"), f"{path}:{line}: {name}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_some_libraries_are_known_in_one_room_only(path: Path) -> None:
-    place = str(path.relative_to(ROOT))
+    place = name_of(path)
     for line, name in imports(path):
         home = ONLY_IN.get(name.split(".")[0])
         assert home is None or place.startswith(home), f"{path}:{line}: {name} belongs to {home}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules_of("protocol", "wire"), ids=name_of)
 def test_the_pure_rooms_touch_no_socket_clock_or_loop(path: Path) -> None:
-    if room(path) not in ("protocol", "wire"):
-        return
     forbidden = {"asyncio", "time", "select", "selectors", "threading", "os", "random", "secrets"}
     for line, name in imports(path):
         assert name.split(".")[0] not in forbidden, f"{path}:{line}: {name}"
