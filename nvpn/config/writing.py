@@ -2,47 +2,100 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from nvpn.errors import PlatformError
 
 Contents = Mapping[Path, bytes | None]
 """What files hold; None: there is no such file."""
 
+_LOCK_SECONDS: Final = 3.0
+_POLL_SECONDS: Final = 0.005
+
 
 def replace_files(old: Contents, new: Contents) -> Callable[[], None]:
     """Write what is new over what is old; what is returned puts the old back.
 
     Each file keeps its mode and its owner, or gets mode 0600, and a symbolic link stays
-    one. When a file cannot be written, those before it are put back.
+    one. When a file cannot be written, those before it are put back. What somebody else has
+    written meanwhile is never written over.
 
     Raises:
         PlatformError: nothing was changed.
     """
     changed = [path for path in new if new[path] != old[path]]
-    for path in changed:
-        if _read(path) != old[path]:
-            raise PlatformError(
-                f"write {path}", hint="somebody else has changed it meanwhile; try again"
-            )
     done: list[Path] = []
 
     def put_back() -> None:
-        for path in reversed(done):
-            _replace(path, old[path])
+        with _alone(done):
+            theirs = [path for path in done if _read(path) not in (new[path], old[path])]
+            for path in reversed(done):
+                if path not in theirs:
+                    _replace(path, old[path])
+        for path in theirs:
+            raise PlatformError(
+                f"put {path} back", hint="somebody else has changed it meanwhile; see what it says"
+            )
 
-    for path in changed:
-        try:
-            _replace(path, new[path])
-        except PlatformError:
-            put_back()
-            raise
-        done.append(path)
+    with _alone(changed):
+        for path in changed:
+            if _read(path) != old[path]:
+                raise PlatformError(
+                    f"write {path}", hint="somebody else has changed it meanwhile; try again"
+                )
+        for path in changed:
+            try:
+                _replace(path, new[path])
+            except PlatformError:
+                for before in reversed(done):
+                    _replace(before, old[before])
+                raise
+            done.append(path)
     return put_back
+
+
+@contextmanager
+def _alone(paths: Iterable[Path]) -> Iterator[None]:
+    """Hold the locks of their directories among all who write here, if they can be had soon.
+
+    Everybody may lock a directory that they can read, so that we wait for a moment only:
+    nobody can keep a file from being written.
+    """
+    descriptors: list[int] = []
+    deadline = time.monotonic() + _LOCK_SECONDS
+    try:
+        # In the same order by all.
+        for directory in sorted({os.path.dirname(os.path.realpath(path)) for path in paths}):
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                descriptors.append(os.open(directory, flags))
+                _take_lock(descriptors[-1], deadline)
+            except OSError:
+                pass  # missing, which writing will tell, or on a file system without locks
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _take_lock(descriptor: int, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _read(path: Path) -> bytes | None:
