@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from nvpn.config.model import HostPort
 from nvpn.config.toml_text import format_pair
 from nvpn.config.values import MAX_ENDPOINTS
 from nvpn.config.writing import sync_directory
-from nvpn.daemon.atomic_file import write_atomically
 from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.errors import PlatformError
 from nvpn.model.keys import KEY_LENGTH, PrivateKey, PublicKey
@@ -134,13 +134,17 @@ def format_config(invitation: InvitationText, key: PrivateKey, enrolment: Enrolm
 
 def write_config(path: Path, text: str) -> None:
     """A new file of mode 0600, whole or not at all. Raises PlatformError."""
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        write_atomically(str(temporary), text.encode())
+        # A name of its own: by two invitations two may be at it.
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(text.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
             os.link(temporary, path)  # unlike a renaming never over another file
         finally:
-            temporary.unlink()
+            os.unlink(temporary)
         sync_directory(str(path.parent))
     except OSError as error:
         raise _refused(f"write {path}", error) from None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -308,3 +309,30 @@ def test_a_configuration_is_never_written_over_another(tmp_path: Path) -> None:
         write_config(path, "theirs")
     assert path.read_text() == "mine"
     assert [file.name for file in tmp_path.iterdir()] == ["nvpn0.toml"]
+
+
+def test_of_two_that_join_at_once_each_writes_its_own_configuration_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "nvpn0.toml"
+    link = os.link
+    refusals: list[str] = []
+
+    def second() -> None:
+        try:
+            write_config(path, "second")
+        except PlatformError as error:
+            refusals.append(str(error))
+
+    def while_the_second_has_written(source: str, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        second()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", while_the_second_has_written)
+    with pytest.raises(PlatformError, match="File exists"):
+        write_config(path, "first")
+
+    assert refusals == []
+    assert path.read_text() == "second"
+    assert os.listdir(tmp_path) == [path.name]
