@@ -61,7 +61,8 @@ def server(running: Server) -> Server:
 
 
 def join(directory: Path, *arguments: str, stdin: str | None = None) -> Done:
-    return nvpn(
+    """What it says of a server that a busy machine keeps waiting is left out."""
+    done = nvpn(
         "join",
         *arguments,
         "--config",
@@ -70,6 +71,8 @@ def join(directory: Path, *arguments: str, stdin: str | None = None) -> Done:
         stdin=stdin,
         NVPN_RUNTIME_DIR=str(directory / "run"),
     )
+    said = [line for line in done.err.splitlines(True) if not line.endswith("; still trying\n")]
+    return Done(done.status, done.out, "".join(said))
 
 
 def test_a_guest_makes_its_own_key_and_gets_a_configuration(
