@@ -31,7 +31,7 @@ def bring_up(pair: Pair, *, bob_knows_alice: bool = False) -> None:
     for machine in (pair.bob, pair.alice):
         machine.nvpn("up", "wg0.toml")
     assert pair.alice.host.ping("10.9.0.2", count=1) == (1, 1)
-    wait_until(lambda: bool(state(pair.bob)["peers"]), 20, "Bob has written Alice down")
+    wait_until(lambda: bool(state(pair.bob)["peers"]), 30, "Bob has written Alice down")
 
 
 def test_a_killed_responder_is_back_within_a_second_of_its_start(pair: Pair) -> None:
@@ -40,7 +40,7 @@ def test_a_killed_responder_is_back_within_a_second_of_its_start(pair: Pair) -> 
     pair.bob.nvpn("up", "wg0.toml")
     ready = time.monotonic()
     alice = pair.alice.host
-    wait_until(lambda: alice.ping("10.9.0.2", count=1, wait=0.1) == (1, 1), 30, "Bob is back")
+    wait_until(lambda: alice.ping("10.9.0.2", count=1, wait=0.5) == (1, 1), 30, "Bob is back")
     # By the first handshake: the next try would be five seconds later.
     assert time.monotonic() - ready < 5
 
@@ -71,7 +71,7 @@ def test_a_port_that_the_kernel_chose_is_taken_again(pair: Pair) -> None:
     pair.alice.write(text)
     pair.alice.nvpn("up", "wg0.toml")
     port = pair.alice.record()[0][2]
-    wait_until(lambda: str(state(pair.alice).get("listen_port")) == port, 20, "it is written down")
+    wait_until(lambda: str(state(pair.alice).get("listen_port")) == port, 30, "it is written down")
     pair.alice.kill()
 
     pair.alice.nvpn("up", "wg0.toml")
@@ -82,7 +82,7 @@ def test_a_port_that_the_kernel_chose_is_taken_again(pair: Pair) -> None:
         "python3", "-c",
         f"import socket,time; s=socket.socket(2,2); s.bind(('',{port})); time.sleep(60)",
     )  # fmt: skip
-    wait_until(lambda: port in pair.alice.host.run("ss", "-Hlun"), 20, "somebody else has it")
+    wait_until(lambda: port in pair.alice.host.run("ss", "-Hlun"), 30, "somebody else has it")
     pair.alice.nvpn("up", "wg0.toml")
     assert pair.alice.record()[0][2] != port
     taken.kill()
@@ -129,9 +129,10 @@ def test_a_full_disk_does_not_stop_the_tunnel_and_keeps_the_old_file(pair: Pair)
         except OSError:
             pass  # full is what it should be
         process = pair.bob.start("up", "-f", "wg0.toml")
-        wait_until(lambda: "wg0" in pair.bob.host.run("ip", "route"), 30, "Bob is up")
+        alice = pair.alice.host
+        wait_until(lambda: alice.ping("10.9.0.2", count=1, wait=1) == (1, 1), 30, "Bob is back")
 
-        assert pair.alice.host.ping("10.9.0.2", count=20, interval=0.1, wait=2)[1] >= 18
+        assert alice.ping("10.9.0.2", count=20, interval=0.1) == (20, 20)
         assert (directory / "wg0.json").read_bytes() == old
         process.terminate()
         output = process.communicate(timeout=30)[0]

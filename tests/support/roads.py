@@ -179,7 +179,7 @@ class WireTap:
 def wait_until_reached(machine: Machine, address: str) -> None:
     """A session is there, or there again; a talker takes the place of requests that wait."""
     wait_until(
-        lambda: machine.host.ping(address, count=1, wait=0.5) == (1, 1), 20, f"{address} answers"
+        lambda: machine.host.ping(address, count=1, wait=0.5) == (1, 1), 30, f"{address} answers"
     )
 
 
