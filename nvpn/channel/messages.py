@@ -123,7 +123,8 @@ class Settings(Message):
     again; ``lease_seconds`` 0: the addresses are the client's for good. ``endpoints``: where
     this server, and others that know the same leases, are reached. ``name`` is what the
     server calls the client, ``server`` what it calls itself, ``servers`` are others to go to
-    when it is away.
+    when it is away. ``keepalive``: the persistent keepalive that the server wishes for while
+    the client has its lease from it, in seconds; 0: none.
     """
 
     addresses: Annotated[tuple[Interface, ...], MaxCount(8)]
@@ -137,6 +138,7 @@ class Settings(Message):
     name: Name = ""
     server: Name = ""
     servers: Annotated[tuple[OtherServer, ...], MaxCount(MAX_SERVERS)] = ()
+    keepalive: Annotated[int, Between(0, 65535)] = 0
 
 
 @message("lease")
@@ -169,13 +171,11 @@ class Release(Request[Done]):
 class Enrolled(Message):
     """The key is a client's from now on.
 
-    ``keepalive``: the persistent keepalive that the server wishes for, in seconds; 0: none.
     ``server`` is what it calls itself, ``servers`` are others to go to when it is away.
     """
 
     name: Name
     endpoints: Annotated[tuple[HostPort, ...], MaxCount(8)] = ()
-    keepalive: Annotated[int, Between(0, 65535)] = 0
     server: Name = ""
     servers: Annotated[tuple[OtherServer, ...], MaxCount(MAX_SERVERS)] = ()
 

@@ -66,7 +66,7 @@ class PeerDraft:
     preshared_key: PresharedKey | None = None
     endpoint: HostPort | None = None
     allowed_ips: list[tuple[Prefix, Place]] = field(default_factory=list)
-    persistent_keepalive: int = 0
+    persistent_keepalive: int | None = None
     other_endpoints: tuple[HostPort, ...] = ()
     server: bool = False
     ports: PortPolicy = field(default_factory=PortPolicy)

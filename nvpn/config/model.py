@@ -131,7 +131,8 @@ class PeerConfig:
 
     ``other_endpoints`` are further places where it may be, of lower rank than ``endpoint``
     and empty without one.
-    ``persistent_keepalive`` is in seconds, 0 is off. ``file`` and ``line`` (1-based) are
+    ``persistent_keepalive`` is in seconds, 0 is off; None: nobody says, so that it is off, or
+    what a server wishes for. ``file`` and ``line`` (1-based) are
     for messages; they take no part in comparisons. ``server``: it tells us our addresses
     and what lies behind it. ``ports``, where anything is given, holds for this peer in the
     place of the interface's.
@@ -142,7 +143,7 @@ class PeerConfig:
     preshared_key: PresharedKey | None = None
     endpoint: HostPort | None = None
     allowed_ips: tuple[Prefix, ...] = ()
-    persistent_keepalive: int = 0
+    persistent_keepalive: int | None = None
     other_endpoints: tuple[HostPort, ...] = ()
     server: bool = False
     ports: PortPolicy = field(default_factory=PortPolicy)

@@ -80,9 +80,10 @@ def diff(
             if not _same_place(endpoint, now.endpoint) and not (unchanged and in_session):
                 changes.append(SetEndpoint(peer.public_key, endpoint))
         changes += _allowed_ips(peer, now, taken)
-        if peer.persistent_keepalive != now.persistent_keepalive:
+        keepalive = peer.persistent_keepalive or 0
+        if keepalive != now.persistent_keepalive:
             # Last: from nothing to something sends a keepalive at once.
-            changes.append(SetPersistentKeepalive(peer.public_key, peer.persistent_keepalive))
+            changes.append(SetPersistentKeepalive(peer.public_key, keepalive))
     return tuple(changes)
 
 

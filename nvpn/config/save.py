@@ -7,8 +7,8 @@ neither: it is somebody else's to give, for a while.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nvpn.config.comments import weave_comments
@@ -32,7 +32,8 @@ _LINK_LOCAL = Prefix.parse("fe80::/10")
 class Running:
     """A tunnel now, and its interface. ``mtu`` is in bytes. The keys stay the snapshot's.
 
-    ``leased`` are addresses of the interface, 4 or 16 bytes, that are not the file's to give.
+    ``leased`` are addresses of the interface, 4 or 16 bytes, that are not the file's to give,
+    and ``keepalives`` persistent keepalives of peers, in seconds.
     """
 
     snapshot: TunnelSnapshot
@@ -40,13 +41,20 @@ class Running:
     mtu: int
     dns: NameServers | None
     leased: frozenset[bytes] = frozenset()
+    keepalives: Mapping[PublicKey, int] = field(default_factory=dict)
 
     def without_leases(self, config: TunnelConfig) -> Running:
         """What a file may say, whose addresses stay even if they are leased, too."""
         given = {address.address for address in config.interface.addresses}
         gone = self.leased - given
         peers = tuple(
-            replace(peer, allowed_ips=_without(peer.allowed_ips, peer.leased))
+            replace(
+                peer,
+                allowed_ips=_without(peer.allowed_ips, peer.leased),
+                persistent_keepalive=_unless(
+                    peer.persistent_keepalive, self.keepalives.get(peer.public_key)
+                ),
+            )
             for peer in self.snapshot.peers
             if peer.owner is Owner.CONFIG
         )
@@ -239,7 +247,7 @@ class _TomlSaver:
             self._set("preshared_key", key, peer)
         if set(now.allowed_ips) != set(before.allowed_ips):
             self._set("allowed_ips", [str(prefix) for prefix in now.allowed_ips] or None, peer)
-        if now.persistent_keepalive != before.persistent_keepalive:
+        if now.persistent_keepalive != (before.persistent_keepalive or 0):
             self._set("persistent_keepalive", now.persistent_keepalive or None, peer)
         # A name, or a choice of several, says more than the address that it led to; and a
         # server tells where else it is.
@@ -265,6 +273,10 @@ class _TomlSaver:
 
 def _has_default(snapshot: TunnelSnapshot) -> bool:
     return any(prefix.is_default for peer in snapshot.peers for prefix in peer.allowed_ips)
+
+
+def _unless(seconds: int, leased: int | None) -> int:
+    return 0 if seconds == leased else seconds
 
 
 def _without(prefixes: tuple[Prefix, ...], leased: tuple[Prefix, ...]) -> tuple[Prefix, ...]:

@@ -153,8 +153,9 @@ class _Reader:
         peer.endpoint = table.parsed("endpoint", _parse_endpoint)
         self._read_endpoints(table, peer)
         peer.allowed_ips += table.prefixes("allowed_ips")
-        keepalive = table.number_or_text("persistent_keepalive", values.parse_keepalive)
-        peer.persistent_keepalive = keepalive or 0
+        peer.persistent_keepalive = table.number_or_text(
+            "persistent_keepalive", values.parse_keepalive
+        )
         peer.server = table.flag("server")
         peer.ports = self._read_ports(table, peer.ports)
 

@@ -258,9 +258,7 @@ class _Reader:
         elif key == "endpoint":
             peer.endpoint = read(parse_endpoint, text, place, self._findings)
         else:
-            peer.persistent_keepalive = (
-                read(values.parse_keepalive, text, place, self._findings) or 0
-            )
+            peer.persistent_keepalive = read(values.parse_keepalive, text, place, self._findings)
 
     def _read_key(self, key: str, text: str, place: Place) -> None:
         self._holds_secret |= key != "public_key"

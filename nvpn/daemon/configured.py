@@ -85,7 +85,11 @@ class Configured:
                 unresolved = await self._bring(
                     effective,
                     lambda: self._with_places(
-                        self._services.complete(self._peer_side.plan(new, old), old, new)
+                        self._services.complete(
+                            self._peer_side.plan(_with_keepalives_of(effective, new), old),
+                            old,
+                            new,
+                        )
                     ),
                 )
             except NvpnError:
@@ -175,6 +179,13 @@ class Configured:
         self._effective = effective
         _log.info("%d changes to keys and peers", len(changes))
         return unresolved
+
+
+def _with_keepalives_of(effective: TunnelConfig, config: TunnelConfig) -> TunnelConfig:
+    """They have no owner: so those that are told are not to be taken for the file's old ones."""
+    seconds = {peer.public_key: peer.persistent_keepalive for peer in effective.peers}
+    peers = (replace(peer, persistent_keepalive=seconds[peer.public_key]) for peer in config.peers)
+    return replace(config, peers=tuple(peers))
 
 
 def _with_mark_of(effective: TunnelConfig, config: TunnelConfig) -> TunnelConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from nvpn.backend.api import Backend
 from nvpn.config.model import TunnelConfig
@@ -11,6 +11,7 @@ from nvpn.daemon.hook_moments import HookMoments
 from nvpn.daemon.host import TunnelHost
 from nvpn.daemon.threads import run_in_thread
 from nvpn.errors import NvpnError
+from nvpn.model.keys import PublicKey
 from nvpn.netconf.api import Netconf
 
 
@@ -21,6 +22,7 @@ class Ending:
         netconf: of the interface's namespace.
         config: as the tunnel is configured now; None for a bare device.
         leased: addresses of the interface that are not the file's to give.
+        keepalives: of peers, likewise, in seconds.
         finish: the last thing: what the tunnel's services have to say.
         settled: returns when no change to the tunnel is under way.
     """
@@ -34,6 +36,7 @@ class Ending:
         hooks: HookMoments,
         config: Callable[[], TunnelConfig | None],
         leased: Callable[[], frozenset[bytes]],
+        keepalives: Callable[[], Mapping[PublicKey, int]],
         finish: Callable[[], Awaitable[None]],
         settled: Callable[[], Awaitable[None]],
     ) -> None:
@@ -43,6 +46,7 @@ class Ending:
         self._hooks = hooks
         self._config = config
         self._leased = leased
+        self._keepalives = keepalives
         self._finish = finish
         self._settled = settled
         self._preparing: asyncio.Task[list[str]] | None = None
@@ -75,6 +79,7 @@ class Ending:
             mtu=link.mtu,
             dns=config.interface.dns,
             leased=self._leased(),
+            keepalives=self._keepalives(),
         )
         return await run_in_thread(lambda: save_running(config, running), name="save")
 

@@ -150,6 +150,10 @@ class Services:
         channel = () if own is None else (channel_address(own.public()),)
         return frozenset((*(address.address for address in leased), *channel))
 
+    def leased_keepalives(self) -> Mapping[PublicKey, int]:
+        """Those of peers whose file does not give them, in seconds, likewise."""
+        return {} if self._lease is None else self._lease.keepalives()
+
     # --- moments ------------------------------------------------------------------------
 
     def guard(self, config: TunnelConfig) -> None:

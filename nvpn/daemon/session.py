@@ -199,6 +199,7 @@ class Session:
             hooks=self._hooks,
             config=lambda: self._configured.config,
             leased=self._services.leased_addresses,
+            keepalives=self._services.leased_keepalives,
             finish=self._services.prepare_stop,
             settled=self._configured.settled,
         )

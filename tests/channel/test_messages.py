@@ -43,6 +43,7 @@ SETTINGS = Settings(
     endpoints=("vpn.example:51820", "[2001:db8::1]:51820"),
     name="Zoë's laptop",
     server="hub",
+    keepalive=25,
 )
 
 TOO_LONG = Settings(
@@ -52,7 +53,7 @@ TOO_LONG = Settings(
 )
 
 SOUTH = OtherServer(KEY, "south", ("south.example:51820", "[2001:db8::2]:51820"))
-ENROLLED = Enrolled("laptop", ("vpn.example:51820",), 25, "north", (SOUTH,))
+ENROLLED = Enrolled("laptop", ("vpn.example:51820",), "north", (SOUTH,))
 ALL: tuple[tuple[Message, list[str]], ...] = (
     (Hello("laptop", "0.1.0", ("lease", "enrol")), ["name", "version", "capabilities"]),
     (LeaseRequest("laptop", "0.1.0", (Interface.parse("10.8.0.7"),)), ["name", "version"]),
@@ -88,7 +89,7 @@ def test_this_is_what_they_look_like_on_the_wire() -> None:
             '"routes":["10.8.0.0/24","::/0"],"dns":["10.8.0.1","fd42::1"],'
             '"search":["vpn.example"],"mtu":1420,"lease_seconds":3600,"renew_seconds":1800,'
             '"endpoints":["vpn.example:51820","[2001:db8::1]:51820"],'
-            '"name":"Zoë\'s laptop","server":"hub","servers":[]}'
+            '"name":"Zoë\'s laptop","server":"hub","servers":[],"keepalive":25}'
         ).encode()
     )
     assert encode(ALL[5][0]) == (
@@ -96,7 +97,7 @@ def test_this_is_what_they_look_like_on_the_wire() -> None:
         b'"name":"laptop","version":"0.1.0"}'
     )
     assert encode(ENROLLED) == (
-        b'{"type":"enrolled","name":"laptop","endpoints":["vpn.example:51820"],"keepalive":25,'
+        b'{"type":"enrolled","name":"laptop","endpoints":["vpn.example:51820"],'
         b'"server":"north","servers":[{"public_key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",'
         b'"name":"south","endpoints":["south.example:51820","[2001:db8::2]:51820"]}]}'
     )
@@ -143,12 +144,12 @@ def test_each_request_says_what_answers_it() -> None:
         b'{"type":"goodbye","reason":"\\ud800"}',
         b'{"type":"goodbye","reason":"\\u202e"}',
         b'{"type":"goodbye","reason":"' + b"x" * 65 + b'"}',
-        b'{"type":"enrolled","name":"n","keepalive":65536}',
-        b'{"type":"enrolled","name":"n","keepalive":-1}',
-        b'{"type":"enrolled","name":"n","keepalive":true}',
-        b'{"type":"enrolled","name":"n","keepalive":1.0}',
-        b'{"type":"enrolled","name":"n","keepalive":NaN}',
-        b'{"type":"enrolled","name":"n","keepalive":' + b"9" * 5000 + b"}",
+        b'{"type":"settings","addresses":[],"keepalive":65536}',
+        b'{"type":"settings","addresses":[],"keepalive":-1}',
+        b'{"type":"settings","addresses":[],"keepalive":true}',
+        b'{"type":"settings","addresses":[],"keepalive":1.0}',
+        b'{"type":"settings","addresses":[],"keepalive":NaN}',
+        b'{"type":"settings","addresses":[],"keepalive":' + b"9" * 5000 + b"}",
         b'{"type":"enrolled","name":"n","endpoints":"a:1"}',
         b'{"type":"enrolled","name":"n","endpoints":[1]}',
         b'{"type":"enrolled","name":"n","endpoints":["a:1"' + b',"a:1"' * 8 + b"]}",
@@ -232,7 +233,7 @@ def test_broken_messages_raise_nothing_else(body: bytes, data: Any) -> None:
         Goodbye("x" * 65),
         Goodbye("two\nlines"),
         Goodbye(7),  # type: ignore[arg-type]
-        Enrolled("n", keepalive=-1),
+        Settings((), keepalive=-1),
         Enrolled("n", endpoints=["a:1"]),  # type: ignore[arg-type]
         Enrolled("n", servers=(SOUTH,) * 8),
         Enrolled("n", servers=(KEY,)),  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ class Server:
         if self.refusal is not None:
             raise self.refusal
         self.admitted.append(request.public_key)
-        return Enrolled("laptop", ("vpn.example:51820",), 25, "north", self.others)
+        return Enrolled("laptop", ("vpn.example:51820",), "north", self.others)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_guest_makes_its_own_key_and_gets_a_configuration(
     assert config.interface.private_key is not None
     assert server.admitted == [config.interface.private_key.public()]
     assert peer.server
-    assert peer.persistent_keepalive == 25
+    assert peer.persistent_keepalive is None
     assert peer.endpoints[1:] == (HostPort("vpn.example", 51820),)
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["f7vpn.toml"]

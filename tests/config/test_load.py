@@ -89,6 +89,7 @@ def test_a_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
                 public_key=PublicKey.from_base64(BOB),
                 endpoint=HostPort("fe80::1%eth0", 1),
                 allowed_ips=prefixes("fd00:b::/32"),
+                persistent_keepalive=0,
             ),
         ),
     )
@@ -98,6 +99,7 @@ def test_a_peer_knows_where_it_is_written(tmp_path: Path) -> None:
     path = write(tmp_path / "wg0.toml", f"[interface]\n\n[[peer]]\npublic_key = '{ALICE}'\n")
     (peer,) = load(path).peers
     assert (peer.file, peer.line, peer.label) == (str(path), 3, ALICE[:8])
+    assert peer.persistent_keepalive is None  # off, unless a server wishes for one
 
 
 @pytest.mark.parametrize(

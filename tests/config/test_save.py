@@ -92,7 +92,7 @@ def running(config: TunnelConfig, *, bob: str = "192.0.2.1:1") -> Running:
             preshared_key=peer.preshared_key,
             endpoint=Endpoint.parse("198.51.100.9:1" if at == 0 else bob),
             allowed_ips=tuple(reversed(peer.allowed_ips)),
-            persistent_keepalive=peer.persistent_keepalive,
+            persistent_keepalive=peer.persistent_keepalive or 0,
         )
         for at, peer in enumerate(config.peers)
     ]
@@ -166,8 +166,18 @@ def test_however_toml_is_written_it_says_what_runs_afterwards(text: str, tmp_pat
     assert again.interface.listen_port == 51820
     assert again.interface.addresses == config.interface.addresses
     assert [
-        (peer.public_key, peer.persistent_keepalive, peer.allowed_ips) for peer in again.peers
+        (peer.public_key, peer.persistent_keepalive or 0, peer.allowed_ips) for peer in again.peers
     ] == [(peer.public_key, peer.persistent_keepalive, peer.allowed_ips) for peer in peers]
+
+
+def test_a_keepalive_that_a_server_wished_for_is_not_the_files(tmp_path: Path) -> None:
+    config = written(tmp_path, "wg0.toml", TOML)
+    now = running(config)
+    for seconds, saved in ((25, TOML), (7, f"{TOML.rstrip()}\npersistent_keepalive = 7\n")):
+        bob = replace(now.snapshot.peers[1], persistent_keepalive=seconds)
+        snapshot = replace(now.snapshot, peers=(now.snapshot.peers[0], bob))
+        save_running(config, replace(now, snapshot=snapshot, keepalives={bob.public_key: 25}))
+        assert config.path.read_text() == saved
 
 
 def test_a_peer_that_is_gone_goes_from_toml_with_its_comments(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def as_wg_says_it(config: TunnelConfig) -> list[str]:
             lines.append(f"preshared_key={peer.preshared_key.reveal_hex()}")
         if peer.endpoint:
             lines.append(f"endpoint={peer.endpoint}")
-        lines.append(f"persistent_keepalive_interval={peer.persistent_keepalive}")
+        lines.append(f"persistent_keepalive_interval={peer.persistent_keepalive or 0}")
         lines += sorted(f"allowed_ip={prefix}" for prefix in peer.allowed_ips)
     return lines
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.daemon.conftest import Pair
+from tests.support.machines import Machine
+from tests.support.world import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -43,6 +45,11 @@ server = true
 """
 
 
+def keepalive(client: Machine) -> str:
+    """With its server."""
+    return str(client.record()[1][-1])
+
+
 def test_what_a_server_leases_the_client_gets_and_no_file_is_told(pair: Pair) -> None:
     alice, bob = pair.alice, pair.bob
     server = alice.write(SERVER.replace("BOB", bob.public_key))
@@ -56,6 +63,7 @@ def test_what_a_server_leases_the_client_gets_and_no_file_is_told(pair: Pair) ->
     assert bob.routes() >= {"10.9.0.0/24", "10.44.0.0/16", "fd09::/64"}
     assert bob.ip("link", "show", "wg0")[0]["mtu"] == 1380
     pair.alice.host.run("ping", "-c1", "-W2", "10.9.0.77")
+    assert keepalive(bob) == "25"
 
     # What others added is written, and where bob was last; the lease is not.
     stranger = bob.public_key.replace(bob.public_key[0], "A", 1)
@@ -72,7 +80,18 @@ def test_what_a_server_leases_the_client_gets_and_no_file_is_told(pair: Pair) ->
     for machine in (alice, bob):
         assert machine.nvpn("reload", "wg0").stderr == ""
     assert bob.addresses() == {"10.9.0.77/24", ipv6}
+    assert keepalive(bob) == "25"
     alice.host.run("ping", "-c1", "-W2", ipv6.partition("/")[0])
+
+    # Who is to go when it is silent is told to be silent, and what its file says wins.
+    alice.write(server.read_text().replace("lease_time = 3600", "idle_timeout = 3600"))
+    assert alice.nvpn("reload", "wg0").stderr == ""
+    wait_until(lambda: keepalive(bob) == "off", 30, "bob asks again")
+    bob.write(
+        client.read_text().replace("server = true", "server = true\npersistent_keepalive = 9")
+    )
+    assert bob.nvpn("reload", "wg0").stderr == ""
+    assert keepalive(bob) == "9"
 
     for machine in (bob, alice):
         machine.nvpn("down", "wg0")

@@ -24,6 +24,7 @@ from nvpn.daemon.leasing.memory import LeaseMemory, write_lease
 from nvpn.daemon.leasing.overlay import (
     lease_plan,
     leased_addresses,
+    leased_keepalives,
     overlay,
     servers_of,
     with_knowledge,
@@ -148,6 +149,10 @@ class LeaseClient:
     def addresses(self) -> tuple[Interface, ...]:
         """What the interface has and the file does not say."""
         return leased_addresses(self._config, self._in_force)
+
+    def keepalives(self) -> dict[PublicKey, int]:
+        """What peers have and the file does not say, in seconds."""
+        return leased_keepalives(self._config, self._in_force)
 
     async def start(self, seconds: float = FIRST_LEASE_SECONDS) -> None:
         """Begin, and wait a while for the first lease; a warning says that it did not come."""

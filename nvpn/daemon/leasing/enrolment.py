@@ -118,7 +118,6 @@ async def _enrol(
     return Enrolment(
         answer.name,
         _usable(answer.endpoints),
-        answer.keepalive,
         usable_name(answer.server),
         take_servers(answer.servers, (invitation.server, public_key)),
     )

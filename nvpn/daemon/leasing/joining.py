@@ -30,8 +30,9 @@ _DIGITS: Final = 16
 _MAX_BYTES: Final = 4096
 
 _HEADER: Final = """\
-# Written by nvpn join. Addresses, routes, name servers and the MTU come from the server while
-# the tunnel is up; what is written here is used as well, or wins (nvpn.toml(5), nvpn-join(8)).
+# Written by nvpn join. Addresses, routes, name servers, the MTU and the persistent keepalive come
+# from the server while the tunnel is up; what is written here is used as well, or wins
+# (nvpn.toml(5), nvpn-join(8)).
 """
 
 
@@ -45,7 +46,6 @@ class Enrolment:
 
     name: str
     endpoints: tuple[HostPort, ...]
-    keepalive: int
     server: str = ""
     servers: tuple[FurtherServer, ...] = ()
 
@@ -125,8 +125,6 @@ def format_config(invitation: InvitationText, key: PrivateKey, enrolment: Enrolm
     first, *others = _names(enrolment)
     lines = [_HEADER + "[interface]", format_pair("private_key", key.reveal_base64())]
     lines += _peer(first, invitation.server, _endpoints(invitation, enrolment))
-    if enrolment.keepalive:
-        lines.append(format_pair("persistent_keepalive", enrolment.keepalive))
     for name, one in zip(others, enrolment.servers, strict=True):
         lines += _peer(name, one.public_key, one.endpoints)
     return "\n".join(lines) + "\n"

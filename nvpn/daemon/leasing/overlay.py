@@ -20,6 +20,7 @@ from nvpn.model.changes import (
     RemoveAllowedIp,
     RemovePeer,
     SetName,
+    SetPersistentKeepalive,
 )
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Interface, Prefix
@@ -91,6 +92,18 @@ def leased_addresses(config: TunnelConfig, told: Told | None) -> tuple[Interface
     )
 
 
+def leased_keepalives(config: TunnelConfig, told: Told | None) -> dict[PublicKey, int]:
+    """The persistent keepalive, in seconds, that a peer has by the server's wish alone."""
+    effective = overlay(config, told)
+    if told is None or not told.keepalive or told.server not in servers_of(effective):
+        return {}
+    given = with_servers(config, told).peers
+    is_given = any(
+        peer.public_key == told.server and peer.persistent_keepalive is not None for peer in given
+    )
+    return {} if is_given else {told.server: told.keepalive}
+
+
 def lease_plan(
     before: tuple[TunnelConfig, Told | None], after: tuple[TunnelConfig, Told | None]
 ) -> Plan:
@@ -111,7 +124,8 @@ def lease_plan(
         for peer, prefix in new
         if (peer, prefix) not in old
     ]
-    return tuple(changes)
+    # Last: from nothing to something sends a keepalive at once.
+    return tuple(changes + _changes_of_keepalives(before, after))
 
 
 def _changes_of_servers(
@@ -125,6 +139,24 @@ def _changes_of_servers(
             changes += [AddPeer(key, Owner.LEASE), SetName(key, name)]
         elif name != old[key]:
             changes.append(SetName(key, name))
+    return changes
+
+
+def _changes_of_keepalives(
+    before: tuple[TunnelConfig, Told | None], after: tuple[TunnelConfig, Told | None]
+) -> list[Change]:
+    old, new = leased_keepalives(*before), leased_keepalives(*after)
+    given = {peer.public_key: peer.persistent_keepalive for peer in with_servers(*after).peers}
+    changes: list[Change] = [
+        SetPersistentKeepalive(key, given[key] or 0)
+        for key in old
+        if key not in new and key in given
+    ]
+    changes += [
+        SetPersistentKeepalive(key, seconds)
+        for key, seconds in new.items()
+        if seconds != old.get(key)
+    ]
     return changes
 
 
@@ -169,4 +201,7 @@ def _server(peer: PeerConfig, told: Told) -> PeerConfig:
         peer,
         allowed_ips=peer.allowed_ips + routes,
         other_endpoints=others[: MAX_ENDPOINTS - 1],
+        persistent_keepalive=(
+            told.keepalive if peer.persistent_keepalive is None else peer.persistent_keepalive
+        ),
     )

@@ -32,6 +32,9 @@ MAX_ROUTES: Final = 200
 MAX_NAME_SERVERS: Final = 8
 MAX_DOMAINS: Final = 32
 MAX_MTU: Final = 9200
+SHORTEST_KEEPALIVE: Final = 10
+"""Seconds. Sooner no router forgets us."""
+
 SHORTEST_LEASE: Final = 20
 LONGEST_LEASE: Final = 30 * 86_400
 """Seconds. What a server says beyond them is taken for the nearest."""
@@ -49,6 +52,7 @@ class Told:
     from its answer on, ``lease`` 0: for good. ``name`` is what the server calls us,
     ``server_name`` itself. ``servers`` are those that the file does not name; where ``server``
     is one of them, ``known_by`` is the server of the file that it all comes from.
+    ``keepalive`` is the persistent one with ``server``, in seconds, 0: none.
     """
 
     server: PublicKey
@@ -63,6 +67,7 @@ class Told:
     server_name: str = ""
     servers: tuple[FurtherServer, ...] = ()
     known_by: PublicKey | None = None
+    keepalive: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ def take_settings(
         name=settings.name,
         server_name=settings.server,
         servers=servers,
+        keepalive=max(settings.keepalive, SHORTEST_KEEPALIVE) if settings.keepalive else 0,
     )
     if not addresses and not taker.has_given_own:
         why = f": {taker.complaints[0]}" if taker.complaints else ""

@@ -21,6 +21,9 @@ from nvpn.registry.model import FilePeer, Lease, RegistrySettings, Server
 
 _A = TypeVar("_A", Enrolled, Settings)
 
+KEEPALIVE: Final = 25
+"""Seconds. What a client is asked for, so that it can be reached behind its router."""
+
 _MAX_SECONDS: Final = 2**32 - 1
 
 
@@ -80,6 +83,7 @@ def settings_for(
         endpoints=tuple(map(str, terms.endpoints)),
         name=name[:MAX_NAME],
         server=server[:MAX_NAME],
+        keepalive=_keepalive(terms),
     )
 
 
@@ -100,6 +104,11 @@ def with_servers(answer: _A, servers: Sequence[Server]) -> _A:
     return answer
 
 
+def _keepalive(terms: ServerConfig) -> int:
+    """Whoever is to go when it is silent is not to be kept from being silent."""
+    return 0 if terms.idle_timeout else KEEPALIVE
+
+
 def _told(terms: ServerConfig) -> tuple[object, ...]:
     return (
         terms.routes,
@@ -108,4 +117,5 @@ def _told(terms: ServerConfig) -> tuple[object, ...]:
         terms.mtu,
         terms.endpoints,
         terms.lease_time,
+        _keepalive(terms),
     )

@@ -33,13 +33,13 @@ def test_a_guest_enrols_its_own_key_under_the_one_time_key() -> None:
 
     async def admit(peer: PublicKey, request: Enrol) -> Enrolled:
         asked.append((peer, request.public_key))
-        return Enrolled("laptop-2", ("vpn.example:51820", "nonsense"), 25)
+        return Enrolled("laptop-2", ("vpn.example:51820", "nonsense"))
 
     async def run() -> Enrolment:
         async with inviting_server(secret.public(), admit) as (key, place):
             return await enrol(invitation_to(key, secret, place), own)
 
-    assert asyncio.run(run()) == Enrolment("laptop-2", (HostPort("vpn.example", 51820),), 25)
+    assert asyncio.run(run()) == Enrolment("laptop-2", (HostPort("vpn.example", 51820),))
     assert asked == [(secret.public(), own)]
 
 
@@ -258,7 +258,7 @@ def test_the_configuration_of_a_client_is_one_that_nvpn_reads(
     key, place = new_key(), HostPort("2001:db8::1", 51820)
     invitation = invitation_to(new_key().public(), new_key(), place)
     path = tmp_path / "nvpn0.toml"
-    write_config(path, format_config(invitation, key, Enrolment("laptop", further, 25)))
+    write_config(path, format_config(invitation, key, Enrolment("laptop", further)))
 
     config = load(path)
     (peer,) = config.peers
@@ -267,7 +267,7 @@ def test_the_configuration_of_a_client_is_one_that_nvpn_reads(
     assert peer.public_key == invitation.server
     assert peer.server
     assert peer.endpoints == (place, *further)
-    assert peer.persistent_keepalive == 25
+    assert peer.persistent_keepalive is None, "that is for the server to say"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["nvpn0.toml"]
 
@@ -289,7 +289,7 @@ def test_each_server_is_a_peer_of_the_configuration_the_one_that_invited_first(
     keys = [new_key().public() for _ in range(2)]
     invitation = invitation_to(new_key().public(), new_key(), *places)
     others = (FurtherServer(keys[0], told[1], places), FurtherServer(keys[1], told[2], places[:1]))
-    enrolment = Enrolment("laptop", (HostPort("vpn.example", 51820),), 25, told[0], others)
+    enrolment = Enrolment("laptop", (HostPort("vpn.example", 51820),), told[0], others)
     path = tmp_path / "nvpn0.toml"
     write_config(path, format_config(invitation, new_key(), enrolment))
 

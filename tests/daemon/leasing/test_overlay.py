@@ -13,13 +13,14 @@ from nvpn.config.model import (
 from nvpn.daemon.leasing.overlay import (
     lease_plan,
     leased_addresses,
+    leased_keepalives,
     overlay,
     servers_of,
     with_servers,
 )
 from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.daemon.leasing.told import Told
-from nvpn.model.changes import AddAllowedIp, Owner, RemoveAllowedIp
+from nvpn.model.changes import AddAllowedIp, Owner, RemoveAllowedIp, SetPersistentKeepalive
 from nvpn.model.keys import PublicKey
 from nvpn.model.name_servers import NameServers
 from nvpn.model.prefixes import Interface, Prefix, parse_address
@@ -118,6 +119,45 @@ def test_the_leased_addresses_are_those_that_the_file_does_not_give() -> None:
 
     assert leased_addresses(FILE, None) == ()
     assert leased_addresses(replace(FILE, interface=own), TOLD) == TOLD.addresses
+
+
+def test_the_server_of_the_lease_is_kept_awake_as_it_wishes_unless_the_file_says() -> None:
+    wished, moved = replace(TOLD, keepalive=25), replace(TOLD, keepalive=15)
+
+    def kept(file: TunnelConfig, told: Told | None) -> list[int | None]:
+        return [peer.persistent_keepalive for peer in overlay(file, told).peers]
+
+    assert kept(FILE, wished) == [25, None]
+    assert leased_keepalives(FILE, wished) == {SERVER: 25}
+    assert lease_plan((FILE, TOLD), (FILE, wished)) == (SetPersistentKeepalive(SERVER, 25),)
+    assert lease_plan((FILE, wished), (FILE, wished)) == ()
+    assert lease_plan((FILE, wished), (FILE, moved)) == (SetPersistentKeepalive(SERVER, 15),)
+    assert lease_plan((FILE, wished), (FILE, TOLD)) == (SetPersistentKeepalive(SERVER, 0),)
+    for seconds in (0, 40):
+        file = replace(FILE, peers=(replace(FILE.peers[0], persistent_keepalive=seconds),))
+        assert kept(file, wished) == [seconds]
+        assert leased_keepalives(file, wished) == {}
+        assert lease_plan((file, TOLD), (file, wished)) == ()
+        # A reload: what the file says by now stays.
+        assert lease_plan((FILE, wished), (file, wished))[-1] == SetPersistentKeepalive(
+            SERVER, seconds
+        )
+
+
+def test_the_keepalive_goes_along_when_another_server_has_the_lease() -> None:
+    further = FurtherServer(SOUTH, "south", (PLACE,))
+    north = replace(TOLD, keepalive=25, servers=(further,))
+    south = replace(north, server=SOUTH, known_by=SERVER)
+    assert lease_plan((FILE, north), (FILE, south))[-2:] == (
+        SetPersistentKeepalive(SERVER, 0),
+        SetPersistentKeepalive(SOUTH, 25),
+    )
+    # Who is no peer any more has none.
+    gone = replace(north, servers=())
+    assert SetPersistentKeepalive(SOUTH, 0) not in lease_plan((FILE, south), (FILE, gone))
+    assert lease_plan((FILE, south), (FILE, None)) == lease_plan(
+        (FILE, replace(south, keepalive=0)), (FILE, None)
+    )
 
 
 def test_routes_of_a_lease_belong_to_the_lease() -> None:

@@ -41,6 +41,7 @@ from nvpn.daemon.server.farewells import REMINDER_SECONDS
 from nvpn.daemon.server.guests import ANSWERING_SECONDS
 from nvpn.daemon.server.service import ServerService
 from nvpn.daemon.server.stores import ETCD
+from nvpn.daemon.server.terms import KEEPALIVE
 from nvpn.daemon.surroundings import Surroundings
 from nvpn.errors import ControlError, Refused, Unavailable
 from nvpn.model.changes import AddAllowedIp, AddPeer, SetPrivateKey
@@ -471,13 +472,19 @@ def test_clients_are_told_when_a_reload_changes_what_they_would_be_told() -> Non
             await stage.join(ADA, "ada")
             stage.in_session.add(ADA)
             await stage.lease(ADA)
-            await stage.service.change(config_of(replace(TERMS, idle_timeout=3600)))
+            assert (await stage.lease(ADA)).keepalive == KEEPALIVE
+            await stage.service.change(config_of(replace(TERMS, invitation_time=3600)))
             await stage.settle()
             assert stage.goodbyes() == []
             await stage.service.change(config_of(replace(TERMS, mtu=1300)))
             await stage.settle()
             assert stage.goodbyes() == [(ADA, GoodbyeReason.SETTINGS_CHANGED.value)]
             assert (await stage.lease(ADA)).mtu == 1300
+            # Who is to go when it is silent is not to be kept from being silent.
+            await stage.service.change(config_of(replace(TERMS, mtu=1300, idle_timeout=3600)))
+            await stage.settle()
+            assert len(stage.goodbyes()) == 2
+            assert (await stage.lease(ADA)).keepalive == 0
 
     play(scenario)
 

@@ -95,7 +95,7 @@ def test_a_server_on_a_shared_store_that_can_be_reached_is_announced_there(
 
 
 def test_as_many_servers_are_told_of_as_one_message_has_room_for() -> None:
-    answer = Enrolled("laptop", ("vpn.example:51820",), 25, "north")
+    answer = Enrolled("laptop", ("vpn.example:51820",), "north")
     small = [Server(PublicKey(bytes([n]) * 32), f"s{n}", TERMS.endpoints) for n in range(1, 9)]
     told = with_servers(answer, small)
     assert [one.name for one in told.servers] == ["s1", "s2", "s3", "s4", "s5", "s6", "s7"]
