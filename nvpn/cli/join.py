@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -181,7 +182,7 @@ def _refuse_a_second(directory: Path, server: PublicKey) -> None:
 def _join(args: argparse.Namespace, invitation: InvitationText) -> Path:
     """The configuration's file. Raises NvpnError."""
     from nvpn.cli.output import write_complaint
-    from nvpn.daemon.leasing.joining import Joining, format_config, write_config
+    from nvpn.daemon.leasing.joining import Joining, format_config
 
     directory, given = _place(args)
     option = "--output" if args.output else "--name"
@@ -191,16 +192,36 @@ def _join(args: argparse.Namespace, invitation: InvitationText) -> Path:
         _refuse_a_second(directory, invitation.server)
     with Joining(directory, invitation) as joining:
         name = _choose_name(given, joining.interface, directory, option)
-        path = directory / f"{name}.toml"
         joining.keep(name)
         enrolment = _enrol(invitation, joining)
-        write_config(path, format_config(invitation, joining.key, enrolment))
+        text = format_config(invitation, joining.key, enrolment)
+        path = _write(text, directory, name, is_given=bool(given))
         joining.forget()
     invitation.secret.wipe()
     servers = 1 + len(enrolment.servers)
     several = f", a client of {servers} servers" if servers > 1 else ""
     write_complaint(f"joined as {enrolment.name}{several}; the configuration is {path}\n")
     return path
+
+
+def _write(text: str, directory: Path, name: str, *, is_given: bool) -> Path:
+    """The new file. Where another join has taken a name that nobody asked for, by another name.
+
+    Raises:
+        PlatformError: it cannot be written.
+    """
+    from nvpn.daemon.leasing.joining import write_config
+
+    while True:
+        path = directory / f"{name}.toml"
+        try:
+            write_config(path, text)
+        except PlatformError as error:
+            if is_given or error.errno != errno.EEXIST:
+                raise
+            name = _free_name(directory)
+        else:
+            return path
 
 
 def _enrol(invitation: InvitationText, joining: Joining) -> Enrolment:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -36,8 +37,10 @@ class Server:
     refusal: Refused | None = None
     others: tuple[OtherServer, ...] = ()
     text: str = ""
+    meanwhile: Callable[[], object] = lambda: None
 
     async def admit(self, peer: PublicKey, request: Enrol) -> Enrolled:
+        self.meanwhile()
         if self.refusal is not None:
             raise self.refusal
         self.admitted.append(request.public_key)
@@ -57,6 +60,7 @@ def server(running: Server) -> Server:
     running.admitted.clear()
     running.refusal = None
     running.others = ()
+    running.meanwhile = lambda: None
     return running
 
 
@@ -167,6 +171,27 @@ def test_without_an_answer_the_key_stays_for_the_next_try(
     assert "nothing is lost: run the same command again" in first.err
     assert kept.read_bytes() == content
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_that_was_free_and_is_taken_while_the_server_is_asked_is_left_to_who_has_it(
+    server: Server, tmp_path: Path
+) -> None:
+    taken: list[Path] = []
+
+    def take() -> None:
+        (joining,) = tmp_path.glob(".joining-*")
+        taken.append(tmp_path / f"{json.loads(joining.read_text())['interface']}.toml")
+        taken[0].write_text("# of another join, which was quicker\n")
+
+    server.meanwhile = take
+    done = join(tmp_path, server.text)
+
+    assert done.status == 0, done.err
+    path = Path(done.out.rstrip("\n"))
+    assert {path, *taken} == set(tmp_path.iterdir()) and path not in taken
+    key = load(path).interface.private_key
+    assert key is not None and server.admitted == [key.public()]
+    assert taken[0].read_text() == "# of another join, which was quicker\n"
 
 
 def test_a_second_tunnel_to_a_server_is_made_only_by_name(
