@@ -103,7 +103,7 @@ class _Followers:
         self._deaf &= names
         for name in sorted(names - self._followed.keys() - self._deaf):
             try:
-                self._follow(name)
+                self._follow(name, is_new=not is_first)
             except PlatformError as error:
                 if error.errno in (errno.EACCES, errno.EPERM):
                     raise
@@ -111,13 +111,14 @@ class _Followers:
             except ControlError as error:
                 self._deaf.add(name)
                 print_error(f"{name} is not followed: {error}")
-            else:
-                if not is_first:
-                    _tell(name, "up")
 
-    def _follow(self, name: str) -> None:
-        following = self._followed[name] = Following(name, _OPERATION)
+    def _follow(self, name: str, *, is_new: bool = False) -> None:
+        """``is_new``: it has come up since we looked, and has told something, perhaps."""
+        lines = ("from=start",) if is_new else ()
+        following = self._followed[name] = Following(name, _OPERATION, *lines)
         self._selector.register(following, selectors.EVENT_READ, name)
+        if is_new:
+            _tell(name, "up")
         _write(following.read())
 
     def _pass_on(self, seconds: float | None) -> None:

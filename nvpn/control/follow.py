@@ -17,19 +17,23 @@ class Following:
 
     Give it to a selector, and read when there is something.
 
+    Args:
+        lines: of the request, ``key=value``.
+
     Raises:
         PlatformError: no such interface, or not for us.
         ControlError: the daemon refused, or does not know the operation.
     """
 
-    def __init__(self, name: str, operation: str, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, name: str, operation: str, *lines: str, timeout: float = TIMEOUT) -> None:
         self._name = name
         self._operation = operation
         self._unfinished = b""
         self._early: list[str] = []
         self._socket = connect(name, timeout)
         try:
-            self._socket.sendall(f"{operation}=1\n\n".encode())
+            request = "".join(f"{line}\n" for line in (f"{operation}=1", *lines))
+            self._socket.sendall(f"{request}\n".encode())
             self._begin()
             self._socket.setblocking(False)
         except TimeoutError:

@@ -47,8 +47,9 @@ class EventStream:
         self._bus = bus
 
     def __call__(self, lines: Sequence[str]) -> EventLines:
-        """Every event from now on, until the tunnel ends."""
-        return EventLines(self._interface, self._bus.subscribe())
+        """Every event from now on, until the tunnel ends; ``from=start``: and the first ones."""
+        from_start = "from=start" in lines
+        return EventLines(self._interface, self._bus.subscribe(from_start=from_start))
 
 
 class EventLines:

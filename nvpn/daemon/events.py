@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Union, get_args
 
+from nvpn.model.clock import SECOND
 from nvpn.model.endpoint import Endpoint
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
@@ -28,6 +29,14 @@ CAPACITY: Final = 1000
 
 AT_ONCE: Final = 100
 """Events that a reader is given together at most: to make text of them takes a millisecond."""
+
+BEGINNING: Final = 60 * SECOND
+"""For so long it is kept how a tunnel's stream began: who looks out for new tunnels finds one
+later than its first peers do.
+"""
+
+FIRST_KEPT: Final = 500
+"""Of these events, the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,9 @@ class EventBus:
         # None is as good as zero to a person, and not to who computes rates.
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._is_closed = False
+        self._begun_at = clock()
+        self._first: deque[Happening] = deque(maxlen=FIRST_KEPT)
+        self._first_lost = 0
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -179,8 +191,9 @@ class EventBus:
         if self._is_closed:
             return
         self._counts[event.kind] += 1
-        if self._subscriptions:
+        if self._subscriptions or self._first or self._is_beginning():
             happening = Happening(self._clock(), event)
+            self._keep(happening)
             for subscription in self._subscriptions:
                 subscription.put(happening)
         # After that, for a listener may publish what follows from it.
@@ -191,14 +204,33 @@ class EventBus:
         """Call ``listener`` for every event; it must not block or raise."""
         self._listeners.append(listener)
 
-    def subscribe(self, capacity: int = CAPACITY) -> Subscription:
-        """Everything from now on, for one reader, who closes it when done."""
+    def subscribe(self, capacity: int = CAPACITY, *, from_start: bool = False) -> Subscription:
+        """Everything from now on, for one reader, who closes it when done.
+
+        Args:
+            from_start: and what came before, if the stream has begun just now.
+        """
         subscription = Subscription(self._subscriptions.discard, capacity)
+        if from_start and self._is_beginning():
+            if self._first_lost:
+                subscription.put(Happening(self._first[0].at, Lost(self._first_lost)))
+            for happening in self._first:
+                subscription.put(happening)
         if self._is_closed:
             subscription.end()
         else:
             self._subscriptions.add(subscription)
         return subscription
+
+    def _is_beginning(self) -> bool:
+        return self._clock() - self._begun_at <= BEGINNING
+
+    def _keep(self, happening: Happening) -> None:
+        if not self._is_beginning():
+            self._first.clear()
+            return
+        self._first_lost += len(self._first) == FIRST_KEPT
+        self._first.append(happening)
 
     def close(self) -> None:
         """No more events: readers get what is there, and then the end."""

@@ -13,7 +13,7 @@ import pytest
 from nvpn.backend.api import Backend
 from nvpn.control import kernel
 from nvpn.daemon.event_lines import EventStream
-from nvpn.daemon.events import Admitted, Event, EventBus, PeerConnected
+from nvpn.daemon.events import Admitted, Event, EventBus, PeerConnected, Revoked
 from tests.support.cli import NVPN, clean_environment, fake_daemon, here, key, nvpn
 from tests.support.control_socket import RecordingBackend, RunningServer
 from tests.support.scenarios import A, B
@@ -23,25 +23,25 @@ class Daemon:
     """Tells events on a control socket."""
 
     def __init__(self, name: str) -> None:
-        self._bus = EventBus(lambda: 1_795_521_600_000_000_000)
+        self.bus = EventBus(lambda: 1_795_521_600_000_000_000)
         self.server = RunningServer(
-            name, _backend, streams={"nvpn_events": EventStream(name, self._bus)}
+            name, _backend, streams={"nvpn_events": EventStream(name, self.bus)}
         )
 
     def publish(self, event: Event) -> None:
         async def there() -> None:
-            self._bus.publish(event)
+            self.bus.publish(event)
 
         self.server.run(there())
 
     def end(self) -> None:
         async def there() -> None:
-            self._bus.close()
+            self.bus.close()
 
         self.server.run(there())
 
     def wait_for_follower(self) -> None:
-        while not self._bus._subscriptions:
+        while not self.bus._subscriptions:
             self.server.settle()
 
 
@@ -117,6 +117,28 @@ def test_tunnels_that_come_and_go_are_followed_too(directory: Path) -> None:
         assert (down["interface"], down["event"]) == ("wg1", "down")
         wg0.publish(Admitted(A))
         assert line(process)["interface"] == "wg0"
+
+
+def test_what_a_new_tunnel_told_before_it_was_noticed_is_told_after_that_it_is_up(
+    directory: Path,
+) -> None:
+    with daemon("wg0") as wg0:
+        wg0.publish(Admitted(B))
+        with following() as process:
+            wg0.wait_for_follower()
+            wg0.publish(Revoked(B))
+            assert line(process)["event"] == "revoked", "what was before us is not ours to hear"
+            new = Daemon("wg1")
+            new.bus.publish(PeerConnected(A, "laptop"))  # before anybody can have found it
+            with new.server:
+                told = [line(process) for _ in range(2)]
+                assert [(one["interface"], one["event"]) for one in told] == [
+                    ("wg1", "up"),
+                    ("wg1", "connected"),
+                ]
+                assert told[1]["time"] == "2026-11-24T12:00:00.000000Z"
+                new.publish(Admitted(B))
+                assert line(process)["event"] == "admitted"
 
 
 def test_named_ones_are_followed_until_the_last_goes_down(directory: Path) -> None:

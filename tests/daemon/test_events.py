@@ -5,6 +5,9 @@ import json
 
 from nvpn.daemon.event_lines import EventStream, format_event, format_time
 from nvpn.daemon.events import (
+    AT_ONCE,
+    BEGINNING,
+    FIRST_KEPT,
     KINDS,
     Admitted,
     BreakerChanged,
@@ -46,6 +49,44 @@ def test_every_subscriber_hears_what_comes_after_it_came() -> None:
             "revoked": 1,
         }
         assert set(stream.counts) == set(KINDS) >= {"connected", "leased", "breaker"}
+
+    play(scenario)
+
+
+def test_who_comes_for_the_beginning_is_told_it_as_long_as_it_may_have_been_missed() -> None:
+    async def scenario() -> None:
+        now = NOON
+        stream = EventBus(lambda: now)
+        stream.publish(Admitted(A))
+        now += BEGINNING // 2
+        stream.publish(Revoked(A))
+        told = stream.subscribe(from_start=True)
+        stream.publish(Admitted(B))
+        assert await told.next() == [
+            Happening(NOON, Admitted(A)),
+            Happening(now, Revoked(A)),
+            Happening(now, Admitted(B)),
+        ]
+        now = NOON + BEGINNING + 1
+        late = stream.subscribe(from_start=True)
+        stream.publish(Revoked(B))
+        assert await late.next() == [Happening(now, Revoked(B))]
+
+    play(scenario)
+
+
+def test_of_a_stormy_beginning_the_last_is_told_and_how_much_that_is_not() -> None:
+    async def scenario() -> None:
+        stream = bus()
+        for number in range(FIRST_KEPT + 7):
+            stream.publish(Admitted(A, f"{number}"))
+        told, more = stream.subscribe(from_start=True), []
+        for _ in range(FIRST_KEPT // AT_ONCE + 1):
+            more += await told.next()
+        assert more[0] == Happening(NOON, Lost(7))
+        assert [one.event.name for one in more[1:]] == [
+            f"{number}" for number in range(7, FIRST_KEPT + 7)
+        ]
 
     play(scenario)
 
