@@ -12,11 +12,12 @@ import errno
 import gc
 import logging
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from nvpn.config.load import load
 from nvpn.config.model import TunnelConfig
+from nvpn.control.server import Operation
 from nvpn.daemon.background import Reporter
 from nvpn.daemon.handed import Handed
 from nvpn.daemon.session import Session
@@ -25,6 +26,10 @@ from nvpn.daemon.threads import run_in_thread
 from nvpn.errors import ControlError, NvpnError
 
 _log: Final = logging.getLogger(__name__)
+
+CANCEL_AGAIN_SECONDS: Final = 5.0
+"""After which a task that was cancelled and goes on is cancelled again. Before Python 3.12
+asyncio.wait_for loses a cancellation that comes together with what it waits for."""
 
 
 class Supervisor:
@@ -56,6 +61,8 @@ class Supervisor:
         self._take_over = take_over
         self._ending: asyncio.Future[int] = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Others' tasks, in the middle of what they were asked for.
+        self._asked: set[asyncio.Task[Any]] = set()
         self._undo = contextlib.AsyncExitStack()
         self._session: Session | None = None
         self._is_stopping = False
@@ -82,7 +89,7 @@ class Supervisor:
                 starting.result()
                 await self._ending
         finally:
-            starting.cancel()
+            await _cancel(lambda: {starting})
             await asyncio.gather(starting, return_exceptions=True)
             await self._stop()
         return self._ending.result()
@@ -101,9 +108,9 @@ class Supervisor:
             await session.configure()
         session.open_control(
             {
-                "nvpn_reload": self._reload,
-                "nvpn_save": self._save,
-                "nvpn_stop": self._stop_when_asked,
+                "nvpn_reload": self._while_asked(self._reload),
+                "nvpn_save": self._while_asked(self._save),
+                "nvpn_stop": self._while_asked(self._stop_when_asked),
             }
         )
         if self._config is not None:
@@ -231,9 +238,20 @@ class Supervisor:
             await self._cancel_tasks()  # the end may have begun some
 
     async def _cancel_tasks(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Nobody else's either may go on with what is about to be taken away.
+        await _cancel(lambda: self._tasks | self._asked)
+
+    def _while_asked(self, operation: Operation) -> Operation:
+        async def operate(lines: Sequence[str]) -> Sequence[str]:
+            task = asyncio.current_task()
+            assert task is not None
+            self._asked.add(task)
+            try:
+                return await operation(lines)
+            finally:
+                self._asked.discard(task)
+
+        return operate
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -263,3 +281,11 @@ class Supervisor:
             self._reporter.show(line)
         else:
             _log.info("%s", line)
+
+
+async def _cancel(tasks: Callable[[], set[asyncio.Task[Any]]]) -> None:
+    """Cancel these, and those that they begin meanwhile, and see all of them to their end."""
+    while left := {task for task in tasks() if not task.done()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
