@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 async def within(seconds: float | None, work: Awaitable[_T]) -> _T:
-    """What the work returns. When it takes longer, it is cancelled.
+    """What the work returns. When it takes longer, it is cancelled; what it returns then counts.
 
     Unlike this, ``asyncio.wait_for`` forgets before Python 3.12 that it was cancelled, if that
     comes together with the result: then a task that loops is never ended.
@@ -24,15 +24,17 @@ async def within(seconds: float | None, work: Awaitable[_T]) -> _T:
     """
     task = asyncio.ensure_future(work)
     task.add_done_callback(_look_at)
+    is_late = False
     try:
         await asyncio.wait((task,), timeout=seconds)
-        if task.done():
-            return task.result()
+        is_late = not task.done()
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
-    raise asyncio.TimeoutError
+    if is_late and task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 def _look_at(task: asyncio.Future[Any]) -> None:

@@ -12,6 +12,7 @@ from nvpn.model.clock import SECOND
 from nvpn.registry.registry import Registry
 from nvpn.resilience.backoff import Backoff
 from nvpn.resilience.policy import RetryPolicy
+from nvpn.resilience.within import within
 
 _log: Final = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ async def open_at_once(registry: Registry, *, is_far: bool) -> str:
         PlatformError, Refused: there will be no registry.
     """
     try:
-        await asyncio.wait_for(registry.open(), OPENING_SECONDS if is_far else None)
+        await within(OPENING_SECONDS if is_far else None, registry.open())
     except (Unavailable, asyncio.TimeoutError) as error:
         return str(error) or "it does not answer"
     return ""
