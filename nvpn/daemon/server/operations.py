@@ -96,7 +96,8 @@ class ServerOperations:
             )
             told = _invitation(made.invitation, self._clocks().wall)
             told["text"] = format_invitation(text)
-        except ValueError as error:
+        except (ValueError, ControlError) as error:
+            # Nobody has it, and its name is to be free for the next try.
             await self._registry().revoke_invitation(made.invitation.public_key.base64)
             raise ControlError(errno.EINVAL, str(error)) from None
         finally:

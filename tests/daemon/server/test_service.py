@@ -49,7 +49,7 @@ from nvpn.model.keys import PrivateKey, PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.model.prefixes import Interface, Prefix
 from nvpn.model.snapshot import PeerSnapshot
-from nvpn.registry.model import Server
+from nvpn.registry.model import InvitationState, Server
 from nvpn.registry.records import AnnouncedServer, put_server, read, server_key
 from nvpn.registry.store import Delete
 from nvpn.resilience.registry import Breakers
@@ -573,6 +573,18 @@ def test_an_invitation_that_cannot_be_is_refused_in_a_sentence(
             assert str(refused.value) == sentence
 
     asyncio.run(scenario())
+
+
+def test_an_invitation_that_nobody_can_be_given_is_none() -> None:
+    async def scenario() -> None:
+        async with Stage() as stage:
+            await stage.backend.apply((SetPrivateKey(None),))
+            with pytest.raises(ControlError, match="no private key"):
+                await stage.service.operations()["nvpn_invite"](["name=ada"])
+            (made,) = stage.service.registry.invitations()
+            assert made.state(stage.clocks().wall) is InvitationState.REVOKED
+
+    play(scenario)
 
 
 def test_a_store_that_is_away_at_the_start_costs_a_warning_and_is_tried_again(
