@@ -145,7 +145,12 @@ def test_clients_join_and_keep_what_they_have_whatever_happens_to_the_servers_fi
     with reachable_by_wg(site):
         for command in ("syncconf", "setconf"):
             site.server.host.run("wg", command, site.interface, str(bare))
-        site.server.host.run("wg", "set", site.interface, "peer", key, "remove")
+            site.server.nvpn(command, site.interface, str(bare))
+        remove = ("set", site.interface, "peer", key, "remove")
+        refused = site.server.nvpn(*remove, status=1).stderr
+        assert refused == "Unable to modify interface: Operation not supported\n"
+        said = ("sh", "-c", 'wg "$@" 2>&1', "wg", *remove)
+        assert site.server.host.run(*said, check=False) == refused
         site.server.host.run("wg", "set", site.interface, "listen-port", "51820")
     assert site.allowed_ips()[key] == held
     site.configure(extra="mtu = 1380")
