@@ -20,6 +20,9 @@ DEFAULT_PATH_MTU: Final = 1500
 SMALLEST_MTU: Final = 576
 """What IPv4 asks of every host; a lower path would be cut into pieces anyway."""
 
+_LOOPBACK: Final = 1
+"""The interface's index in every network namespace."""
+
 # Documentation prefixes: nobody has a route to them but the default one.
 _SOMEWHERE: Final = (parse_address("192.0.2.1"), parse_address("2001:db8::1"))
 
@@ -27,15 +30,16 @@ _SOMEWHERE: Final = (parse_address("192.0.2.1"), parse_address("2001:db8::1"))
 def derive_mtu(endpoints: Iterable[bytes], path_to: PathLookup, *, tunnel: int) -> int:
     """The tunnel's MTU in bytes: the smallest path to an endpoint, less the overhead.
 
-    Without a usable endpoint the default route counts, and without one 1500.
+    Without a usable endpoint the default route counts, and without one 1500: what leads to
+    this host itself, as a documentation address in a test may, is no default route.
 
     Args:
         endpoints: addresses of 4 or 16 bytes.
         tunnel: the interface's own index: a path through itself says nothing.
     """
-    for candidates in (endpoints, _SOMEWHERE):
+    for candidates, unfit in ((endpoints, (tunnel,)), (_SOMEWHERE, (tunnel, _LOOPBACK))):
         paths = (path_to(address) for address in candidates)
-        sizes = [path.mtu for path in paths if path and path.interface != tunnel and path.mtu]
+        sizes = [path.mtu for path in paths if path and path.interface not in unfit and path.mtu]
         if sizes:
             return max(SMALLEST_MTU, min(sizes) - OVERHEAD)
     return DEFAULT_PATH_MTU - OVERHEAD

@@ -57,6 +57,15 @@ def test_without_any_route_it_is_1420() -> None:
     assert derive_mtu(addresses("203.0.113.1"), lambda address: None, tunnel=TUNNEL) == 1420
 
 
+def test_an_address_of_our_own_is_no_default_route() -> None:
+    def lookup(address: bytes) -> Path:
+        return Path(interface=1, mtu=65536)
+
+    assert derive_mtu([], lookup, tunnel=TUNNEL) == 1420
+    # What a peer on this very host is reached by, all the same, is the way to it.
+    assert derive_mtu(addresses("127.0.0.1"), lookup, tunnel=TUNNEL) == 65456
+
+
 def test_a_path_through_the_tunnel_itself_says_nothing() -> None:
     lookup = paths(_203_0_113_1=(TUNNEL, 1000), _192_0_2_1=(TUNNEL, 1000))
 
