@@ -192,7 +192,11 @@ def _client(
 
 
 def _free_addresses(config: TunnelConfig) -> tuple[Prefix, ...]:
+    """The next of each network of ours that nobody has by the file, or by lease."""
     taken = [prefix for peer in config.peers for prefix in peer.allowed_ips]
+    running = None if config.server is None else peer_actions.find_running(config.name)
+    if running is not None:  # what it has leased
+        taken += [Prefix.parse(text) for peer in running.peers for text in peer.allowed_ips]
     taken += [
         Prefix.of(address.address, len(address.address) * 8)
         for address in config.interface.addresses
@@ -239,6 +243,8 @@ def _own_endpoint(given: str | None, config: TunnelConfig) -> HostPort:
         port = None if running is None else running.listen_port or None
     if given is not None:
         return read_endpoint(given, lambda: port)
+    if config.server is not None and config.server.endpoints:
+        return config.server.endpoints[0]
     host = guess_own_address()
     if host and port:
         place = HostPort(host, port)

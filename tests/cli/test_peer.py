@@ -90,6 +90,15 @@ def test_rm_on_a_server_tells_where_its_clients_are(toml: Place) -> None:
     assert done.err.endswith(", and for those that the server has admitted: nvpn client list\n")
 
 
+def test_on_a_server_the_peer_looks_where_clients_do(toml: Place) -> None:
+    with toml.file.open("a") as file:
+        file.write('\n[server]\npool = "10.8.0.0/24"\nendpoint = "vpn.example.net:443"\n')
+    (us,) = toml.client("phone").peers
+    assert str(us.endpoint) == "vpn.example.net:443"
+    (us,) = toml.client("laptop", "--endpoint", "vpn.example.com").peers
+    assert str(us.endpoint) == "vpn.example.com:51820"
+
+
 def test_a_known_key_gets_what_was_given_and_nothing_is_printed(place: Place) -> None:
     done = place.add(
         "office", "--public-key", NEW, "--allowed-ips", "10.8.0.9, 10.20.0.0/16",

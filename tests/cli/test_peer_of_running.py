@@ -81,6 +81,17 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_tunnels(
     assert [row[0] for row in server.record()[1:]] == [BOB]
 
 
+def test_what_a_server_has_leased_is_nobody_elses(machines: tuple[Machine, Machine]) -> None:
+    server, _ = machines
+    text = (server.etc / "wg0.toml").read_text()
+    server.write(f'{text}\n[server]\npool = "10.8.0.0/29"\nendpoint = "10.77.1.1"\n')
+    server.nvpn("reload", "wg0")
+    for name in "abcd":  # all that there are beside ours and Bob's
+        server.nvpn("peer", "add", name, "--from-pool", "-i", "wg0", "-o", f"{name}.conf")
+    server.nvpn("peer", "add", "laptop", "-i", "wg0.toml", "-o", "laptop.conf")
+    assert "Address = 10.8.0.7/32" in (server.etc / "laptop.conf").read_text()
+
+
 def test_a_tunnel_without_a_file_is_told_the_change_alone(
     machines: tuple[Machine, Machine],
 ) -> None:
