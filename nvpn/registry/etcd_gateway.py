@@ -194,6 +194,17 @@ class EtcdGateway:
                     raise Unavailable("etcd answers without an end")
         return _answer(response.status_code, data)
 
+    def _remedy(self, words: str) -> str:
+        user = self._config.user
+        if "authentication failed" in words:
+            return f"; see etcd_user, which is {user!r}, and etcd_password_file"
+        if "permission denied" in words:
+            prefix = self._config.prefix
+            return f"; the user {user!r} has to be let read and write everything under {prefix}/"
+        if "authentication is not enabled" in words:
+            return "; leave out etcd_user, or have etcd ask for passwords"
+        return ""
+
     def _try_another(self, endpoint: str) -> None:
         if self._endpoints[0] == endpoint:
             self._endpoints.append(self._endpoints.pop(0))
@@ -211,7 +222,7 @@ class EtcdGateway:
         if "user name is empty" in words:
             raise Refused("etcd wants a user and password: set etcd_user and etcd_password_file")
         if isinstance(code, int) and code in _ANSWERS:
-            raise Refused(f"etcd refuses: {words}")
+            raise Refused(f"etcd refuses: {words}{self._remedy(words)}")
         raise Unavailable(f"etcd cannot answer now: {words}")
 
 

@@ -232,6 +232,7 @@ def test_a_password_lets_us_in_also_after_a_restart(tmp_path: Path) -> None:
         ("user/add", {"name": "root", "password": "s3cret"}),
         ("role/add", {"name": "root"}),
         ("user/grant", {"user": "root", "role": "root"}),
+        ("user/add", {"name": "guest", "password": "gu3ss"}),
         ("enable", {}),
     ):
         etcd.ask(f"/v3/auth/{path}", body)
@@ -257,6 +258,11 @@ def test_a_password_lets_us_in_also_after_a_restart(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="authentication failed") as caught:
             await store.load()
         assert "gu3ss" not in str(caught.value)
+        assert "see etcd_user, which is 'root', and etcd_password_file" in str(caught.value)
+
+    async def without_leave(store: EtcdStore) -> None:
+        with pytest.raises(Refused, match="'guest' has to be let read and write everything under"):
+            await store.load()
 
     async def nobody(store: EtcdStore) -> None:
         with pytest.raises(Refused, match="etcd_user"):
@@ -266,6 +272,7 @@ def test_a_password_lets_us_in_also_after_a_restart(tmp_path: Path) -> None:
         secret, guess = SecretText("s3cret"), SecretText("gu3ss")
         run(lambda: store_at(etcd.url, user="root", password=secret), story=right)
         run(lambda: store_at(etcd.url, user="root", password=guess), story=wrong)
+        run(lambda: store_at(etcd.url, user="guest", password=guess), story=without_leave)
         run(lambda: store_at(etcd.url), story=nobody)
     finally:
         etcd.kill()
