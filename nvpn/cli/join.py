@@ -89,7 +89,7 @@ def _text(given: str) -> str:
                 data = stream.read(_MAX_INPUT)
     except (FileNotFoundError, ValueError):
         raise ConfigError(
-            "expected an invitation, which begins with nvpn:, or a file that holds one"
+            "this is neither an invitation, which begins with nvpn:, nor a file that is there"
         ) from None
     except OSError as error:
         raise PlatformError("read the invitation", errno=error.errno or 0) from None

@@ -262,7 +262,10 @@ class Admissions:
         wall = self._ledger.clocks().wall
         for one in self._ledger.mirror.invitations.values():
             if one.name == name and one.state(wall) is InvitationState.OPEN:
-                raise _no(f"an open invitation is for {name!r} already: revoke it first")
+                raise _no(
+                    f"an open invitation is for {name!r} already: choose another name, or end that"
+                    " one with nvpn client revoke"
+                )
 
     def _is_taken(self, name: str) -> bool:
         return name in self._file_names or self._ledger.mirror.has(name_key(name))

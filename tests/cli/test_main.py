@@ -70,6 +70,11 @@ def test_help_has_colours_on_a_terminal_and_none_for_no_color() -> None:
         (("shwo",), "unrecognized command 'shwo'", "did you mean 'nvpn show'?"),
         (("start",), "unrecognized command 'start'", "you may want 'nvpn up'"),
         (("clients",), "unrecognized command 'clients'", "you may want 'nvpn client list'"),
+        (
+            ("revoke", "x"),
+            "unrecognized command 'revoke'",
+            "you may want 'nvpn client revoke NAME'",
+        ),
         (("wg0.toml",), "unrecognized command 'wg0.toml'", "'nvpn up wg0.toml'"),
         (("./wg0.conf",), "unrecognized command './wg0.conf'", "'nvpn up ./wg0.conf'"),
         (("an-endless-name-it-is",), "unrecognized command", "1 to 15 letters"),
