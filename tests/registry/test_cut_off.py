@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,27 +14,48 @@ from nvpn.errors import Unavailable
 from nvpn.model.clock import SECOND
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
-from nvpn.registry.model import Ending, LeaseEnded, LeaseGiven, RegistryRefused
-from tests.support.registry import LEASE_SECONDS, Clocks, Office, Shelf, settings_of, texts
+from nvpn.registry.model import Ending, Lease, LeaseEnded, LeaseGiven, RegistryRefused
+from tests.support.registry import (
+    LEASE_SECONDS,
+    Clocks,
+    Office,
+    Shelf,
+    branches,
+    settings_of,
+    texts,
+)
 
 LEASE = 600
 SAFETY = 30
 
-Branch = functools.partial(Office, is_shared=True)
+
+@dataclass
+class Scene:
+    """Two servers with a single address to lease, and a client that has it from the first."""
+
+    east: Office
+    west: Office
+    client: PublicKey
+    other: PublicKey
+    lease: Lease
+
+    @property
+    def clocks(self) -> Clocks:
+        return self.east.clocks
 
 
-def branches(shelf: Shelf, clocks: Clocks, pool: str = "10.8.0.0/30") -> tuple[Office, Office]:
-    """Two servers, by default with a single address to lease."""
-    east, west = (
-        Branch(
-            shelf,
-            clocks=clocks,
-            settings=settings_of(pool, lease_seconds=LEASE, server=name),
-            seed=seed,
-        )
-        for seed, name in enumerate(("east", "west"))
-    )
-    return east, west
+def play(story: Callable[[Scene], Awaitable[None]]) -> None:
+    async def tell() -> None:
+        east, west = branches("10.8.0.0/30", LEASE)
+        async with east, west:
+            client, other = await east.join(1), await east.join(2)
+            lease = await east.registry.lease(client)
+            await settle(east, west)
+            for one in (east, west):
+                one.heard()
+            await story(Scene(east, west, client, other, lease))
+
+    asyncio.run(tell())
 
 
 async def settle(*offices: Office) -> None:
@@ -61,185 +82,156 @@ def ends(office: Office) -> list[LeaseEnded]:
 
 
 def test_who_asks_keeps_its_lease_until_shortly_before_others_may_have_it() -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            here, there = await east.join(1), await east.join(2)
-            lease = await east.registry.lease(here)
-            await settle(east, west)
-            east.store.cut()
-            begun = clocks.boot
-            east.heard()
-            while clocks.boot - begun < (2 * LEASE - SAFETY - 1) * SECOND:
-                told = await east.registry.lease(here)
-                assert told.addresses == lease.addresses
-                left = east.registry.remaining(told)
-                assert left is not None and left >= 1
-                assert clocks.boot + left * SECOND <= begun + (2 * LEASE - SAFETY) * SECOND
-                await wait(clocks, max(1, left // 2), east)
-                with pytest.raises(RegistryRefused):
-                    await west.registry.lease(there)
-            assert ends(east) == []
-            await wait(clocks, 2, east, west)
-            assert ends(east) == [LeaseEnded(here, lease.prefixes, Ending.EXPIRED)]
-            with pytest.raises(Unavailable, match="lease is over and cannot be renewed now: the"):
-                await east.registry.lease(here)
+    async def story(scene: Scene) -> None:
+        east, west, clocks = scene.east, scene.west, scene.clocks
+        here, there, lease = scene.client, scene.other, scene.lease
+        east.store.cut()
+        begun = clocks.boot
+        while clocks.boot - begun < (2 * LEASE - SAFETY - 1) * SECOND:
+            told = await east.registry.lease(here)
+            assert told.addresses == lease.addresses
+            left = east.registry.remaining(told)
+            assert left is not None and left >= 1
+            assert clocks.boot + left * SECOND <= begun + (2 * LEASE - SAFETY) * SECOND
+            await wait(clocks, max(1, left // 2), east)
             with pytest.raises(RegistryRefused):
                 await west.registry.lease(there)
-            await wait(clocks, SAFETY, east, west)
-            assert (await west.registry.lease(there)).addresses == lease.addresses
-            # It is back: it hears that the address is another's, and has told that it ended.
-            east.store.join()
-            await settle(east, west)
-            assert east.heard() == [LeaseGiven(there, lease.prefixes)]
-            with pytest.raises(RegistryRefused):
-                await east.registry.lease(here)
+        assert ends(east) == []
+        await wait(clocks, 2, east, west)
+        assert ends(east) == [LeaseEnded(here, lease.prefixes, Ending.EXPIRED)]
+        with pytest.raises(Unavailable, match="lease is over and cannot be renewed now: the"):
+            await east.registry.lease(here)
+        with pytest.raises(RegistryRefused):
+            await west.registry.lease(there)
+        await wait(clocks, SAFETY, east, west)
+        assert (await west.registry.lease(there)).addresses == lease.addresses
+        # It is back: it hears that the address is another's, and has told that it ended.
+        east.store.join()
+        await settle(east, west)
+        assert east.heard() == [LeaseGiven(there, lease.prefixes)]
+        with pytest.raises(RegistryRefused):
+            await east.registry.lease(here)
 
-    asyncio.run(story())
+    play(story)
 
 
 def test_who_does_not_ask_has_its_lease_for_no_longer_than_it_was_given() -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client = await east.join(1)
-            lease = await east.registry.lease(client)
-            await settle(east, west)
-            east.store.cut()
-            east.heard()
-            await wait(clocks, LEASE - 1, east)
-            assert ends(east) == []
-            await wait(clocks, 1, east)
-            assert ends(east) == [LeaseEnded(client, lease.prefixes, Ending.EXPIRED)]
-            assert east.registry.lease_of(client) is None
-            assert east.registry.leases() == () == east.registry.holders()
-            assert east.registry.leased_addresses() == ()
-            # It may have been at another server in between, and lost it there.
-            with pytest.raises(Unavailable, match="over"):
-                await east.registry.lease(client)
-            # There it gets what it had, at once.
-            assert (await west.registry.lease(client)).addresses == lease.addresses
+    async def story(scene: Scene) -> None:
+        east, west, clocks = scene.east, scene.west, scene.clocks
+        client, lease = scene.client, scene.lease
+        east.store.cut()
+        await wait(clocks, LEASE - 1, east)
+        assert ends(east) == []
+        await wait(clocks, 1, east)
+        assert ends(east) == [LeaseEnded(client, lease.prefixes, Ending.EXPIRED)]
+        assert east.registry.lease_of(client) is None
+        assert east.registry.leases() == () == east.registry.holders()
+        assert east.registry.leased_addresses() == ()
+        # It may have been at another server in between, and lost it there.
+        with pytest.raises(Unavailable, match="over"):
+            await east.registry.lease(client)
+        # There it gets what it had, at once.
+        assert (await west.registry.lease(client)).addresses == lease.addresses
 
-    asyncio.run(story())
+    play(story)
 
 
 @pytest.mark.parametrize("who", ["east", "west"])
 def test_what_lapsed_is_told_again_when_the_store_is_back_and_its_client_asks(who: str) -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client = await east.join(1)
-            lease = await east.registry.lease(client)
+    async def story(scene: Scene) -> None:
+        east, west, clocks = scene.east, scene.west, scene.clocks
+        client, lease = scene.client, scene.lease
+        east.store.cut()
+        await wait(clocks, LEASE + 1, east)
+        east.heard()
+        if who == "west":
+            await west.registry.lease(client)
+            east.store.join()
             await settle(east, west)
-            east.store.cut()
-            await wait(clocks, LEASE + 1, east)
-            east.heard()
-            if who == "west":
-                await west.registry.lease(client)
-                east.store.join()
-                await settle(east, west)
-            else:
-                east.store.join()
-                assert await east.registry.lease(client) == east.registry.lease_of(client)
-            assert east.heard() == [LeaseGiven(client, lease.prefixes)]
-            assert east.registry.leases() == (east.registry.lease_of(client),)
+        else:
+            east.store.join()
+            assert await east.registry.lease(client) == east.registry.lease_of(client)
+        assert east.heard() == [LeaseGiven(client, lease.prefixes)]
+        assert east.registry.leases() == (east.registry.lease_of(client),)
 
-    asyncio.run(story())
+    play(story)
 
 
 def test_what_lapsed_ends_in_the_store_when_it_is_back_and_is_not_told_twice() -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client = await east.join(1)
-            lease = await east.registry.lease(client)
-            await settle(east, west)
-            east.store.cut()
-            await wait(clocks, LEASE + 1, east)
-            east.heard()
-            west.heard()
-            east.store.join()
-            await wait(clocks, 61, east)
-            assert east.heard() == []
-            await settle(east, west)
-            assert west.heard() == [LeaseEnded(client, lease.prefixes, Ending.EXPIRED)]
+    async def story(scene: Scene) -> None:
+        east, west, clocks = scene.east, scene.west, scene.clocks
+        client, lease = scene.client, scene.lease
+        east.store.cut()
+        await wait(clocks, LEASE + 1, east)
+        east.heard()
+        west.heard()
+        east.store.join()
+        await wait(clocks, 61, east)
+        assert east.heard() == []
+        await settle(east, west)
+        assert west.heard() == [LeaseEnded(client, lease.prefixes, Ending.EXPIRED)]
 
-    asyncio.run(story())
+    play(story)
 
 
 def test_who_comes_from_a_server_that_died_with_the_store_has_no_more_than_it_had() -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client = await east.join(1)
-            lease = await east.registry.lease(client)
-            await settle(east, west)
-            west.heard()
-            west.store.cut()
-            clocks.pass_by(LEASE / 2)
-            told = await west.registry.lease(client)
-            assert told.addresses == lease.addresses
-            # East may live, and end it at its time: unlike its own it is not put off.
-            assert west.registry.remaining(told) == LEASE / 2 - SAFETY
-            await wait(clocks, LEASE / 2 - SAFETY - 1, west)
-            assert west.heard() == []
-            await wait(clocks, 1, west)
-            assert ends(west) == [LeaseEnded(client, lease.prefixes, Ending.EXPIRED)]
-            with pytest.raises(Unavailable, match="over"):
-                await west.registry.lease(client)
+    async def story(scene: Scene) -> None:
+        west, clocks = scene.west, scene.clocks
+        client, lease = scene.client, scene.lease
+        west.store.cut()
+        clocks.pass_by(LEASE / 2)
+        told = await west.registry.lease(client)
+        assert told.addresses == lease.addresses
+        # East may live, and end it at its time: unlike its own it is not put off.
+        assert west.registry.remaining(told) == LEASE / 2 - SAFETY
+        await wait(clocks, LEASE / 2 - SAFETY - 1, west)
+        assert west.heard() == []
+        await wait(clocks, 1, west)
+        assert ends(west) == [LeaseEnded(client, lease.prefixes, Ending.EXPIRED)]
+        with pytest.raises(Unavailable, match="over"):
+            await west.registry.lease(client)
 
-    asyncio.run(story())
+    play(story)
 
 
 @pytest.mark.parametrize("asks_at", [LEASE / 2, LEASE - 10])
 def test_what_another_server_gave_is_that_ones_to_end(asks_at: float) -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client = await east.join(1)
-            await east.registry.lease(client)
-            await settle(east, west)
-            west.store.cut()
-            clocks.pass_by(asks_at)
-            try:
-                await west.registry.lease(client)
-            except Unavailable:
-                assert asks_at > LEASE - SAFETY
-            west.store.join()
-            east.heard()
-            await wait(clocks, LEASE - asks_at - 1, east, west)
-            assert ends(west) and not ends(east)
-            assert east.registry.lease_of(client) and not west.registry.lease_of(client)
-            await wait(clocks, 1, east, west)
-            assert ends(east) and not ends(west)
+    async def story(scene: Scene) -> None:
+        east, west, clocks = scene.east, scene.west, scene.clocks
+        client = scene.client
+        west.store.cut()
+        clocks.pass_by(asks_at)
+        try:
+            await west.registry.lease(client)
+        except Unavailable:
+            assert asks_at > LEASE - SAFETY
+        west.store.join()
+        east.heard()
+        await wait(clocks, LEASE - asks_at - 1, east, west)
+        assert ends(west) and not ends(east)
+        assert east.registry.lease_of(client) and not west.registry.lease_of(client)
+        await wait(clocks, 1, east, west)
+        assert ends(east) and not ends(west)
 
-    asyncio.run(story())
+    play(story)
 
 
 def test_what_it_heard_late_it_counts_from_when_it_was_written() -> None:
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client = await east.join(1)
-            east.store.loses_answers = True
-            east.store.cut()
-            east.store.is_away = False  # what it says arrives, and no answer comes
-            with pytest.raises(Unavailable):
-                await east.registry.lease(client)
-            clocks.pass_by(LEASE - 10)
-            east.store.join()
-            await settle(east)
-            lease = east.registry.lease_of(client)
-            assert lease is not None and east.registry.remaining(lease) == 10
+    async def story(scene: Scene) -> None:
+        east, clocks, client = scene.east, scene.clocks, scene.client
+        await east.registry.release(client)
+        east.store.loses_answers = True
+        east.store.cut()
+        east.store.is_away = False  # what it says arrives, and no answer comes
+        with pytest.raises(Unavailable):
+            await east.registry.lease(client)
+        clocks.pass_by(LEASE - 10)
+        east.store.join()
+        await settle(east)
+        lease = east.registry.lease_of(client)
+        assert lease is not None and east.registry.remaining(lease) == 10
 
-    asyncio.run(story())
+    play(story)
 
 
 def test_who_gave_its_address_back_elsewhere_is_not_to_return_to_a_server_that_cannot_know() -> (
@@ -247,23 +239,19 @@ def test_who_gave_its_address_back_elsewhere_is_not_to_return_to_a_server_that_c
 ):
     """What remains, as nvpn-server(7) says."""
 
-    async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
-        async with east, west:
-            client, other = await east.join(1), await east.join(2)
-            lease = await east.registry.lease(client)
-            await settle(east, west)
-            east.store.cut()
-            await west.registry.lease(client)
-            await west.registry.release(client)
-            assert (await west.registry.lease(other)).addresses == lease.addresses
-            assert (await east.registry.lease(client)).addresses == lease.addresses
-            # For no longer than it would have had it if it had not gone.
-            await wait(clocks, 2 * LEASE - SAFETY, east)
-            assert east.registry.lease_of(client) is None
+    async def story(scene: Scene) -> None:
+        east, west, clocks = scene.east, scene.west, scene.clocks
+        client, other, lease = scene.client, scene.other, scene.lease
+        east.store.cut()
+        await west.registry.lease(client)
+        await west.registry.release(client)
+        assert (await west.registry.lease(other)).addresses == lease.addresses
+        assert (await east.registry.lease(client)).addresses == lease.addresses
+        # For no longer than it would have had it if it had not gone.
+        await wait(clocks, 2 * LEASE - SAFETY, east)
+        assert east.registry.lease_of(client) is None
 
-    asyncio.run(story())
+    play(story)
 
 
 def test_nobody_lapses_from_a_store_that_is_ours_alone() -> None:
@@ -312,10 +300,11 @@ class Server:
         self.unknown: set[PublicKey] = set()
 
     async def open(self) -> None:
-        self.office = Branch(
+        self.office = Office(
             self.shelf,
             clocks=self.clocks,
             settings=settings_of("10.8.0.0/30", lease_seconds=LEASE, server=self.name),
+            is_shared=True,
         )
         self.holders.clear()
         await self.office.registry.open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 
 import pytest
 
@@ -13,29 +12,17 @@ from nvpn.registry.records import client_key
 from tests.support.registry import (
     DAY,
     LEASE_SECONDS,
-    Clocks,
     Office,
-    Shelf,
+    branches,
     meanwhile,
     settings_of,
     texts,
 )
 
-Branch = functools.partial(Office, is_shared=True)
-
-
-def branches(shelf: Shelf, clocks: Clocks) -> tuple[Office, Office]:
-    east, west = (
-        Branch(shelf, clocks=clocks, settings=settings_of("10.8.0.0/24", server=name), seed=seed)
-        for seed, name in enumerate(("east", "west"))
-    )
-    return east, west
-
 
 def test_who_finds_another_server_while_its_own_stops_keeps_what_it_gets_there() -> None:
     async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
+        east, west = branches()
         async with east, west:
             stays, moves = await east.join(1), await east.join(2)
             for client in (stays, moves):
@@ -84,8 +71,7 @@ def test_who_is_answered_after_a_reload_is_answered_by_what_holds_then() -> None
 
 def test_who_goes_here_and_comes_to_another_server_keeps_what_it_gets_there() -> None:
     async def story() -> None:
-        shelf, clocks = Shelf(), Clocks()
-        east, west = branches(shelf, clocks)
+        east, west = branches()
         async with east, west:
             client = await east.join(1)
             await east.registry.lease(client)

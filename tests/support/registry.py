@@ -207,6 +207,24 @@ class Office:
         return told
 
 
+def branches(
+    pool: str = "10.8.0.0/24", lease_seconds: int = LEASE_SECONDS
+) -> tuple[Office, Office]:
+    """Two servers on one shelf with the same clocks, called east and west."""
+    shelf, clocks = Shelf(), Clocks()
+    east, west = (
+        Office(
+            shelf,
+            clocks=clocks,
+            settings=settings_of(pool, lease_seconds=lease_seconds, server=name),
+            seed=seed,
+            is_shared=True,
+        )
+        for seed, name in enumerate(("east", "west"))
+    )
+    return east, west
+
+
 def meanwhile(store: Store, happens: Callable[[], Awaitable[object]]) -> None:
     """Once, when the next commit is on its way and has not come to the store."""
     commit = store.commit
