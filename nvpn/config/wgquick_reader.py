@@ -52,6 +52,7 @@ _PEER_KEYS: Final = {
 }
 
 _SECTIONS: Final = {"[interface]": "Interface", "[peer]": "Peer"}
+_OTHER_FORMAT: Final = re.compile(r"\[+(server|metrics|resilience)\b", re.IGNORECASE)
 
 
 KEYS: Final = {
@@ -135,7 +136,7 @@ class _Reader:
             self._findings.error(
                 place,
                 f"{quote(text)} is an unknown section",
-                meant or "known are [Interface] and [Peer]",
+                meant or _where_it_belongs(text),
             )
         elif self._section == "Peer":
             self._peer = PeerDraft(place._replace(key="[Peer]"))
@@ -278,6 +279,12 @@ class _Reader:
             self._peer.public_key = PublicKey(raw)
         else:
             self._peer.preshared_key = PresharedKey(raw)
+
+
+def _where_it_belongs(section: str) -> str:
+    if _OTHER_FORMAT.match(section):
+        return "it is of a .toml: turn this file into one with nvpn import, and put it there"
+    return "known are [Interface] and [Peer]"
 
 
 def parse_listen_port(text: str) -> int:

@@ -224,8 +224,8 @@ def texts() -> dict[str, tuple[str, str]]:
         "cut": (good[:-9], "end of the invitation is missing"),
         "mistyped": (good[:middle] + other + good[middle + 1 :], "has a mistake"),
         "expired": (format_invitation(old), "this invitation expired on"),
-        "something else": ("hello", "expected an invitation"),
-        "without its beginning": (good[5:], "expected an invitation"),
+        "something else": ("hello", "neither an invitation"),
+        "without its beginning": (good[5:], "neither an invitation"),
     }
 
 

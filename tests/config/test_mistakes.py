@@ -178,6 +178,7 @@ CONF = [
     ("", "is empty; expected an [interface] section"),
     ("PrivateKey = x\nListenPort = 1\n[Interface]\n", ":1: stands before any section; expected [Interface] or [Peer] first"),
     ("[Interfaces]\nMTU = 1\n", ":1: \"[Interfaces]\" is an unknown section; did you mean [Interface]?"),
+    ("[Server]\nPool = 10.8.0.0/24\n", ":1: \"[Server]\" is an unknown section; it is of a .toml: turn this file into one with nvpn import, and put it there"),
     ("[wormhole]\n", ":1: \"[wormhole]\" is an unknown section; known are [Interface] and [Peer]"),
     (f"{CONF_HEAD}hello world\n", ":3: [Interface]: expected Key = value"),
     (f"{CONF_HEAD}Adress = 10.0.0.1\n", ":3: [Interface] Adress: is unknown; did you mean \"Address\"?"),
