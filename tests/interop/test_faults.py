@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pinging import inside
+from tests.support.streams import stream
 from tests.support.world import Host, Tunnel, World, engine, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 
+SEGMENT = 1420 - 20 - 32  # headers of IP and of TCP with timestamps
 IMPAIR = Path(__file__).parents[1] / "support" / "impair.py"
 
 
@@ -68,26 +67,8 @@ def test_loss_reordering_duplication_and_corruption_are_survived(world: World) -
     wait_until(lambda: a.ping("10.9.0.2", count=1, wait=1)[1] == 1, 30, "a first reply")
     sent, received = a.ping("10.9.0.2", count=200, interval=0.02, wait=2)
     assert sent * 0.45 < received <= sent  # never a duplicate, most of them back
-    sent_bytes = os.urandom(30_000)
-    assert by_tcp(sent_bytes, a, b, "10.9.0.2") == sent_bytes
+    stream(a, b, "10.9.0.2", 30_000)
     assert near.peer(far)["rx"] > 0
-
-
-def by_tcp(data: bytes, a: Host, b: Host, address: str) -> bytes:
-    """What arrives at an address of b of what a sends there, however long that takes."""
-    with (
-        inside(b.netns, lambda: socket.create_server((address, 5201))) as listener,
-        inside(a.netns, socket.socket) as sender,
-    ):
-        sender.settimeout(300)
-        sender.connect((address, 5201))
-        sender.sendall(data)
-        sender.shutdown(socket.SHUT_WR)
-        listener.settimeout(300)
-        receiver, _ = listener.accept()
-        with receiver:
-            receiver.settimeout(300)
-            return b"".join(iter(lambda: receiver.recv(1 << 16), b""))
 
 
 def test_a_hole_in_the_path_mtu_loses_no_full_size_packet(world: World) -> None:
@@ -111,9 +92,7 @@ def test_a_hole_in_the_path_mtu_loses_no_full_size_packet(world: World) -> None:
     far.add_peer(near, "10.9.0.1/32", endpoint=f"10.77.{la}.1:51820")
     assert a.ping("10.9.0.2") == (3, 3)
     assert a.ping("10.9.0.2", size=1392, count=50, interval=0.01, whole=True) == (50, 50)
-    end = a.iperf3("10.9.0.2", b)["end"]
-    assert end["sum_received"]["bytes"] > 5_000_000
-    assert end["sum_sent"]["retransmits"] < 200
+    assert stream(a, b, "10.9.0.2", 5_000_000) == SEGMENT, "none was found to be too long"
 
 
 def test_a_route_of_smaller_mtu_on_our_own_host_stops_nothing(world: World) -> None:
@@ -126,8 +105,7 @@ def test_a_route_of_smaller_mtu_on_our_own_host_stops_nothing(world: World) -> N
     far.add_peer(near, "10.9.0.1/32")
     assert a.ping("10.9.0.2") == (3, 3)
     a.run("ip", "route", "add", f"10.77.{link}.2", "dev", f"v{link}b", "mtu", "1300")
-    end = a.iperf3("10.9.0.2", b)["end"]
-    assert end["sum_received"]["bytes"] > 5_000_000
+    assert stream(a, b, "10.9.0.2", 5_000_000) == SEGMENT
     a.run("ip", "route", "del", f"10.77.{link}.2", "dev", f"v{link}b", "mtu", "1300")
     assert a.ping("10.9.0.2", size=1392, whole=True) == (3, 3)
 
