@@ -71,6 +71,15 @@ def registry_path(name: str) -> str:
     return os.path.join(state_directory(), _checked(name) + ".registry")
 
 
+def running_path(name: str) -> str:
+    """What a daemon keeps locked while anything of it is there. Not ``.lock``: that has another.
+
+    Raises:
+        ValueError: the name is no interface name.
+    """
+    return os.path.join(state_directory(), _checked(name) + ".running")
+
+
 def _checked(name: str) -> str:
     if not is_interface_name(name):
         raise ValueError(f"an interface name has {NAME_RULE}")

@@ -18,6 +18,7 @@ from nvpn.control.client import is_running
 from nvpn.control.leased import spare_leased
 from nvpn.control.paths import leftovers_path, state_path
 from nvpn.control.server import ControlServer, Operation
+from nvpn.daemon.alone import alone
 from nvpn.daemon.cleaning import clean_up
 from nvpn.daemon.configured import Configured
 from nvpn.daemon.creation import make_tunnel
@@ -43,6 +44,9 @@ from nvpn.model.notices import Notice, NoticeKind
 from nvpn.netconf.linux import LinuxNetconf
 
 _log: Final = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS: Final = 3.0
+"""How long a start waits for a daemon of the name that is about to end."""
 
 
 class Session:
@@ -70,11 +74,15 @@ class Session:
         take_over: bool,
     ) -> None:
         # A socket that we were handed answers already.
-        if handed.control < 0:
-            if is_running(name):
-                raise PlatformError(
-                    f"start {name}", hint=f"it is running already; see: nvpn show {name}"
-                )
+        is_new = handed.control < 0
+        if is_new and is_running(name):
+            raise _running_already(name)
+        # To the very end: there is nothing that comes after it.
+        if not undo.enter_context(alone(name, seconds=_PATIENCE_SECONDS)):
+            if is_new and is_running(name):
+                raise _running_already(name)
+            raise PlatformError(f"start {name}", hint="it is on its way up, or down, already")
+        if is_new:
             for sentence in clean_up(name, keep=_made_anew(config)):
                 around.warn(sentence)
         self._name = name
@@ -347,6 +355,10 @@ class Session:
     async def save(self) -> list[str]:
         """Write the running state into the file; sentences of warning. Raises NvpnError."""
         return await self._ending.save()
+
+
+def _running_already(name: str) -> PlatformError:
+    return PlatformError(f"start {name}", hint=f"it is running already; see: nvpn show {name}")
 
 
 def _made_anew(config: TunnelConfig | None) -> frozenset[str]:

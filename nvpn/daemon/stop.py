@@ -12,10 +12,12 @@ import os
 import select
 import signal
 import socket
+import time
 from typing import Final
 
 from nvpn.control.client import daemon_pid, get, is_running, messages, request
 from nvpn.control.paths import leftovers_path, socket_path
+from nvpn.daemon.alone import alone
 from nvpn.daemon.background import print_warning
 from nvpn.errors import ControlError, PlatformError
 
@@ -29,6 +31,7 @@ PATIENCE_WITH_HOOKS: Final = 180.0
 """Seconds for PreDown hooks, and for PostDown hooks once the rest is gone."""
 
 _PROBE_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.02
 
 
 def stop_tunnel(name: str) -> None:
@@ -40,7 +43,7 @@ def stop_tunnel(name: str) -> None:
     """
     operation = f"take {name} down"
     was_there = os.path.exists(socket_path(name))
-    if not is_running(name):
+    if not is_running(name) and not _comes_up(name, operation):
         _clear_away(name, operation, was_there=was_there)
         return
     process = daemon_pid(name)
@@ -62,6 +65,27 @@ def stop_tunnel(name: str) -> None:
             print_warning(sentence)
     finally:
         os.close(held)
+
+
+def _comes_up(name: str, operation: str) -> bool:
+    """Whether it is running now: one that is on its way up is waited for, or down likewise.
+
+    Raises:
+        PlatformError: it stays on its way.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not _is_nobody_at_it(name):
+        if is_running(name):
+            return True
+        if time.monotonic() >= deadline:
+            raise PlatformError(operation, hint="it is on its way up, or down, already: try again")
+        time.sleep(_POLL_SECONDS)
+    return is_running(name)
+
+
+def _is_nobody_at_it(name: str) -> bool:
+    with alone(name, seconds=0) as is_alone:
+        return is_alone
 
 
 def _wait_for_end(name: str, held: int, operation: str, *, has_answered: bool) -> None:
@@ -99,7 +123,8 @@ def _clean_up(name: str) -> list[str]:
         return []  # spares nearly everybody the imports
     from nvpn.daemon.cleaning import clean_up
 
-    return clean_up(name)
+    with alone(name, seconds=0) as is_alone:
+        return clean_up(name) if is_alone else []  # it is being started again
 
 
 def _ask(name: str) -> bool:

@@ -7,7 +7,6 @@ before it is told, and is used again when the same invitation is.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import tempfile
@@ -20,6 +19,7 @@ from nvpn.config.model import HostPort
 from nvpn.config.toml_text import format_pair
 from nvpn.config.values import MAX_ENDPOINTS
 from nvpn.config.writing import sync_directory
+from nvpn.daemon.alone import open_alone
 from nvpn.daemon.leasing.servers import FurtherServer
 from nvpn.errors import PlatformError
 from nvpn.model.keys import KEY_LENGTH, PrivateKey, PublicKey
@@ -68,14 +68,15 @@ class Joining:
         self.path: Final = directory / name
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = _open_alone(self.path)
-        except BlockingIOError:
+            descriptor = open_alone(str(self.path), seconds=0)
+        except OSError as error:
+            raise _refused(f"write into {directory}", error) from None
+        if descriptor is None:
             raise PlatformError(
                 "join by this invitation",
                 hint="another nvpn join is at it on this host; wait for it, or end it",
-            ) from None
-        except OSError as error:
-            raise _refused(f"write into {directory}", error) from None
+            )
+        self._descriptor = descriptor
         self.interface = ""
         """The name that an earlier try had chosen; empty if there was none."""
         self.key = self._read() or PrivateKey(os.urandom(KEY_LENGTH))
@@ -168,27 +169,6 @@ def _peer(name: str, key: PublicKey, endpoints: Sequence[HostPort]) -> list[str]
 def _endpoints(invitation: InvitationText, enrolment: Enrolment) -> tuple[HostPort, ...]:
     """Where it was found comes first: that is known to work from here."""
     return tuple(dict.fromkeys(invitation.endpoints + enrolment.endpoints))
-
-
-def _open_alone(path: Path) -> int:
-    """A descriptor of the file, which nobody else has. Raises OSError."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):
-                return descriptor
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # who had it has just removed it
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _refused(operation: str, error: OSError) -> PlatformError:
