@@ -18,7 +18,7 @@ _REPORT_EVERY: Final = 0.1
 _PAYLOAD: Final = b"nvpn demo".ljust(48, b".")
 
 
-def ping(address: str, *, count: int, interval: float, timeout: float = 1.0) -> list[float | None]:
+def ping(address: str, *, count: int, interval: float, timeout: float = 5.0) -> list[float | None]:
     """Round trips in seconds, None for a request that nobody answered.
 
     Raises:
