@@ -23,6 +23,7 @@ from nvpn.model.clock import SECOND, Now
 from nvpn.model.keys import PublicKey
 from nvpn.model.prefixes import Prefix
 from nvpn.registry.admissions import INVITATION_KEPT, REVOCATION_KEPT, Admissions
+from nvpn.registry.guests import is_answered
 from nvpn.registry.leasing import Leasing
 from nvpn.registry.ledger import PUT_OFF, Ledger
 from nvpn.registry.model import (
@@ -200,6 +201,14 @@ class Registry:
     def invitations(self) -> tuple[Invitation, ...]:
         """All that are remembered, by name; their state tells what they are good for."""
         return tuple(sorted(self._ledger.mirror.invitations.values(), key=lambda one: one.name))
+
+    def is_answered(self, one_time: PublicKey) -> bool:
+        """Whether an invitation's key is to be a peer: guests may come by it, or are to hear
+        why not.
+        """
+        mirror, wall = self._ledger.mirror, self._ledger.clocks().wall
+        invitation = mirror.invitations.get(one_time)
+        return invitation is not None and is_answered(invitation, mirror.clients, wall)
 
     def leases(self) -> tuple[Lease, ...]:
         """What is given now, by client."""

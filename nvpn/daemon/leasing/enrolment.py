@@ -80,7 +80,10 @@ async def enrol(
     deadline = loop.time() + seconds
     endpoints = await _find(invitation)
     places = " or ".join(map(str, invitation.endpoints))
-    trouble = f"no answer from {places} (is the server up, and its UDP port open?)"
+    trouble = (
+        f"no answer from {places} (is the server up, and its UDP port open? An invitation that was"
+        " used or revoked more than an hour ago gets none, either)"
+    )
     backoff = Backoff(attempts, os.urandom)
     while True:
         delay = backoff.next_delay()

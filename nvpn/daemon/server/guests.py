@@ -1,5 +1,7 @@
 """Guests of one invitation share its key, and are told apart by nothing but what they ask.
 
+The key is a peer of the tunnel for as long as anybody is to be answered under it.
+
 What the protocol remembers of one is no use to the next: one whose clock is behind would look
 like a replay of the other, and get no answer. So the key's peer is made anew after each.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from nvpn.daemon.server.roster import Peers, changes_for
 from nvpn.errors import NvpnError
@@ -21,8 +23,18 @@ from nvpn.registry.registry import Registry
 
 _log: Final = logging.getLogger(__name__)
 
+LOOK_SECONDS: Final = 60.0
+"""Between two looks for invitations that are over."""
+
 ANSWERING_SECONDS: Final = 1.0
 """What an answer gets to arrive in before its session is gone."""
+
+
+class Device(Peers, Protocol):
+    """What of :class:`nvpn.backend.api.TunnelBackend` is used."""
+
+    def has_peer(self, peer: PublicKey) -> bool:
+        """Whether there is one now."""
 
 
 class Guests:
@@ -34,7 +46,7 @@ class Guests:
     def __init__(
         self,
         registry: Registry,
-        backend: Peers,
+        backend: Device,
         *,
         loop: asyncio.AbstractEventLoop,
         is_of_file: Callable[[PublicKey], bool],
@@ -49,6 +61,23 @@ class Guests:
         self._clocks = clocks
         self._leaving: dict[PublicKey, asyncio.TimerHandle] = {}
         self._is_closed = False
+
+    async def run(self) -> None:
+        """For ever: show those out whose invitations are over."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._show_out()
+
+    async def _show_out(self) -> None:
+        gone = [
+            one.public_key
+            for one in self._registry.invitations()
+            if self._backend.has_peer(one.public_key)
+            and not self._is_of_file(one.public_key)
+            and not self._registry.is_answered(one.public_key)
+        ]
+        if gone and not self._is_closed:
+            await self._apply(tuple(map(RemovePeer, gone)))
 
     def enrolled(self, one_time: PublicKey) -> None:
         """Somebody has become a client by this invitation, and is being told so."""

@@ -82,7 +82,11 @@ def everybody(registry: Registry, is_of_file: Callable[[PublicKey], bool]) -> li
     told: list[RegistryChange] = [
         ClientAdmitted(one.public_key, one.name) for one in registry.clients()
     ]
-    told += [InvitationMade(one.public_key, one.name) for one in registry.invitations()]
+    told += [
+        InvitationMade(one.public_key, one.name)
+        for one in registry.invitations()
+        if registry.is_answered(one.public_key)
+    ]
     told += [
         LeaseGiven(one.client, registry.routed(one.client, one.prefixes))
         for one in registry.leases()

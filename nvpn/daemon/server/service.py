@@ -46,6 +46,7 @@ from nvpn.registry.model import (
     ClientRenamed,
     ClientRevoked,
     Ending,
+    InvitationMade,
     LeaseEnded,
     LeaseGiven,
     RegistryChange,
@@ -194,6 +195,7 @@ class ServerService:
     def start(self) -> None:
         """The interface is up: answer clients."""
         self._answers.serve_on(self._port)
+        self._spawn(self._guests.run())
         self._spawn(self._idle.run(lambda: self._terms.idle_timeout if self._is_open else 0))
 
     def spare(self, plan: Plan) -> Plan:
@@ -268,6 +270,8 @@ class ServerService:
             self._look_at_others()
             return
         key = change.key
+        if isinstance(change, InvitationMade) and not self.registry.is_answered(key):
+            return  # one that a start finds
         self._roster.tell(self._routed(change) if isinstance(change, LeaseGiven) else change)
         if isinstance(change, ClientAdmitted | ClientRenamed):
             self._names[key] = change.name

@@ -38,7 +38,7 @@ from nvpn.config.model import (
 )
 from nvpn.daemon import events
 from nvpn.daemon.server.farewells import REMINDER_SECONDS
-from nvpn.daemon.server.guests import ANSWERING_SECONDS
+from nvpn.daemon.server.guests import ANSWERING_SECONDS, LOOK_SECONDS
 from nvpn.daemon.server.service import ServerService
 from nvpn.daemon.server.stores import ETCD
 from nvpn.daemon.server.terms import KEEPALIVE
@@ -54,7 +54,7 @@ from nvpn.registry.records import AnnouncedServer, put_server, read, server_key
 from nvpn.registry.store import Delete
 from nvpn.resilience.registry import Breakers
 from tests.support.memory_tunnel import MemoryTunnel
-from tests.support.registry import Clocks, MemoryStore, Shelf, meanwhile
+from tests.support.registry import DAY, Clocks, MemoryStore, Shelf, meanwhile
 from tests.support.virtual_loop import play_virtually
 
 OURS = PrivateKey(b"\x05" * 32)
@@ -355,6 +355,51 @@ def test_clients_and_leases_are_there_again_before_a_restarted_server_hears_of_a
             assert again.events == []  # that is no news
 
     play(scenario)
+
+
+def test_the_key_of_an_invitation_is_a_peer_until_nobody_is_to_be_answered_by_it() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        async with Stage(shelf=shelf) as stage:
+            expires_at = stage.clocks.wall + 30 * DAY
+            invited = await stage.service.registry.invite("ada", expires_at=expires_at)
+            key = invited.invitation.public_key
+            await stage.port.ask(key, Enrol(ADA, "host", "1"))
+
+            async def pass_by(seconds: float) -> None:
+                stage.clocks.pass_by(seconds)
+                await asyncio.sleep(LOOK_SECONDS + 1)
+
+            # The answer may have got lost: then ada comes again.
+            await pass_by(86_400)
+            assert stage.look(key) is not None
+            await stage.port.ask(key, Enrol(ADA, "host", "1"))
+            await stage.lease(ADA)
+            await pass_by(1)
+            assert stage.look(key) is None
+            assert [one.state(0).value for one in stage.service.registry.invitations()] == ["used"]
+
+            again = await stage.service.registry.invite("bob", expires_at=expires_at)
+            await stage.service.registry.revoke_invitation("bob")
+            await pass_by(3500)
+            assert stage.look(again.invitation.public_key) is not None
+            with pytest.raises(Refused, match="was revoked"):
+                await stage.port.ask(again.invitation.public_key, Enrol(BOB, "host", "1"))
+            await stage.service.change(config_of(replace(TERMS, mtu=1300)))  # a reload
+            assert stage.look(again.invitation.public_key) is not None
+            assert stage.look(key) is None
+            await pass_by(101)
+            assert stage.look(again.invitation.public_key) is None
+            await stage.service.change(config_of())
+            assert stage.look(again.invitation.public_key) is None
+            wall = stage.clocks.wall
+        late = Stage(shelf=shelf)
+        late.clocks.wall = wall
+        async with late:
+            assert late.look(key) is None
+            assert {one.name for one in late.service.registry.invitations()} == {"ada", "bob"}
+
+    play_virtually(scenario)
 
 
 def test_a_phone_gets_addresses_for_good_and_programs_hear_what_is_known_of_it() -> None:
