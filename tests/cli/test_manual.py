@@ -80,6 +80,7 @@ def test_every_verb_has_a_page_of_its_name(tmp_path: Path) -> None:
 
 
 @needs_man
+@pytest.mark.once
 @pytest.mark.parametrize("page", sorted((ROOT / "man").glob("*.[0-9]")), ids=lambda p: p.name)
 def test_the_manuals_are_clean(page: Path) -> None:
     done = subprocess.run(
