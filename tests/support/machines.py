@@ -89,11 +89,13 @@ class Machine:
         too_late = threading.Timer(60, process.kill)
         too_late.start()
         said = line = ""
-        while "ready: " not in line:
-            line = process.stdout.readline()
-            assert line, f"it ended before it was ready: {said}"
-            said += line
-        too_late.cancel()
+        try:
+            while "ready: " not in line:
+                line = process.stdout.readline()
+                assert line, f"it ended before it was ready: {said}"
+                said += line
+        finally:
+            too_late.cancel()
         return said
 
     def write(self, text: str, name: str = "wg0.toml") -> Path:
