@@ -18,6 +18,7 @@ from nvpn.control.client import is_running
 from nvpn.control.paths import LEFTOVERS_SUFFIX, state_directory
 from nvpn.daemon.firewall import Run
 from nvpn.daemon.leftovers import NAMESPACE, Leftovers
+from nvpn.daemon.routing_lock import routing_lock
 from nvpn.errors import PlatformError
 from nvpn.netconf.firewall import forwarding_rules, forwarding_table
 from nvpn.netconf.linux_firewall import (
@@ -91,6 +92,18 @@ class Forwarding:
     # --- details ------------------------------------------------------------------------
 
     def _forward(self, versions: frozenset[int]) -> None:
+        with routing_lock():
+            self._switch_on(versions)
+        chains = chains_that_drop_forwarded()
+        if chains:
+            self._warn_once(
+                f"{self._name}: what is to be forwarded is dropped by {', '.join(chains)} of this"
+                f" host's firewall unless a rule there accepts it; such as: iptables -I FORWARD"
+                f" -i {self._name} -j ACCEPT, and the same with -o"
+            )
+
+    def _switch_on(self, versions: frozenset[int]) -> None:
+        """Alone: what others have noted, and what is set, is to be of one moment."""
         # Also of one that was killed: whoever clears up after it is not to take ours away.
         inherited = _noted_by_others(self._name, self._namespace(), alive_only=False)
         if not has_sysctl(_SWITCHES[6]):
@@ -121,20 +134,14 @@ class Forwarding:
             self._leftovers.note(FORWARDING, self._before)
             if before != value:
                 write_sysctl(switch, value)
-        chains = chains_that_drop_forwarded()
-        if chains:
-            self._warn_once(
-                f"{self._name}: what is to be forwarded is dropped by {', '.join(chains)} of this"
-                f" host's firewall unless a rule there accepts it; such as: iptables -I FORWARD"
-                f" -i {self._name} -j ACCEPT, and the same with -o"
-            )
 
     def _put_back(self) -> None:
         if self._before:
-            others = _noted_by_others(self._name, self._namespace(), alive_only=True)
-            put_back(self._before, others)
-            self._before = {}
-            self._leftovers.forget(FORWARDING)
+            with routing_lock():
+                others = _noted_by_others(self._name, self._namespace(), alive_only=True)
+                put_back(self._before, others)
+                self._before = {}
+                self._leftovers.forget(FORWARDING)
 
     def _make_table(self, server: ServerConfig) -> None:
         text = forwarding_rules(self._name, server.pools if server.nat else ())
@@ -190,7 +197,8 @@ def undo_forwarding(name: str, value: Any) -> None:
     """Put back what a dead daemon had set."""
     before = _read(value)
     namespace = str(Leftovers(_path(name)).pending().get(NAMESPACE, ""))
-    put_back(before, _noted_by_others(name, namespace, alive_only=True))
+    with routing_lock():
+        put_back(before, _noted_by_others(name, namespace, alive_only=True))
 
 
 def undo_forwarding_table(name: str, value: Any) -> None:

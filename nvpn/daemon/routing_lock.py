@@ -1,4 +1,5 @@
-"""One daemon at a time plans policy rules: what one has read must be true while it adds."""
+"""One daemon at a time plans policy rules, or switches forwarding: what one has read must be true
+while it changes it."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def routing_lock() -> Iterator[None]:
         path = os.path.join(state_directory(), "routing.lock")
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        _log.info("no lock for policy rules: %s", error)
+        _log.info("no lock for policy rules and forwarding: %s", error)
         yield
         return
     try:

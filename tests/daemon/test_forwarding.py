@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nvpn.config.model import ServerConfig
+from nvpn.daemon import forwarding as forwarding_module
 from nvpn.daemon.forwarding import Forwarding
 from nvpn.daemon.leftovers import Leftovers
 from nvpn.model.prefixes import Prefix
 from nvpn.netconf import linux_firewall
 from nvpn.netconf.firewall import dropping_chains, forwarding_rules
+from nvpn.netconf.linux_sysctl import read_sysctl, write_sysctl
 from tests.support.machines import Machine
 from tests.support.own_namespace import in_new_namespace
 from tests.support.pinging import inside
@@ -159,6 +163,40 @@ def test_what_is_in_the_way_is_told_also_after_something_else_was_missing(
     forwarding.close()
     assert len(said) == 2
     assert "is dropped by ip filter FORWARD" in said[1]
+
+
+@in_new_namespace
+def test_of_two_that_begin_at_once_the_second_knows_what_the_first_has_switched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVPN_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr("nvpn.daemon.forwarding.is_running", lambda _: True)
+    look_at_others = forwarding_module._noted_by_others
+    wanted = ServerConfig(pools=(Prefix.parse("10.8.0.0/24"),), forward=True)
+
+    def forwarding(name: str) -> Forwarding:
+        leftovers = Leftovers(str(tmp_path / f"{name}.leftovers"))
+        return Forwarding(name, leftovers, run=lambda call: call(), warn=lambda _: None)
+
+    write_sysctl("net/ipv4/ip_forward", "0")
+    first, second = forwarding("gea"), forwarding("geb")
+    beginning = threading.Thread(target=first.set, args=(wanted,))
+
+    def while_the_first_begins(name: str, *rest: Any, **names: Any) -> dict[str, str]:
+        found = look_at_others(name, *rest, **names)
+        if name == "geb" and not beginning.ident:
+            beginning.start()
+            beginning.join(0.5)  # as far as it gets
+        return found
+
+    monkeypatch.setattr(forwarding_module, "_noted_by_others", while_the_first_begins)
+    second.set(wanted)
+    beginning.join(30)
+    assert read_sysctl("net/ipv4/ip_forward") == "1"
+    first.close()
+    assert read_sysctl("net/ipv4/ip_forward") == "1"
+    second.close()
+    assert read_sysctl("net/ipv4/ip_forward") == "0"
 
 
 def sniffer(machine: Machine) -> socket.socket:
