@@ -54,6 +54,8 @@ class Admissions:
         self._ledger: Final = ledger
         # Many who come at once by one invitation would meet in its record again and again.
         self._enrolling: Final = asyncio.Lock()
+        # Names of invitations that are being written.
+        self._inviting: Final[set[str]] = set()
         self.configure(file_peers)
 
     def configure(self, file_peers: Mapping[PublicKey, FilePeer]) -> None:
@@ -77,7 +79,12 @@ class Admissions:
         secret = PrivateKey(self._ledger.random(32))
         made = Invitation(secret.public(), name, now.wall, expires_at, uses)
         condition = Condition(invitation_key(made.public_key), 0)
-        if not await self._ledger.commit((condition,), (_put_invitation(made),)):
+        self._inviting.add(name)
+        try:
+            done = await self._ledger.commit((condition,), (_put_invitation(made),))
+        finally:
+            self._inviting.discard(name)
+        if not done:
             raise _no("the random numbers of this system repeat themselves")
         return NewInvitation(made, secret)
 
@@ -260,12 +267,14 @@ class Admissions:
         if self._is_taken(name):
             raise _no(f"somebody here is called {name!r} already: choose another name")
         wall = self._ledger.clocks().wall
-        for one in self._ledger.mirror.invitations.values():
-            if one.name == name and one.state(wall) is InvitationState.OPEN:
-                raise _no(
-                    f"an open invitation is for {name!r} already: choose another name, or end that"
-                    " one with nvpn client revoke"
-                )
+        if name in self._inviting or any(
+            one.name == name and one.state(wall) is InvitationState.OPEN
+            for one in self._ledger.mirror.invitations.values()
+        ):
+            raise _no(
+                f"an open invitation is for {name!r} already: choose another name, or end that"
+                " one with nvpn client revoke"
+            )
 
     def _is_taken(self, name: str) -> bool:
         return name in self._file_names or self._ledger.mirror.has(name_key(name))

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from nvpn.errors import Unavailable
 from nvpn.model.clock import SECOND
-from nvpn.registry.model import Ending, LeaseEnded
+from nvpn.registry.model import Ending, LeaseEnded, RegistryRefused
 from nvpn.registry.records import client_key
 from tests.support.registry import (
     DAY,
@@ -125,5 +126,25 @@ def test_why_a_lease_ends_is_told_also_if_its_client_asks_meanwhile(why: Ending)
             assert here.heard()[0] == LeaseEnded(client, lease.prefixes, why)
             has_ended.set()
             await asyncio.wait(asked)
+
+    asyncio.run(story())
+
+
+def test_of_two_who_invite_one_name_at_once_one_is_refused() -> None:
+    async def story() -> None:
+        async with Office() as here:
+            expires_at = here.clocks.wall + DAY
+
+            async def invite() -> None:
+                with pytest.raises(RegistryRefused, match="already"):
+                    await here.registry.invite("laptop", expires_at=expires_at)
+                await here.registry.invite("laptop", expires_at=expires_at, uses=2)
+
+            meanwhile(here.store, invite)
+            await here.registry.invite("laptop", expires_at=expires_at)
+            here.store.is_away = True
+            for _ in range(2):
+                with pytest.raises(Unavailable):  # the first one leaves nothing behind
+                    await here.registry.invite("phone", expires_at=expires_at)
 
     asyncio.run(story())
