@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,10 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tools")
     venv.create(directory)
     pip = (sys.executable, "-m", "pip", "--python", str(directory / "bin/python"))
-    done = subprocess.run(
-        [*pip, "install", "-q", "--disable-pip-version-check", "pipx", "uv"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"needs pipx and uv, which pip could not fetch: {done.stderr.strip()}")
+    try:
+        fetch(*pip, "install", "-q", "--disable-pip-version-check", "pipx", "uv", home=directory)
+    except AssertionError as error:
+        pytest.skip(f"needs pipx and uv, which pip could not fetch: {error}")
     return directory / "bin"
 
 
@@ -70,7 +67,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(tools: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nvpn as it goes to a registry."""
     made = tmp_path_factory.mktemp("wheel")
-    run(tools / "uv", "build", "-q", "--wheel", "-o", made, source, home=made)
+    fetch(tools / "uv", "build", "-q", "--wheel", "-o", made, source, home=made)
     (wheel,) = made.glob("*.whl")
     return wheel
 
@@ -84,10 +81,19 @@ def installed(
 ) -> Installed:
     home = tmp_path_factory.mktemp(request.param)
     if request.param == "pipx":
-        run(tools / "pipx", "install", "--python", sys.executable, wheel, home=home)
+        fetch(tools / "pipx", "install", "--python", sys.executable, wheel, home=home)
         return Installed(home / "bin/nvpn", home / "pipx/venvs/nvpn")
-    run(tools / "uv", "tool", "install", "-q", "--python", sys.executable, wheel, home=home)
+    fetch(tools / "uv", "tool", "install", "-q", "--python", sys.executable, wheel, home=home)
     return Installed(home / "bin/nvpn", home / "uv/nvpn")
+
+
+def fetch(*command: str | Path, home: Path) -> None:
+    """Run what downloads, and once more if it fails: networks do now and then."""
+    try:
+        run(*command, home=home)
+    except AssertionError:
+        time.sleep(10)
+        run(*command, home=home)
 
 
 def run(*command: str | Path, home: Path = Path("/nonexistent")) -> str:
