@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.machines import Machine
 from tests.support.roads import OUTSIDE, OUTSIDE_V6, ROUTER, SERVER, Roads, wait_until_reached
 from tests.support.world import new_world, wait_until
 
@@ -77,6 +78,32 @@ def test_a_tunnel_through_the_other_and_either_may_go_first(
     assert roads.host_state() == before
 
 
+def beyond(roads: Roads) -> tuple[Machine, str]:
+    """A server behind the other one, and where it is: no way to it but through ``wg0``.
+
+    Until our packets escape, the other tunnel catches some. Here they end: handed on to our
+    server they would teach it, and then us, that the way to us leads through the other tunnel.
+    """
+    server = Machine(roads.client.world, "f")
+    link = server.world.link(roads.server.host, server.host)
+    roads.server.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    server.host.run("ip", "route", "add", "default", "via", f"10.77.{link}.1")
+    server.host.run("ip", "address", "add", f"{OUTSIDE}/32", "dev", "lo")
+    server.write(
+        f"""
+[interface]
+private_key = "PRIVATE"
+address = "10.8.0.1/24"
+listen_port = 51821
+[[peer]]
+public_key = "{roads.client.public_key}"
+allowed_ips = ["10.8.0.2/32"]
+"""
+    )
+    server.nvpn("up", "wg0.toml")
+    return server, f"10.77.{link}.2"
+
+
 @pytest.mark.interop
 @pytest.mark.skipif(not shutil.which("wg-quick"), reason="needs wg-quick")
 @pytest.mark.parametrize("ours_first", (False, True))
@@ -89,14 +116,15 @@ def test_a_default_tunnel_of_wg_quick_beside_ours(roads: Roads, ours_first: bool
         pytest.skip("wg-quick prefers this kernel's own WireGuard")
     before = roads.host_state()
     name = f"r5{os.getpid() % 100_000}"
+    server, where = beyond(roads) if ours_first else (roads.server, SERVER)
     path = client.write(
         f"""
 [Interface]
 PrivateKey = PRIVATE
 Address = 10.8.0.2/24, fd08::2/64
 [Peer]
-PublicKey = {roads.server.public_key}
-Endpoint = {SERVER}:51821
+PublicKey = {server.public_key}
+Endpoint = {where}:51821
 AllowedIPs = 0.0.0.0/0, ::/0
 """,
         f"{name}.conf",
