@@ -14,7 +14,14 @@ from nvpn import __version__
 from nvpn.cli import main as door
 from nvpn.cli.verbs import GROUPS, VERBS, Verb
 from nvpn.errors import ConfigError, ConfigErrors, PlatformError
-from tests.support.cli import NVPN, clean_environment, nvpn, run, run_on_terminal
+from tests.support.cli import NVPN, clean_environment, here, nvpn, run, run_on_terminal
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes how output looks is not of this process, either."""
+    for name in os.environ.keys() - clean_environment().keys():
+        monkeypatch.delenv(name)
 
 
 def test_help_names_every_verb_and_goes_to_standard_output() -> None:
@@ -45,10 +52,12 @@ def test_version_is_the_one_of_the_package(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=[verb.name for verb in VERBS])
-def test_help_of_a_verb_has_usage_options_and_examples(verb: Verb) -> None:
-    done = nvpn("help", verb.name)
+def test_help_of_a_verb_has_usage_options_and_examples(
+    verb: Verb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = here(capsys, "help", verb.name)
     assert (done.status, done.err) == (0, "")
-    assert done.out == nvpn(verb.name, "--help").out
+    assert done == here(capsys, verb.name, "--help")
     assert done.out.startswith(f"Usage: nvpn {verb.name}")
     assert verb.description in done.out
     assert "\nOptions:\n  -h, --help" in done.out
@@ -101,9 +110,9 @@ def test_help_has_colours_on_a_terminal_and_none_for_no_color() -> None:
     ],
 )
 def test_a_command_line_without_sense_gets_a_sentence_and_a_tip(
-    arguments: tuple[str, ...], sentence: str, tip: str
+    arguments: tuple[str, ...], sentence: str, tip: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = nvpn(*arguments)
+    done = here(capsys, *arguments)
     assert done.status == 2
     assert done.out == ""
     assert done.err.startswith("error: ")
