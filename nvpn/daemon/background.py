@@ -162,21 +162,27 @@ def print_line(line: str) -> None:
 
 def _listen(reading: int, child: int) -> None:
     daemon = 0
+    is_told_to_stop = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal is_told_to_stop
+        is_told_to_stop = True
         if daemon:
             _send_signal(daemon, signal.SIGTERM)
-        raise KeyboardInterrupt
+            raise KeyboardInterrupt
+        # Before there is somebody to pass it on to: in a moment there will be.
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         os.waitpid(child, 0)
         with os.fdopen(os.dup(reading), "rb") as lines:
-            first = lines.readline()
-            daemon = int(first) if first.strip().isdigit() else 0
-            if not daemon:
-                raise FailedInBackground("the process in the background could not be started")
             try:
+                first = lines.readline()
+                daemon = int(first) if first.strip().isdigit() else 0
+                if not daemon:
+                    raise FailedInBackground("the process in the background could not be started")
+                if is_told_to_stop:
+                    stop(signal.SIGTERM, None)
                 _follow(iter(lines.readline, b""))
             except KeyboardInterrupt:
                 for _ in iter(lines.readline, b""):

@@ -149,3 +149,45 @@ def test_a_killed_command_does_not_take_the_daemon_along(tmp_path: Path) -> None
 
     assert done.returncode == -signal.SIGKILL
     wait_until(marker.exists, 30, "the daemon goes on")
+
+
+def test_an_interrupt_before_the_daemon_is_known_ends_it_all_the_same() -> None:
+    program = """
+import os, select, signal, time
+from nvpn.daemon.background import run_in_background
+
+wait = os.waitpid
+heard, held = os.pipe()
+
+def interrupted(*which):
+    os.waitpid = wait
+    waited = wait(*which)
+    os.read(heard, 1)
+    os.kill(os.getpid(), signal.SIGINT)
+    return waited
+
+def work(reporter):
+    os.write(held, b"it is there")
+    time.sleep(120)
+    return 0
+
+os.waitpid = interrupted
+try:
+    run_in_background(work, keep={held})
+    print("it is ready")
+except KeyboardInterrupt:
+    os.close(held)
+    os.read(heard, 100)  # the rest
+    ended, _, _ = select.select([heard], [], [], 30)
+    print("it has ended" if ended else "it goes on")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("it has ended\n", "")
