@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nvpn.cli.health import peer_health, peer_problems, tunnel_problems
+from nvpn.cli.health import is_guest, peer_health, peer_problems, tunnel_problems
 from nvpn.cli.text import format_endpoint
 from nvpn.control.records import PeerRecord, TunnelRecord
 
@@ -76,6 +76,7 @@ def _peer(peer: PeerRecord, now: int, *, may_be_leased: bool) -> dict[str, Any]:
         "filtered": peer.filtered,
         "persistent_keepalive": peer.persistent_keepalive or None,
         "owner": peer.owner or None,
+        "is_invitation": is_guest(peer),
         "health": peer_health(peer, now).value,
         "problems": peer_problems(peer, now, may_be_leased=may_be_leased),
     }

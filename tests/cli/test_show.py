@@ -11,7 +11,7 @@ import pytest
 from nvpn.daemon.status import StatusParts
 from nvpn.model.keys import PublicKey
 from nvpn.model.snapshot import TunnelSnapshot
-from tests.support.cli import NVPN, fake_daemon, key, nvpn, run, run_on_terminal
+from tests.support.cli import NVPN, fake_daemon, here, key, nvpn, run, run_on_terminal
 from tests.support.control_socket import RecordingBackend, RunningServer
 
 LINES = [
@@ -72,16 +72,17 @@ def on_terminal(*arguments: str, **variables: str) -> str:
     return screen.decode().replace("\r\n", "\n")
 
 
-def test_through_a_pipe_it_is_the_text_of_wg(wg0: str) -> None:
+def test_through_a_pipe_it_is_the_text_of_wg(wg0: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_plain(nvpn("show").out)
     for arguments in ((), ("wg0",), ("all",), ("--plain",), ("--plain", "wg0")):
-        assert is_plain(nvpn("show", *arguments).out)
+        assert is_plain(here(capsys, "show", *arguments).out)
 
 
-def test_on_a_terminal_it_is_a_table(wg0: str) -> None:
+def test_on_a_terminal_it_is_a_table(wg0: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert is_table(on_terminal(NO_COLOR="1"))
-    assert is_table(nvpn("show", "--table").out)
-    assert is_table(nvpn("show", "-v", "wg0").out)
-    assert is_table(nvpn("status", "--table", "wg0").out)
+    assert is_table(here(capsys, "show", "--table").out)
+    assert is_table(here(capsys, "show", "-v", "wg0").out)
+    assert is_table(here(capsys, "status", "--table", "wg0").out)
 
 
 def test_on_a_terminal_wgs_arguments_get_wgs_text(wg0: str) -> None:
@@ -139,8 +140,8 @@ def test_more_than_fifty_peers_are_rows(directory: Path) -> None:
         assert is_table(on_terminal(NO_COLOR="1"))
 
 
-def test_json_has_everything_but_the_secrets(wg0: str) -> None:
-    done = nvpn("show", "--json")
+def test_json_has_everything_but_the_secrets(wg0: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = here(capsys, "show", "--json")
     assert done.status == 0
     (interface,) = json.loads(done.out)["interfaces"]
     (peer,) = interface.pop("peers")
@@ -170,6 +171,7 @@ def test_json_has_everything_but_the_secrets(wg0: str) -> None:
         "filtered": 0,
         "persistent_keepalive": 25,
         "owner": None,
+        "is_invitation": False,
         "health": "fresh",
         "problems": [],
     }
@@ -177,8 +179,23 @@ def test_json_has_everything_but_the_secrets(wg0: str) -> None:
         assert PublicKey.from_hex(key(secret)).base64 not in done.out
 
 
+def test_json_tells_invitations_from_clients(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = [
+        line
+        for number, name in ((1, "invitation tablet"), (2, "tablet"), (3, "invitation desk"))
+        for line in (f"public_key={key(number)}", f"nvpn_name={name}", "nvpn_owner=lease")
+    ]
+    with fake_daemon(directory, "wg0", [*lines(0), *peers, "allowed_ip=10.0.0.2/32"]):
+        (interface,) = json.loads(here(capsys, "show", "--json").out)["interfaces"]
+    told = {one["name"]: one["is_invitation"] for one in interface["peers"]}
+    # Somebody with an address is no invitation, whatever it is called.
+    assert told == {"invitation tablet": True, "tablet": False, "invitation desk": False}
+
+
 def test_json_has_what_the_daemon_tells_beside_and_under_names_of_its_own(
-    directory: Path,
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = StatusParts()
     parts.add("breakers", lambda: [{"name": "etcd", "state": "open"}])
@@ -188,30 +205,38 @@ def test_json_has_what_the_daemon_tells_beside_and_under_names_of_its_own(
         return RecordingBackend(TunnelSnapshot("wg0", datapath="native"))
 
     with RunningServer("wg0", backend, operations={"nvpn_status": parts.answer}):
-        (interface,) = json.loads(nvpn("show", "wg0", "--json").out)["interfaces"]
+        (interface,) = json.loads(here(capsys, "show", "wg0", "--json").out)["interfaces"]
     assert interface["breakers"] == [{"name": "etcd", "state": "open"}]
     assert (interface["name"], interface["peers"]) == ("wg0", [])
 
 
-def test_json_of_nothing_is_still_json(directory: Path) -> None:
-    assert json.loads(nvpn("show", "--json").out) == {"interfaces": []}
+def test_json_of_nothing_is_still_json(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads(here(capsys, "show", "--json").out) == {"interfaces": []}
 
 
-def test_without_tunnels_a_terminal_is_told_what_to_do(directory: Path) -> None:
+def test_without_tunnels_a_terminal_is_told_what_to_do(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert on_terminal().startswith("No tunnel is up. 'nvpn up FILE' brings one up")
-    done = nvpn("show")
+    done = here(capsys, "show")
     assert (done.status, done.out, done.err) == (0, "", "")
 
 
-def test_a_tunnel_that_is_not_there_is_told_with_those_that_are(wg0: str) -> None:
-    done = nvpn("show", "--table", "wg9")
+def test_a_tunnel_that_is_not_there_is_told_with_those_that_are(
+    wg0: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = here(capsys, "show", "--table", "wg9")
     assert (done.status, done.out) == (1, "")
     assert done.err == "error: there is no tunnel wg9; running: wg0\n"
 
 
-def test_one_tunnel_in_trouble_does_not_hide_the_others(wg0: str, directory: Path) -> None:
+def test_one_tunnel_in_trouble_does_not_hide_the_others(
+    wg0: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with fake_daemon(directory, "wg1", [], errno=13):
-        done = nvpn("show", "--table")
+        done = here(capsys, "show", "--table")
     assert done.status == 1
     assert is_table(done.out)
     assert done.err == "error: wg1: Permission denied\n"
