@@ -1,12 +1,21 @@
-"""Where `nvpn peer` is tried: a file of either kind, and no tunnel that is up."""
+"""Output that looks the same everywhere, and where `nvpn peer` is tried: no tunnel is up."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.cli import clean_environment
 from tests.support.peer_files import TEXTS, Place, make
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes how output looks is not of this process, either."""
+    for name in os.environ.keys() - clean_environment().keys():
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

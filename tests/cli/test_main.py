@@ -17,13 +17,6 @@ from nvpn.errors import ConfigError, ConfigErrors, PlatformError
 from tests.support.cli import NVPN, clean_environment, here, nvpn, run, run_on_terminal
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changes how output looks is not of this process, either."""
-    for name in os.environ.keys() - clean_environment().keys():
-        monkeypatch.delenv(name)
-
-
 def test_help_names_every_verb_and_goes_to_standard_output() -> None:
     for arguments in (("--help",), ("-h",), ("help",), ("help", "help"), ("help", "--help")):
         done = nvpn(*arguments)
