@@ -92,9 +92,12 @@ class _Hook:
         self._closed = asyncio.Event()
 
     def start(self, command: str, namespace: int, variables: Mapping[str, str]) -> None:
-        """Raises PlatformError: no shell, no more processes."""
+        """Raises PlatformError: no shell, no more processes, or descriptors."""
         shell = _find_shell()
-        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise PlatformError(self._operation, errno=error.errno or 0) from None
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,15 @@ def test_how_one_failed_is_told(command: str, told: str) -> None:
         asyncio.run(run_hooks("PreUp", (command,), "wg0", show=lambda line: None, limit=None))
 
     assert told in str(raised.value)
+
+
+def test_one_that_finds_no_descriptors_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    with pytest.raises(PlatformError, match="run PreUp hook 1 of wg0: Too many open files"):
+        asyncio.run(run_hooks("PreUp", ("true",), "wg0", show=print, limit=None))
 
 
 def test_no_descriptor_is_left_of_a_hook() -> None:
