@@ -124,13 +124,16 @@ class Whereabouts:
         self._resolver.network_changed()
 
     def _found(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
-        self._spawn(self._use(peer, found))
+        # At once: a reload may come into force before the task's turn, and know of it, too.
+        before, self._placed[peer] = self._placed.get(peer, ()), found
+        self._spawn(self._use(peer, found, before))
 
-    async def _use(self, peer: PublicKey, found: tuple[Endpoint, ...]) -> None:
+    async def _use(
+        self, peer: PublicKey, found: tuple[Endpoint, ...], before: tuple[Endpoint, ...]
+    ) -> None:
         """A name that resolved late, or was looked up again after its peer fell silent."""
         where = " ".join(map(str, found))
         _log.info("endpoint resolved", extra={"peer": peer.short, "endpoint": where})
-        before = self._placed.get(peer, ())
         plan = changes_for(
             peer,
             found,
@@ -138,7 +141,6 @@ class Whereabouts:
             current=self._backend.endpoint_of(peer),
             boot=boot_ns(),
         )
-        self._placed[peer] = found
         try:
             await self._backend.apply(plan)
             if before and any(isinstance(change, SetEndpoint) for change in plan):

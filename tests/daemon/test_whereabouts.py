@@ -113,6 +113,21 @@ def test_a_peer_whose_name_moved_is_moved_and_called() -> None:
     play_virtually(test)
 
 
+def test_a_peer_whose_name_moved_as_a_reload_came_into_force_is_moved_all_the_same() -> None:
+    async def test() -> None:
+        world = World()
+        await world.want({ALICE: (HERE,)})
+        world.backend.places = {ALICE: HERE}
+        world.whereabouts._resolver._known[ALICE] = (THERE,)
+        world.whereabouts._found(ALICE, (THERE,))
+        world.whereabouts.told()
+        await asyncio.sleep(0.01)
+        assert world.backend.places[ALICE].remote == THERE.remote
+        world.whereabouts.close()
+
+    play_virtually(test)
+
+
 def test_many_names_that_resolve_at_once_are_one_change_of_paths() -> None:
     async def test() -> None:
         world = World()
