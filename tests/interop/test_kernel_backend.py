@@ -11,12 +11,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from nvpn import __version__
 from nvpn.channel.messages import Hello, LeaseRequest
+from nvpn.channel.requester import CHANNEL_RETRY
 from nvpn.daemon.channel_port import ChannelPort
 from nvpn.model.changes import AddPeer, SetEndpoint, SetPrivateKey
 from nvpn.model.endpoint import Endpoint
@@ -72,7 +73,7 @@ class Place:
     def ping_both_ways(self, *inside: str) -> None:
         """``inside`` is how to get into the namespace of the guest's interface."""
         # The guest begins: it has a new session, where the other side may have an old one.
-        self.guest.output(*inside, "ping", "-c", "2", "-i", "0.2", "-W", "5", HOST)
+        self.guest.output(*inside, "ping", "-c", "2", "-i", "0.2", "-W", "30", HOST)
         assert self.host.ping(GUEST) == (3, 3)
         assert self.host.ping(GUEST6) == (3, 3)
 
@@ -184,6 +185,7 @@ def test_a_server_leases_addresses_over_the_kernels_tunnel(place: Place) -> None
     assert guest.run("nvpn", "up", "/etc/kb4.toml") == (0, "", "")
     namespace = open_namespace(place.host.netns)
     hello = Hello("host", "0.1.0", ())
+    patient = replace(CHANNEL_RETRY, max_attempts=12)
 
     leased: list[Interface] = []
 
@@ -199,8 +201,8 @@ def test_a_server_leases_addresses_over_the_kernels_tunnel(place: Place) -> None
             tunnel.backend, loop=asyncio.get_running_loop(), introduce=lambda: hello
         )
         channel.open()
-        assert (await channel.ask(them, hello)).version == __version__
-        leased.extend((await channel.ask(them, LeaseRequest("host", "0.1.0"))).addresses)
+        assert (await channel.ask(them, hello, patient)).version == __version__
+        leased.extend((await channel.ask(them, LeaseRequest("host", "0.1.0"), patient)).addresses)
         channel.close()
         await tunnel.close()
 
@@ -259,7 +261,7 @@ def test_an_interface_of_somebody_else_is_taken_over_by_choice_only(place: Place
     )
     guest.output("ip", "address", "add", f"{GUEST}/24", "dev", "kb2")
     guest.output("ip", "link", "set", "kb2", "up")
-    guest.output("ping", "-c", "1", "-W", "5", HOST)
+    guest.output("ping", "-c", "1", "-W", "30", HOST)
     before = handshake_at(place, "kb2")
     assert before
 
