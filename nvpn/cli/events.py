@@ -19,6 +19,7 @@ from nvpn.cli.paint import is_terminal
 from nvpn.cli.usage import print_error
 from nvpn.control import client
 from nvpn.control.follow import Following
+from nvpn.control.paths import socket_path
 from nvpn.errors import ControlError, PlatformError
 
 _OPERATION = "nvpn_events"
@@ -62,8 +63,8 @@ class _Followers:
             # A pipe's end for writing is ready to be read when nobody reads any more: what
             # is behind `| grep -m1` is to go on then, not with the next event.
             self._selector.register(1, selectors.EVENT_READ)
-        # What has been refused, and told so, until it is gone.
-        self._deaf: set[str] = set()
+        # Who refused, and which socket that was: it is told once of each.
+        self._deaf: dict[str, tuple[int, int] | None] = {}
 
     def __enter__(self) -> _Followers:
         return self
@@ -100,8 +101,10 @@ class _Followers:
 
     def _look_around(self, *, is_first: bool) -> None:
         names = set(client.list_interfaces())
-        self._deaf &= names
-        for name in sorted(names - self._followed.keys() - self._deaf):
+        for name in sorted(names - self._followed.keys()):
+            asked = _socket_of(name)
+            if name in self._deaf and self._deaf[name] == asked:
+                continue
             try:
                 self._follow(name, is_new=not is_first)
             except PlatformError as error:
@@ -109,7 +112,9 @@ class _Followers:
                     raise
                 # The kernel's own, or it went down just now, perhaps to come up again.
             except ControlError as error:
-                self._deaf.add(name)
+                if _socket_of(name) != asked:
+                    continue  # it went down as we asked, and has come up again, perhaps
+                self._deaf[name] = asked
                 print_error(f"{name} is not followed: {error}")
 
     def _follow(self, name: str, *, is_new: bool = False) -> None:
@@ -136,6 +141,15 @@ class _Followers:
                 self._selector.unregister(following)
                 self._followed.pop(key.data).close()
                 _tell(key.data, "down")
+
+
+def _socket_of(name: str) -> tuple[int, int] | None:
+    """What tells it from the socket of a daemon that comes later; None: there is none."""
+    try:
+        status = os.stat(socket_path(name))
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _write(lines: list[str] | None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from nvpn.backend.api import Backend
 from nvpn.control import kernel
 from nvpn.daemon.event_lines import EventStream
 from nvpn.daemon.events import Admitted, Event, EventBus, PeerConnected, Revoked
+from tests.support.answering import AnsweringSocket
 from tests.support.cli import NVPN, clean_environment, fake_daemon, here, key, nvpn
 from tests.support.control_socket import RecordingBackend, RunningServer
 from tests.support.scenarios import A, B
@@ -188,6 +190,31 @@ def test_one_that_tells_nothing_is_an_error_by_name_and_else_a_remark(directory:
             assert process.stderr.readline() == f"error: go0 is not followed: {refusal}\n"
             wg0.publish(Admitted(A))
             assert line(process)["interface"] == "wg0"
+
+
+def test_one_that_goes_down_as_it_is_asked_is_followed_when_it_is_there_again(
+    directory: Path,
+) -> None:
+    path = directory / "wg0.sock"
+    again = Daemon("wg0")
+
+    def go_down_and_come_up(connection: socket.socket) -> None:
+        if connection.recv(4096):
+            path.unlink()
+            again.server.__enter__()
+
+    before = AnsweringSocket(path, go_down_and_come_up)
+    try:
+        with following() as process:
+            told = line(process)
+            assert (told["interface"], told["event"]) == ("wg0", "up")
+            again.publish(Admitted(A))
+            assert line(process)["event"] == "admitted"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30)[1] == ""
+    finally:
+        again.server.__exit__(None, None, None)
+        before.close()
 
 
 def test_a_reader_that_goes_away_ends_it(directory: Path) -> None:
