@@ -125,7 +125,11 @@ class Client:
     def __init__(self, path: str, timeout: float = 10) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> Client:
         return self
