@@ -46,7 +46,12 @@ def stop_tunnel(name: str) -> None:
     if not is_running(name) and not _comes_up(name, operation):
         _clear_away(name, operation, was_there=was_there)
         return
-    process = daemon_pid(name)
+    try:
+        process = daemon_pid(name)
+    except PlatformError as error:
+        if error.errno == errno.ENODEV and not _comes_up(name, operation):
+            return  # it ended just now
+        raise
     try:
         # From here on the process is held, not its number, which may be used again.
         held = os.pidfd_open(process)
@@ -55,7 +60,12 @@ def stop_tunnel(name: str) -> None:
     except OSError as error:
         raise PlatformError(operation, errno=error.errno or 0) from None
     try:
-        has_answered = _is_ours_and_answers(name, operation) and _ask(name)
+        try:
+            has_answered = _is_ours_and_answers(name, process, operation) and _ask(name)
+        except (ControlError, PlatformError):
+            if not _is_ending(name, process, held):
+                raise
+            has_answered = True
         if not has_answered:
             _signal(held, signal.SIGTERM, operation)
         _wait_for_end(name, held, operation, has_answered=has_answered)
@@ -138,7 +148,14 @@ def _ask(name: str) -> bool:
     return True
 
 
-def _is_ours_and_answers(name: str, operation: str) -> bool:
+def _is_ending(name: str, process: int, held: int) -> bool:
+    """Whether somebody else has told it, so that it answers no more: its socket goes first."""
+    if os.path.exists(socket_path(name)):
+        return False
+    return _has_ended(held, 0) or _looks_like_nvpn(name, process)
+
+
+def _is_ours_and_answers(name: str, process: int, operation: str) -> bool:
     """False for one of ours that hangs.
 
     Raises:
@@ -147,7 +164,7 @@ def _is_ours_and_answers(name: str, operation: str) -> bool:
     try:
         record = get(name, timeout=_PROBE_SECONDS)
     except ControlError as error:
-        if error.errno == errno.ETIMEDOUT and _looks_like_nvpn(name):
+        if error.errno == errno.ETIMEDOUT and _looks_like_nvpn(name, process):
             return False  # the more reason to stop it
         raise
     if not record.datapath:
@@ -157,9 +174,9 @@ def _is_ours_and_answers(name: str, operation: str) -> bool:
     return True
 
 
-def _looks_like_nvpn(name: str) -> bool:
+def _looks_like_nvpn(name: str, process: int) -> bool:
     try:
-        with open(f"/proc/{daemon_pid(name)}/comm", encoding="utf-8") as comm:
+        with open(f"/proc/{process}/comm", encoding="utf-8") as comm:
             return comm.read().strip() == f"nvpn-{name}"[:15]
     except OSError:
         return False
