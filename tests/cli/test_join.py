@@ -56,7 +56,8 @@ def running() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(running: Server) -> Server:
+def server(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("NVPN_RUNTIME_DIR", str(tmp_path / "run"))
     running.admitted.clear()
     running.refusal = None
     running.others = ()
@@ -64,25 +65,24 @@ def server(running: Server) -> Server:
     return running
 
 
-def join(directory: Path, *arguments: str, stdin: str | None = None) -> Done:
+def join(capture: pytest.CaptureFixture[str], directory: Path, *arguments: str) -> Done:
+    return less_patience(here(capture, "join", *arguments, *into(directory)))
+
+
+def into(directory: Path) -> tuple[str, ...]:
+    return ("--config", str(directory), "--no-up")
+
+
+def less_patience(done: Done) -> Done:
     """What it says of a server that a busy machine keeps waiting is left out."""
-    done = nvpn(
-        "join",
-        *arguments,
-        "--config",
-        str(directory),
-        "--no-up",
-        stdin=stdin,
-        NVPN_RUNTIME_DIR=str(directory / "run"),
-    )
     said = [line for line in done.err.splitlines(True) if not line.endswith("; still trying\n")]
     return Done(done.status, done.out, "".join(said))
 
 
 def test_a_guest_makes_its_own_key_and_gets_a_configuration(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = join(tmp_path, server.text, "--name", "f7vpn")
+    done = join(capsys, tmp_path, server.text, "--name", "f7vpn")
 
     assert done.status == 0, done.err
     path = tmp_path / "f7vpn.toml"
@@ -100,9 +100,11 @@ def test_a_guest_makes_its_own_key_and_gets_a_configuration(
     assert [file.name for file in tmp_path.iterdir()] == ["f7vpn.toml"]
 
 
-def test_a_guest_is_told_of_how_many_servers_it_knows(server: Server, tmp_path: Path) -> None:
+def test_a_guest_is_told_of_how_many_servers_it_knows(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.others = (OtherServer(new_key().public(), "south", ("south.example:51820",)),)
-    done = join(tmp_path, server.text, "--name", "f7two")
+    done = join(capsys, tmp_path, server.text, "--name", "f7two")
 
     path = tmp_path / "f7two.toml"
     told = f"joined as laptop, a client of 2 servers; the configuration is {path}\n"
@@ -118,7 +120,7 @@ def test_what_mail_made_of_an_invitation_is_read_from_standard_input(
     taken = tmp_path / "nvpn0.toml"
     taken.write_text("somebody's")
     torn = "\n  ".join(server.text[at : at + 40] for at in range(0, len(server.text), 40))
-    done = join(tmp_path, "-", stdin=f"\n  {torn}\n")
+    done = less_patience(nvpn("join", "-", *into(tmp_path), stdin=f"\n  {torn}\n"))
 
     assert done.status == 0, done.err
     (written,) = (file for file in tmp_path.iterdir() if file != taken)
@@ -127,9 +129,11 @@ def test_what_mail_made_of_an_invitation_is_read_from_standard_input(
     assert taken.read_text() == "somebody's"
 
 
-def test_a_refused_guest_leaves_nothing_behind(server: Server, tmp_path: Path) -> None:
+def test_a_refused_guest_leaves_nothing_behind(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.refusal = Refused("the invitation for laptop has been used: ask for a new one")
-    done = join(tmp_path, server.text)
+    done = join(capsys, tmp_path, server.text)
 
     assert (done.status, done.out) == (1, "")
     assert done.err == "error: the invitation for laptop has been used: ask for a new one\n"
@@ -137,14 +141,14 @@ def test_a_refused_guest_leaves_nothing_behind(server: Server, tmp_path: Path) -
 
 
 def test_the_key_is_kept_when_the_answer_may_have_been_lost_and_used_again(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if the server had died after it admitted us: the file is what that would leave."""
     invitation = parse_invitation(server.text, wall=time.time_ns())
     with Joining(tmp_path, invitation) as begun:
         begun.keep("f7kept")
         key = PrivateKey(begun.key.reveal())
-    done = join(tmp_path, server.text)
+    done = join(capsys, tmp_path, server.text)
 
     assert done.status == 0, done.err
     assert server.admitted == [key.public()]
@@ -174,7 +178,7 @@ def test_without_an_answer_the_key_stays_for_the_next_try(
 
 
 def test_a_name_that_was_free_and_is_taken_while_the_server_is_asked_is_left_to_who_has_it(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taken: list[Path] = []
 
@@ -184,7 +188,7 @@ def test_a_name_that_was_free_and_is_taken_while_the_server_is_asked_is_left_to_
         taken[0].write_text("# of another join, which was quicker\n")
 
     server.meanwhile = take
-    done = join(tmp_path, server.text)
+    done = join(capsys, tmp_path, server.text)
 
     assert done.status == 0, done.err
     path = Path(done.out.rstrip("\n"))

@@ -248,6 +248,7 @@ def test_a_prefix_is_found_by_exactly_the_addresses_in_it(data: st.DataObject) -
     assert table.lookup(version, address) == ("a" if covered else None)
 
 
+@pytest.mark.once
 def test_random_changes_agree_with_the_oracle() -> None:
     # NVPN_FUZZ_STEPS=1000000 for a long run.
     steps = int(os.environ.get("NVPN_FUZZ_STEPS", "100000"))

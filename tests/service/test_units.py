@@ -64,6 +64,7 @@ def analyze(host: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_systemd
+@pytest.mark.once
 def test_systemd_finds_nothing_to_complain_about(host: Path) -> None:
     done = analyze(host, "verify", "nvpn@wg0.service", "nvpn.target")
 
@@ -71,6 +72,7 @@ def test_systemd_finds_nothing_to_complain_about(host: Path) -> None:
 
 
 @needs_systemd
+@pytest.mark.once
 @pytest.mark.parametrize("drop_in", DROP_INS, ids=lambda path: path.stem)
 def test_systemd_finds_nothing_to_complain_about_in_drop_ins(drop_in: Path, host: Path) -> None:
     directory = host / "lib/systemd/system/nvpn@wg0.service.d"
@@ -84,6 +86,7 @@ def test_systemd_finds_nothing_to_complain_about_in_drop_ins(drop_in: Path, host
 
 
 @needs_systemd
+@pytest.mark.once
 def test_systemd_finds_little_that_is_exposed(host: Path) -> None:
     unit = str(host / "lib/systemd/system/nvpn@.service")
     done = analyze(host, "security", "--offline=yes", "--threshold=25", unit)
