@@ -60,6 +60,7 @@ class Scene:
             hooks=fake,
             config=lambda: self.configured.config,
             leased=lambda: self.leased,
+            keepalives=dict,
             finish=self.nothing,
             settled=self.configured.settled,
         )
