@@ -92,6 +92,7 @@ class MemoryStore:
         self._unheard: list[Changes] | None = None
         self._news: asyncio.Queue[Changes] = asyncio.Queue()
         self._telling: asyncio.Task[None] | None = None
+        self._trouble: Exception | None = None
 
     def describe(self) -> str:
         return "memory"
@@ -133,8 +134,10 @@ class MemoryStore:
             self.hear(changes)
 
     async def settle(self) -> None:
-        """Until everything was told."""
+        """Until everything was told. Raises what whoever was told did."""
         await self._news.join()
+        if self._trouble is not None:
+            raise self._trouble
 
     async def close(self) -> None:
         if self._telling is not None:
@@ -146,7 +149,10 @@ class MemoryStore:
         while True:
             changes = await self._news.get()
             await self._wait()
-            self._changed(changes)
+            try:
+                self._changed(changes)
+            except Exception as error:
+                self._trouble = error
             self._news.task_done()
 
     async def _wait(self) -> None:
