@@ -24,8 +24,8 @@ PORT: Final = 51820
 TRANSFER_PORT: Final = 5201
 
 _SOME_SECRET: Final = "f" * 64
-_START_SECONDS: Final = 10.0
-_STOP_SECONDS: Final = 5.0
+_START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 30.0
 
 Report = Callable[..., None]
 """Tells the view something: a kind, and what there is to know about it."""

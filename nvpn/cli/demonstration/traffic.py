@@ -62,7 +62,7 @@ def receive(listener: socket.socket, report: Callable[[int, float], None]) -> tu
 def send(address: str, port: int, *, seconds: float) -> None:
     """Send as much as goes through in ``seconds``. Raises OSError when nobody listens."""
     payload = os.urandom(_CHUNK)
-    with socket.create_connection((address, port), timeout=5) as connection:
+    with socket.create_connection((address, port), timeout=30) as connection:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             connection.send(payload)
@@ -72,7 +72,7 @@ def listen(address: str, port: int) -> socket.socket:
     """A socket for one sender to connect to. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, port), family=family, backlog=1)
-    listener.settimeout(10)
+    listener.settimeout(30)
     return listener
 
 
