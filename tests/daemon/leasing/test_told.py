@@ -238,6 +238,11 @@ def test_times_beyond_all_bounds_are_brought_within(
     assert (told.lease, told.renew) == expected
 
 
+@pytest.mark.parametrize(("wished", "taken"), [(0, 0), (1, 10), (25, 25), (65535, 65535)])
+def test_no_server_may_have_us_say_something_every_second(wished: int, taken: int) -> None:
+    assert take(keepalive=wished)[0].keepalive == taken
+
+
 interfaces = st.ip_addresses().flatmap(
     lambda ip: st.integers(0, ip.max_prefixlen).map(lambda n: Interface(ip.packed, n))
 )
@@ -255,6 +260,7 @@ text = st.text(st.characters(exclude_categories=("C", "Z")), max_size=40)
         mtu=st.integers(0, 65535),
         lease_seconds=st.integers(0, 2**32 - 1),
         renew_seconds=st.integers(0, 2**32 - 1),
+        keepalive=st.integers(0, 65535),
         endpoints=st.lists(text, max_size=8).map(tuple),
     )
 )
