@@ -154,8 +154,13 @@ def test_the_examples_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_accepted_and_its_keys_are_told_to_be_nobodys(name: str) -> None:
-    status, said, warned = check(name, cwd=ROOT / "conf.d")
+def test_an_example_is_accepted_and_its_keys_are_told_to_be_nobodys(
+    name: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "conf.d"
+    shutil.copytree(ROOT / "conf.d", home)
+    (home / name).chmod(0o600)  # however the sources came here
+    status, said, warned = check(name, cwd=home)
     assert status == 0
     assert said.startswith(f"{name}: good: interface {Path(name).stem}, ")
     assert "is the key of an example, which everybody knows" in warned
