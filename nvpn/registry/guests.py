@@ -10,9 +10,9 @@ from nvpn.model.keys import PublicKey
 from nvpn.registry.model import Client, Invitation, InvitationState
 from nvpn.registry.telling import is_welcome
 
-SPENT_ANSWERED: Final = 3600 * SECOND
-"""After its end: who comes with it so soon is told why it is in vain. Later ones hear nothing, so
-that the key of an invitation that is over is nobody's who may speak.
+SPENT_ANSWERED: Final = 86400 * SECOND
+"""A day after its end: until then who comes with it is told why that is in vain. Later ones hear
+nothing, so that the key of an invitation that is over is nobody's who may speak.
 """
 
 

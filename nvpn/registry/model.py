@@ -223,7 +223,7 @@ class InvitationGone:
     """Nothing is to be said to this key any more.
 
     A used, revoked or expired invitation goes a day after it would have expired: until then
-    people are told of it. Its guest is, for an hour (:mod:`nvpn.registry.guests`).
+    people are told of it. Its guest is, for a day (:mod:`nvpn.registry.guests`).
     """
 
     key: PublicKey

@@ -46,7 +46,7 @@ def came(
         (replace(OPEN, uses=1, enrolled=(ADA,)), came(ADA, revoked_at=NOON + SECOND), NOON),
     ],
 )
-def test_for_an_hour_after_its_end_its_guests_hear_why_it_is_in_vain(
+def test_for_a_day_after_its_end_its_guests_hear_why_it_is_in_vain(
     invitation: Invitation, clients: dict[object, Client], end: int
 ) -> None:
     for wall, answered in (

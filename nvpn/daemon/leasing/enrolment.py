@@ -82,7 +82,7 @@ async def enrol(
     places = " or ".join(map(str, invitation.endpoints))
     trouble = (
         f"no answer from {places} (is the server up, and its UDP port open? An invitation that was"
-        " used or revoked more than an hour ago gets none, either)"
+        " used or revoked more than a day ago gets none, either)"
     )
     backoff = Backoff(attempts, os.urandom)
     while True:
