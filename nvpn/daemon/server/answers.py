@@ -19,6 +19,7 @@ from nvpn.registry.registry import Registry
 
 _log: Final = logging.getLogger(__name__)
 
+
 class Answers:
     """Each peer is who its key says; what it may ask for, the registry says.
 
