@@ -20,7 +20,14 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("nvpn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Where nothing may skip, the same tree shall fail or pass the same way twice; elsewhere every run
+# tries new examples.
+settings.register_profile(
+    "nvpn",
+    deadline=None,
+    derandomize="NVPN_TESTS_MAY_NOT_SKIP" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("nvpn")
 
 # A shell's background is deaf to Ctrl-C and hands that down, to what tests start, too.
