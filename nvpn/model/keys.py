@@ -32,7 +32,7 @@ def decode_base64_key(text: str) -> bytes:
     return raw
 
 
-def decode_hex_key(text: str) -> bytes:
+def decode_hex_key(text: str) -> bytearray:
     """The 32 bytes of a key as the UAPI writes it: 64 hexadecimal digits of any case.
 
     Raises:
@@ -41,17 +41,9 @@ def decode_hex_key(text: str) -> bytes:
     if len(text) != 64 or not text.isascii() or not text.isalnum():
         raise ValueError("a key is 64 hexadecimal digits")
     try:
-        return bytes.fromhex(text)
+        return bytearray.fromhex(text)
     except ValueError:
         raise ValueError("a key is 64 hexadecimal digits") from None
-
-
-def clamp(raw: bytes) -> bytes:
-    """``raw`` as a Curve25519 scalar (RFC 7748, section 5)."""
-    scalar = bytearray(raw)
-    scalar[0] &= 248
-    scalar[31] = (scalar[31] & 127) | 64
-    return bytes(scalar)
 
 
 class PublicKey:
@@ -59,7 +51,7 @@ class PublicKey:
 
     __slots__ = ("_raw",)
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes | bytearray) -> None:
         if len(raw) != KEY_LENGTH:
             raise ValueError("a public key is 32 bytes")
         self._raw = bytes(raw)
@@ -113,7 +105,7 @@ class _SecretKey:
 
     __slots__ = ("_buffer",)
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes | bytearray) -> None:
         if len(raw) != KEY_LENGTH:
             raise ValueError("a key is 32 bytes")
         self._buffer = bytearray(raw)
@@ -126,7 +118,19 @@ class _SecretKey:
     @classmethod
     def from_hex(cls: type[_S], text: str) -> _S:
         """Raises ValueError, see :func:`decode_hex_key`."""
-        return cls(decode_hex_key(text))
+        raw = decode_hex_key(text)
+        try:
+            return cls(raw)
+        finally:
+            raw[:] = bytes(KEY_LENGTH)
+
+    def copy(self: _S) -> _S:
+        """One that is wiped by itself. Nothing in between is left behind."""
+        return type(self)(self._buffer)
+
+    def reveal_buffer(self) -> bytearray:
+        """The 32 bytes, which the caller is to zero."""
+        return bytearray(self._buffer)
 
     def reveal(self) -> bytes:
         """The 32 bytes. The copy is the caller's to forget."""
@@ -176,9 +180,11 @@ class PrivateKey(_SecretKey):
 
     __slots__ = ("_public",)
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes | bytearray) -> None:
         super().__init__(raw)
-        self._buffer[:] = clamp(raw)
+        # RFC 7748, section 5. In place: a copy of the key would stay in memory.
+        self._buffer[0] &= 248
+        self._buffer[31] = (self._buffer[31] & 127) | 64
         self._public: PublicKey | None = None
 
     def public(self) -> PublicKey:

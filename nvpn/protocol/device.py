@@ -118,7 +118,7 @@ class Device:
             return
         if context.static is not None:
             context.static.wipe()
-        context.static = None if key is None else PrivateKey(key.reveal())
+        context.static = None if key is None else key.copy()
         context.public = None if key is None else key.public()
         if context.public is not None:
             self.remove_peer(context.public, now)

@@ -86,7 +86,7 @@ class Negotiation(Generic[P]):
             self.preshared_key.wipe()
         self.preshared_key = None
         if key is not None and not key.is_zero:
-            self.preshared_key = PresharedKey(key.reveal())
+            self.preshared_key = key.copy()
 
     # --- as initiator -----------------------------------------------------------------
 

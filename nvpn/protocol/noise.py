@@ -200,7 +200,7 @@ class _KeyPair:
 
     @classmethod
     def of(cls, key: PrivateKey) -> _KeyPair:
-        return cls(bytearray(key.reveal()), bytes(key.public()))
+        return cls(key.reveal_buffer(), bytes(key.public()))
 
     @classmethod
     def from_private_bytes(cls, private: bytes) -> _KeyPair:

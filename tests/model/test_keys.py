@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey, clamp
+from nvpn.model.keys import PresharedKey, PrivateKey, PublicKey
 
 RAW = bytes(range(32))
 keys = st.binary(min_size=32, max_size=32)
@@ -28,7 +28,9 @@ def test_a_public_key_survives_both_spellings(raw: bytes) -> None:
 @given(keys)
 def test_a_private_key_is_clamped_as_it_is_made(raw: bytes) -> None:
     key = PrivateKey(raw)
-    assert key.reveal() == clamp(raw)
+    scalar = int.from_bytes(raw, "little")
+    expected = scalar & ~7 & ~(1 << 255) | 1 << 254  # RFC 7748, section 5
+    assert key.reveal() == expected.to_bytes(32, "little")
     assert key == PrivateKey.from_base64(key.reveal_base64())
 
 
@@ -95,7 +97,7 @@ def test_hex_is_64_digits_or_refused(text: str) -> None:
 
 
 def test_keys_of_different_kinds_are_never_equal() -> None:
-    assert PresharedKey(clamp(RAW)) != PrivateKey(RAW)
+    assert PresharedKey(PrivateKey(RAW).reveal()) != PrivateKey(RAW)
     assert PublicKey(RAW) != RAW
 
 
@@ -104,3 +106,17 @@ def test_hex_is_written_in_place_and_nowhere_else() -> None:
     into = bytearray(b"<" * 70)
     key.write_hex(into, 3)
     assert into == b"<<<" + key.reveal_hex().encode() + b"<<<"
+
+
+@pytest.mark.parametrize("kind", [PrivateKey, PresharedKey])
+def test_a_copy_is_wiped_by_itself(kind: type[PrivateKey] | type[PresharedKey]) -> None:
+    key = kind(bytes(range(32)))
+    other, buffer = key.copy(), key.reveal_buffer()
+    assert other == key
+    assert type(other) is kind
+    assert buffer == key.reveal()
+    before = key.reveal()
+    other.wipe()
+    buffer[:] = bytes(32)
+    assert other.is_zero
+    assert key.reveal() == before

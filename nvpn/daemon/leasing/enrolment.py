@@ -29,7 +29,7 @@ from nvpn.errors import Unavailable
 from nvpn.model.changes import AddPeer, Plan, SetCandidates, SetEndpoint, SetPrivateKey
 from nvpn.model.clock import SECOND, Now, boot_ns, read_clocks
 from nvpn.model.endpoint import Endpoint
-from nvpn.model.keys import PrivateKey, PublicKey
+from nvpn.model.keys import PublicKey
 from nvpn.model.notices import Notice, NoticeKind
 from nvpn.overlay.memory import open_memory_tun
 from nvpn.protocol.device import Device
@@ -204,7 +204,7 @@ async def _look_up(place: HostPort) -> tuple[tuple[Endpoint, ...], str]:
 def _plan(invitation: InvitationText, endpoints: tuple[Endpoint, ...]) -> Plan:
     server = invitation.server
     return (
-        SetPrivateKey(PrivateKey(invitation.secret.reveal())),
+        SetPrivateKey(invitation.secret.copy()),
         AddPeer(server),
         SetEndpoint(server, endpoints[0]._replace(learned_at=boot_ns())),
         SetCandidates(server, endpoints),
