@@ -32,6 +32,10 @@ from nvpn.wire.messages import CookieReply, Response
 
 P = TypeVar("P")
 
+_SPACING: Final = 5 * MIN_INITIATION_INTERVAL
+"""Between two initiations at least, also over a network that holds the first up. The second one
+takes the first one's place here, and would be too soon for the peer."""
+
 
 class Negotiation(Generic[P]):
     """The state between "a session is wanted" and "there are keys".
@@ -266,14 +270,15 @@ class Negotiation(Generic[P]):
         self._sent_at = None
 
     def hurry(self, now: Now) -> None:
-        """The network changed: the next initiation need not wait, if that was not said often.
+        """The network changed: the next initiation need hardly wait, if that was not said often.
 
         Twice in a row, since an old network goes before a new one comes, and every five
         seconds in the long run: an interface that flaps does not make a flood.
         """
         if now.boot + REKEY_TIMEOUT >= self._hurries_again_at:
             self._hurries_again_at = max(self._hurries_again_at, now.boot) + REKEY_TIMEOUT
-            self.allow_at_once()
+            if self._sent_at is not None:
+                self._sent_at -= REKEY_TIMEOUT - _SPACING
 
     def wipe(self) -> None:
         """Zero what secrets there are."""

@@ -82,6 +82,26 @@ def test_an_attempt_that_is_under_way_is_made_anew_at_once() -> None:
     assert pair.bob.delivered == [packet]
 
 
+def test_an_initiation_that_has_just_left_gets_a_moment_before_the_next() -> None:
+    """Made anew at once it would be too soon for the peer, and the first one's answer in vain."""
+    pair = Pair(weather=Weather(latency=RTT // 2))
+    packet = pair.alice_sends()
+    pair.world.run_until(pair.world.time + 5 * MILLISECOND)
+    assert renew(pair.alice) == 0
+    pair.run(0.3)
+    assert pair.bob.delivered == [packet]
+
+    # If that goes astray, the next comes as soon as it is of use.
+    pair = Pair(weather=Weather(latency=RTT // 2))
+    pair.world.dead.add(pair.bob.outer.remote)
+    packet = pair.alice_sends()
+    pair.world.run_until(pair.world.time + 30 * MILLISECOND)
+    pair.world.dead.clear()
+    assert renew(pair.alice) == 0
+    pair.run(0.3)
+    assert pair.bob.delivered == [packet]
+
+
 def test_who_is_to_be_kept_awake_is_sought() -> None:
     pair = Pair(weather=Weather(latency=RTT // 2))
     pair.world.dead.add(pair.bob.outer.remote)
