@@ -46,6 +46,13 @@ DNS = 'dns = "10.9.0.2"\ndns_search = "inside.test"\n'
 # --- on a real host -----------------------------------------------------------------------
 
 
+def hold_time_until(moment: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time pass on the loop before: until then a busy machine may take its own."""
+    loop = asyncio.get_running_loop()
+    now, begun = loop.time, loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now() if moment.is_set() else begun)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with new_world(tmp_path_factory.mktemp("names")) as made:
@@ -384,10 +391,7 @@ def test_a_writer_that_hangs_is_not_waited_for(
     monkeypatch.setattr(FileWriter, "unset", hang)
 
     async def play() -> None:
-        # No time passes before the writer hangs: until then a busy machine may take its own.
-        loop = asyncio.get_running_loop()
-        now, begun = loop.time, loop.time()
-        monkeypatch.setattr(loop, "time", lambda: now() if hangs.is_set() else begun)
+        hold_time_until(hangs, monkeypatch)
         names = service()
         await names.set(servers(1))
         await names.unset()
@@ -425,10 +429,7 @@ def test_a_writer_that_hung_when_it_set_is_not_overtaken_by_what_takes_it_back(
     monkeypatch.setattr(FileWriter, "unset", take_back)
 
     async def play() -> None:
-        # No time passes before the writer hangs: until then a busy machine may take its own.
-        loop = asyncio.get_running_loop()
-        now, begun = loop.time, loop.time()
-        monkeypatch.setattr(loop, "time", lambda: now() if hangs.is_set() else begun)
+        hold_time_until(hangs, monkeypatch)
         names = service()
         await names.set(servers(1))
         taking_back = asyncio.ensure_future(names.unset())
